@@ -1,0 +1,261 @@
+/* Gradients from Lua: backward, grad, the grad mode, hooks, detach. */
+#include "lua_nnlua.h"
+
+#include <string.h>
+
+/* An option of a table at a stack place, as a boolean. */
+static bool flag_option(lua_State *L, int index, const char *name)
+{
+    if (!lua_istable(L, index)) return false;
+    lua_getfield(L, index, name);
+    bool on = lua_toboolean(L, -1);
+    lua_pop(L, 1);
+    return on;
+}
+
+static void check_options(lua_State *L, int index, const char *function, const char *const *names, int count)
+{
+    if (!lua_istable(L, index)) return;
+    lua_pushnil(L);
+    while (lua_next(L, index)) {
+        lua_pop(L, 1);
+        const char *key = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
+        bool known = false;
+        for (int i = 0; i < count; i++) known |= strcmp(key, names[i]) == 0;
+        if (known) continue;
+        const char *near = nnl_nearest(key, names, count);
+        nnl_lua_error(L, "%s: there is no option '%s'%s%s%s", function, key, near ? " (did you mean '" : "",
+                      near ? near : "", near ? "'?)" : "");
+    }
+}
+
+/* x:backward([gradient] [, {gradient =, retain_graph =, create_graph =}]) */
+static int lua_backward(lua_State *L)
+{
+    static const char *const names[] = {"gradient", "retain_graph", "create_graph"};
+    nnl_lua *state = nnl_lua_upvalue(L);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "backward"), *seed = NULL;
+    nnl_lua_collect(L, state);
+    lua_settop(L, 3);
+    int options = lua_istable(L, 2) ? 2 : 3;
+    check_options(L, options, "backward", names, NNL_COUNT(names));
+    if (options == 3 && !lua_isnil(L, 2)) seed = nnl_lua_check_tensor(L, 2, "backward");
+    if (lua_istable(L, options)) {
+        lua_getfield(L, options, "gradient");
+        if (!lua_isnil(L, -1)) seed = nnl_lua_check_tensor(L, -1, "backward");
+    }
+    bool retain = flag_option(L, options, "retain_graph"), create = flag_option(L, options, "create_graph");
+    NNL_LUA_TRY(L, state->rt, nnl_backward(t, seed, retain, create));
+    return 0;
+}
+
+/* grad(output, {inputs} [, gradient] [, {retain_graph =, create_graph =, allow_unused =}]) */
+static int lua_grad(lua_State *L)
+{
+    static const char *const names[] = {"gradient", "retain_graph", "create_graph", "allow_unused"};
+    nnl_lua *state = nnl_lua_upvalue(L);
+    nnl_runtime *rt = state->rt;
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "grad"), *seed = NULL;
+    lua_settop(L, 4);
+    bool single = nnl_lua_to_box(L, 2) != NULL;
+    if (!single && !lua_istable(L, 2)) return nnl_lua_error(L, "grad: argument 2 must be a tensor or a list of tensors");
+    int options = lua_istable(L, 3) ? 3 : 4;
+    check_options(L, options, "grad", names, NNL_COUNT(names));
+    if (options == 4 && !lua_isnil(L, 3)) seed = nnl_lua_check_tensor(L, 3, "grad");
+    if (lua_istable(L, options)) {
+        lua_getfield(L, options, "gradient");
+        if (!lua_isnil(L, -1)) seed = nnl_lua_check_tensor(L, -1, "grad");
+    }
+    int count = single ? 1 : (int)lua_rawlen(L, 2);
+    luaL_checkstack(L, count + 8, "too many inputs");
+    nnl_tensor **inputs = lua_newuserdatauv(L, sizeof *inputs * 2 * (size_t)NNL_MAX(count, 1), 0), **grads = inputs + count;
+    for (int i = 0; i < count; i++) {
+        if (single) {
+            inputs[i] = nnl_lua_check_tensor(L, 2, "grad");
+        } else {
+            lua_rawgeti(L, 2, i + 1);
+            nnl_box *box = nnl_lua_to_box(L, -1);
+            if (!box || !box->t) return nnl_lua_error(L, "grad: input %d must be a tensor, got %s", i + 1, luaL_typename(L, -1));
+            inputs[i] = box->t;
+            lua_pop(L, 1);
+        }
+    }
+    int first = lua_gettop(L) + 1;
+    for (int i = 0; i < count; i++) nnl_lua_new_box(L);
+    NNL_LUA_TRY(L, rt, nnl_grad_of(t, seed, inputs, count, flag_option(L, options, "retain_graph"),
+                                   flag_option(L, options, "create_graph"), flag_option(L, options, "allow_unused"), grads));
+    for (int i = 0; i < count; i++) {
+        if (grads[i]) {
+            nnl_lua_fill_box(state, lua_touserdata(L, first + i), grads[i]);
+        } else {
+            lua_pushnil(L);
+            lua_replace(L, first + i);
+        }
+    }
+    return count;
+}
+
+/* ---------------------------------------------------------------- the grad mode */
+
+/* no_grad(f, ...): f's results; the mode comes back on error too, and the message keeps its place. */
+static int with_mode(lua_State *L, bool on, const char *name)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    if (lua_isnone(L, 1)) return nnl_lua_error(L, "%s: a function is wanted", name);
+    bool before = nnl_set_grad_mode(state->rt, on);
+    int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+    nnl_set_grad_mode(state->rt, before);
+    if (status != LUA_OK) return lua_error(L);
+    return lua_gettop(L);
+}
+
+static int lua_no_grad(lua_State *L) { return with_mode(L, false, "no_grad"); }
+static int lua_enable_grad(lua_State *L) { return with_mode(L, true, "enable_grad"); }
+
+static int lua_is_grad_enabled(lua_State *L)
+{
+    lua_pushboolean(L, nnl_grad_mode(nnl_lua_upvalue(L)->rt));
+    return 1;
+}
+
+static int lua_detach(lua_State *L)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "detach"), *alias;
+    nnl_box *box = nnl_lua_new_box(L);
+    NNL_LUA_TRY(L, state->rt, nnl_tensor_alias(t, &alias));
+    nnl_lua_fill_box(state, box, alias);
+    return 1;
+}
+
+static int lua_set_requires_grad(lua_State *L)
+{
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "requires_grad_");
+    bool on = lua_isnoneornil(L, 2) || lua_toboolean(L, 2);
+    if (nnl_tensor_set_requires_grad(t, on) != NNL_OK) return nnl_lua_raise(L, t->rt);
+    lua_settop(L, 1);
+    return 1;
+}
+
+/* ---------------------------------------------------------------- hooks */
+
+/* What a hook keeps: the Lua function, in the registry. */
+typedef struct hook_user {
+    nnl_lua *state;
+    int reference;
+    nnl_runtime *rt;
+} hook_user;
+
+/* Runs under lua_pcall: function, light userdata grad, light userdata place of the replacement. */
+static int call_hook(lua_State *L)
+{
+    nnl_tensor *grad = lua_touserdata(L, 2);
+    nnl_tensor **replace = lua_touserdata(L, 3);
+    nnl_box *box = nnl_lua_new_box(L);
+    nnl_lua_fill_box(nnl_lua_state(L), box, nnl_tensor_ref(grad));
+    lua_pushvalue(L, 1);
+    lua_insert(L, -2);
+    lua_call(L, 1, 1);
+    nnl_tensor *result = nnl_lua_to_tensor(L, -1);
+    if (!result && !lua_isnil(L, -1)) return nnl_lua_error(L, "register_hook: the function must return a tensor or nil");
+    if (result && (!nnl_same_shape(result, grad) || result->dtype != grad->dtype))
+        return nnl_lua_error(L, "register_hook: the function returned a tensor of another shape or type than the gradient");
+    if (result) *replace = nnl_tensor_ref(result);
+    return 0;
+}
+
+static nnl_status hook_call(void *user, nnl_tensor *grad, nnl_tensor **replace)
+{
+    hook_user *hook = user;
+    lua_State *L = hook->state->main;
+    if (!lua_checkstack(L, 8)) return NNL_FAIL(hook->rt, NNL_ECALLBACK, "register_hook: Lua's stack is full");
+    lua_pushcfunction(L, call_hook);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, hook->reference);
+    lua_pushlightuserdata(L, grad);
+    lua_pushlightuserdata(L, replace);
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK) return NNL_OK;
+    const char *message = lua_tostring(L, -1);
+    NNL_FAIL(hook->rt, NNL_ECALLBACK, "%s", message ? message : "a gradient hook failed");
+    lua_pop(L, 1);
+    return NNL_ECALLBACK;
+}
+
+static void hook_drop(void *user)
+{
+    hook_user *hook = user;
+    luaL_unref(hook->state->main, LUA_REGISTRYINDEX, hook->reference);
+    nnl_free(hook->rt, hook, sizeof *hook);
+}
+
+/* x:register_hook(function(grad) return new_grad or nil end) -> a function that removes it */
+static int remove_hook(lua_State *L)
+{
+    nnl_box *box = nnl_lua_to_box(L, lua_upvalueindex(2));
+    if (box && box->t) nnl_hook_remove(box->t, lua_tointeger(L, lua_upvalueindex(3)));
+    return 0;
+}
+
+static int lua_register_hook(lua_State *L)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "register_hook");
+    if (!lua_isfunction(L, 2)) return nnl_lua_error(L, "register_hook: argument 2 must be a function, got %s", luaL_typename(L, 2));
+    void *block;
+    lua_pushvalue(L, 2);
+    int reference = luaL_ref(L, LUA_REGISTRYINDEX);
+    nnl_status status = nnl_alloc(state->rt, sizeof(hook_user), &block);
+    int64_t id = 0;
+    if (status == NNL_OK) {
+        hook_user *hook = block;
+        *hook = (hook_user){.state = state, .reference = reference, .rt = state->rt};
+        status = nnl_hook_add(t, hook_call, hook_drop, hook, &id);
+        if (status != NNL_OK) nnl_free(state->rt, block, sizeof(hook_user));
+    }
+    if (status != NNL_OK) {
+        luaL_unref(L, LUA_REGISTRYINDEX, reference);
+        return nnl_lua_raise(L, state->rt);
+    }
+    lua_pushlightuserdata(L, state);
+    lua_pushvalue(L, 1);
+    lua_pushinteger(L, id);
+    lua_pushcclosure(L, remove_hook, 3);
+    return 1;
+}
+
+/* ---------------------------------------------------------------- anomaly detection */
+
+void nnl_lua_where(lua_State *L, char *buffer, size_t size); /* state.c */
+
+static void script_place(void *user, char *buffer, size_t size)
+{
+    nnl_lua_where(((nnl_lua *)user)->main, buffer, size);
+    size_t length = strlen(buffer);
+    if (length > 2) buffer[length - 2] = 0; /* without ": " */
+}
+
+static int lua_detect_anomaly(lua_State *L)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    nnl_engine *engine = state->rt->engine;
+    bool before = engine->anomaly;
+    engine->anomaly = lua_isnone(L, 1) || lua_toboolean(L, 1);
+    engine->where = script_place;
+    engine->where_user = state;
+    lua_pushboolean(L, before);
+    return 1;
+}
+
+void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods)
+{
+    static const luaL_Reg method_list[] = {
+        {"backward", lua_backward}, {"detach", lua_detach}, {"requires_grad_", lua_set_requires_grad},
+        {"register_hook", lua_register_hook}, {NULL, NULL},
+    };
+    static const luaL_Reg functions[] = {
+        {"backward", lua_backward}, {"grad", lua_grad}, {"no_grad", lua_no_grad}, {"enable_grad", lua_enable_grad},
+        {"is_grad_enabled", lua_is_grad_enabled}, {"detach", lua_detach}, {"detect_anomaly", lua_detect_anomaly},
+        {NULL, NULL},
+    };
+    nnl_lua_set_functions(L, state, methods, method_list);
+    nnl_lua_set_functions(L, state, -1, functions);
+}

@@ -1,0 +1,86 @@
+/* What the files of the binding share. */
+#ifndef LUA_NNLUA_H
+#define LUA_NNLUA_H
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#include "engine/engine.h"
+#include "nnlua_lua.h"
+
+/* One for each lua_State that has the library open; a full userdata in the registry. */
+typedef struct nnl_lua {
+    nnl_runtime *rt;
+    bool owns_runtime;
+    size_t debt;      /* bytes of tensors handed to Lua since the last full collection */
+    size_t live;      /* bytes in use after that collection */
+    lua_State *main;
+} nnl_lua;
+
+/* A tensor in Lua: the userdata exists before its C memory, so that nothing is lost when either fails.
+ * User value 1 is the userdata of .grad, so that it keeps its identity. */
+typedef struct nnl_box {
+    const void *tag;
+    nnl_tensor *t; /* reference; NULL before and after its life */
+} nnl_box;
+
+nnl_lua *nnl_lua_state(lua_State *L); /* from the registry; raises when the library is not open */
+static inline nnl_runtime *nnl_lua_runtime(lua_State *L) { return nnl_lua_state(L)->rt; }
+
+/* The box at a stack place, or NULL when it is no tensor. */
+nnl_box *nnl_lua_to_box(lua_State *L, int index);
+/* The tensor, or an error that names the function and the argument ("save: argument 1 ..."). */
+nnl_tensor *nnl_lua_check_tensor(lua_State *L, int index, const char *function);
+/* Pushes an empty box to be filled. */
+nnl_box *nnl_lua_new_box(lua_State *L);
+/* Fills it, taking over the reference, and counts the memory. */
+void nnl_lua_fill_box(nnl_lua *state, nnl_box *box, nnl_tensor *t);
+/* At the entry of functions that make tensors: collects garbage when enough of it may have gathered. */
+void nnl_lua_collect(lua_State *L, nnl_lua *state);
+
+/* Raises the runtime's message, with the caller's line and the module's path before it. */
+int nnl_lua_raise(lua_State *L, nnl_runtime *rt);
+/* Raises a message of the binding's own: "name: ...". */
+int nnl_lua_error(lua_State *L, const char *format, ...);
+/* Raises on a failure; asks once more after a collection when memory was short: NNL_LUA_TRY(L, rt, call). */
+#define NNL_LUA_TRY(L, rt, call)                                        \
+    do {                                                                \
+        nnl_status lua_status_ = (call);                                \
+        if (lua_status_ == NNL_ENOMEM) {                                \
+            nnl_lua_free_memory((L), (rt));                             \
+            lua_status_ = (call);                                       \
+        }                                                               \
+        if (lua_status_ != NNL_OK) nnl_lua_raise((L), (rt));            \
+    } while (0)
+void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt);
+
+/* An integer at a stack place (3.0 is 3); raises "function: name must be an integer ...". */
+int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const char *name);
+
+/* Applies an op from C within the binding: tensors and attributes as in nnl_request, positions counting
+ * from 1; pushes the first result. */
+int nnl_lua_apply(lua_State *L, const nnl_op *op, nnl_tensor *const *in, int n_in, const nnl_value *attr, int n_attr,
+                  bool inplace);
+
+/* One entry of each file: sets fields of the module table at the top of the stack. */
+void nnl_lua_open_ops(lua_State *L, nnl_lua *state, int methods);       /* op_call.c: a function for each op */
+void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods);    /* tensor.c: metatable, properties */
+void nnl_lua_open_table(lua_State *L, nnl_lua *state, int methods);     /* table.c: tensor(), totable, item */
+void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods);  /* autograd.c */
+void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods);  /* registry.c: ops(), memory, profile ... */
+void nnl_lua_open_files(lua_State *L, nnl_lua *state, int methods);     /* files.c */
+
+/* index.c: x[key] for keys that are no strings; x[key] = value. */
+int nnl_lua_index(lua_State *L, nnl_lua *state, nnl_tensor *t);
+int nnl_lua_assign(lua_State *L, nnl_lua *state, nnl_tensor *t);
+
+/* table.c: the (nested) Lua list at a stack place as a tensor; dtype < 0: found from the elements. */
+nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int dtype, const char *function,
+                                   nnl_tensor **out);
+void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape);
+
+/* Sets functions with the state as upvalue 1 into the table at `index`. */
+void nnl_lua_set_functions(lua_State *L, nnl_lua *state, int index, const luaL_Reg *functions);
+static inline nnl_lua *nnl_lua_upvalue(lua_State *L) { return lua_touserdata(L, lua_upvalueindex(1)); }
+
+#endif

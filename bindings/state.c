@@ -1,0 +1,255 @@
+/* The library in a lua_State: opening, errors with the user's line, and the collector's rule. */
+#include "lua_nnlua.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char state_key[] = "nnlua.state";
+
+nnl_lua *nnl_lua_state(lua_State *L)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, state_key);
+    nnl_lua *state = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+    if (!state) luaL_error(L, "nnlua is not open in this Lua state");
+    return state;
+}
+
+void nnl_lua_set_functions(lua_State *L, nnl_lua *state, int index, const luaL_Reg *functions)
+{
+    index = lua_absindex(L, index);
+    for (; functions->name; functions++) {
+        lua_pushlightuserdata(L, state);
+        lua_pushcclosure(L, functions->func, 1);
+        lua_setfield(L, index, functions->name);
+    }
+}
+
+/* ---------------------------------------------------------------- errors */
+
+/* Chunks of the Lua library are named "=nnlua/..."; an error is the user's line's, not theirs. */
+static bool is_ours(const lua_Debug *ar) { return strncmp(ar->source, "=nnlua", 6) == 0; }
+
+void nnl_lua_where(lua_State *L, char *buffer, size_t size)
+{
+    lua_Debug ar;
+    buffer[0] = 0;
+    for (int level = 0; lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "Sl", &ar);
+        if (ar.currentline <= 0 || is_ours(&ar)) continue;
+        nnl_format(buffer, size, "%s:%d: ", ar.short_src, ar.currentline);
+        return;
+    }
+}
+
+/* The path of the module whose forward runs: frames of Module's call leave the module in their first local.
+ * library "nnlua.module_path" (set by the Lua library) turns outermost and innermost into text. */
+static bool push_module_path(lua_State *L)
+{
+    if (lua_getfield(L, LUA_REGISTRYINDEX, "nnlua.module_call") != LUA_TFUNCTION) {
+        lua_pop(L, 1);
+        return false;
+    }
+    int call = lua_gettop(L);
+    lua_newtable(L); /* modules, innermost first */
+    int found = 0;
+    lua_Debug ar;
+    for (int level = 0; lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "f", &ar);
+        bool same = lua_rawequal(L, -1, call);
+        lua_pop(L, 1);
+        if (same && lua_getlocal(L, &ar, 1)) lua_rawseti(L, call + 1, ++found);
+    }
+    bool done = false;
+    if (found > 0 && lua_getfield(L, LUA_REGISTRYINDEX, "nnlua.module_path") == LUA_TFUNCTION) {
+        lua_pushvalue(L, call + 1);
+        done = lua_pcall(L, 1, 1, 0) == LUA_OK && lua_isstring(L, -1);
+    }
+    if (!done) {
+        lua_settop(L, call - 1);
+        return false;
+    }
+    lua_replace(L, call);
+    lua_settop(L, call);
+    return true;
+}
+
+static int raise_text(lua_State *L, const char *text)
+{
+    char where[300];
+    luaL_checkstack(L, 8, "error");
+    nnl_lua_where(L, where, sizeof where);
+    lua_pushstring(L, where);
+    if (push_module_path(L)) {
+        lua_pushliteral(L, ": ");
+        lua_concat(L, 3);
+    }
+    lua_pushstring(L, text);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
+
+int nnl_lua_raise(lua_State *L, nnl_runtime *rt)
+{
+    char text[NNL_MESSAGE_SIZE];
+    nnl_format(text, sizeof text, "%s", nnl_error_message(rt));
+    return raise_text(L, text);
+}
+
+int nnl_lua_error(lua_State *L, const char *format, ...)
+{
+    char text[NNL_MESSAGE_SIZE];
+    va_list list;
+    va_start(list, format);
+    nnl_format_list(text, sizeof text, format, list);
+    va_end(list);
+    return raise_text(L, text);
+}
+
+/* error() of the Lua library: nn.raise("Linear: ...") puts the user's line before the message. */
+static int lua_raise(lua_State *L)
+{
+    char text[NNL_MESSAGE_SIZE];
+    nnl_format(text, sizeof text, "%s", luaL_checkstring(L, 1));
+    return raise_text(L, text);
+}
+
+int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const char *name)
+{
+    int exact;
+    lua_Integer value = lua_tointegerx(L, index, &exact);
+    if (!exact || lua_type(L, index) != LUA_TNUMBER) {
+        const char *got = lua_type(L, index) == LUA_TNUMBER ? lua_tostring(L, index) : luaL_typename(L, index);
+        nnl_lua_error(L, "%s: %s must be an integer, got %s", function, name, got);
+    }
+    return value;
+}
+
+/* ---------------------------------------------------------------- memory */
+
+#define MIN_DEBT ((size_t)64 << 20)
+
+static void full_collection(lua_State *L, nnl_lua *state)
+{
+    lua_gc(L, LUA_GCCOLLECT);
+    state->debt = 0;
+    state->live = state->rt->heap.live;
+}
+
+void nnl_lua_collect(lua_State *L, nnl_lua *state)
+{
+    size_t limit = state->live > MIN_DEBT ? state->live : MIN_DEBT;
+    if (NNL_LIKELY(state->debt <= limit)) return;
+    if (lua_gc(L, LUA_GCISRUNNING)) full_collection(L, state);
+    else state->debt = 0; /* the host stopped the collector */
+}
+
+void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt)
+{
+    if (lua_gc(L, LUA_GCISRUNNING)) full_collection(L, nnl_lua_state(L));
+    nnl_memory_trim(rt);
+}
+
+/* ---------------------------------------------------------------- opening */
+
+extern const struct nnl_embedded {
+    const char *name; /* "nnlua.module" */
+    const char *text;
+    size_t size;
+} nnl_embedded[]; /* generated from bindings/nnlua */
+
+/* package.searchers entry: the embedded library, found after the path so that files can override it. */
+static int search_embedded(lua_State *L)
+{
+    const char *name = luaL_checkstring(L, 1);
+    for (const struct nnl_embedded *e = nnl_embedded; e->name; e++) {
+        if (strcmp(e->name, name) != 0) continue;
+        char chunk[80];
+        nnl_format(chunk, sizeof chunk, "=%s", name);
+        for (char *c = chunk; *c; c++) {
+            if (*c == '.') *c = '/';
+        }
+        if (luaL_loadbufferx(L, e->text, e->size, chunk, "t") != LUA_OK) return lua_error(L);
+        lua_pushstring(L, chunk + 1);
+        return 2;
+    }
+    lua_pushfstring(L, "no embedded module '%s'", name);
+    return 1;
+}
+
+static int add_searcher(lua_State *L)
+{
+    lua_getglobal(L, "package");
+    lua_getfield(L, -1, "searchers");
+    if (!lua_istable(L, -1)) return luaL_error(L, "nnlua needs Lua's package library");
+    lua_pushcfunction(L, search_embedded);
+    lua_rawseti(L, -2, (lua_Integer)lua_rawlen(L, -2) + 1);
+    return 0;
+}
+
+static int close_state(lua_State *L)
+{
+    nnl_lua *state = lua_touserdata(L, 1);
+    if (state->owns_runtime && state->rt) {
+        nnl_runtime_free(state->rt);
+        state->rt = NULL;
+    }
+    return 0;
+}
+
+/* Pushes the table of native functions, nnlua.native, on which the Lua library builds. */
+static void push_native(lua_State *L, nnl_lua *state)
+{
+    lua_newtable(L);
+    lua_newtable(L);
+    int methods = lua_gettop(L);
+    lua_pushvalue(L, -2);
+    nnl_lua_open_ops(L, state, methods);
+    nnl_lua_open_table(L, state, methods);
+    nnl_lua_open_autograd(L, state, methods);
+    nnl_lua_open_registry(L, state, methods);
+    nnl_lua_open_files(L, state, methods);
+    nnl_lua_open_tensor(L, state, methods);
+    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"raise", lua_raise}, {NULL, NULL}});
+    lua_pushstring(L, NNL_VERSION);
+    lua_setfield(L, -2, "version");
+    lua_pushvalue(L, methods);
+    lua_setfield(L, -2, "methods");
+    lua_replace(L, methods - 1);
+    lua_settop(L, methods - 1);
+}
+
+/* nnl_lua_open's work under protection: light userdata (runtime), boolean (owns it). */
+int nnl_lua_open_protected(lua_State *L)
+{
+    nnl_runtime *rt = lua_touserdata(L, 1);
+    lua_getfield(L, LUA_REGISTRYINDEX, state_key);
+    if (!lua_isnil(L, -1)) return luaL_error(L, "nnlua is open in this Lua state already");
+    nnl_lua *state = lua_newuserdatauv(L, sizeof *state, 0);
+    *state = (nnl_lua){.rt = rt, .main = L};
+    lua_newtable(L);
+    lua_pushcfunction(L, close_state);
+    lua_setfield(L, -2, "__gc");
+    lua_setmetatable(L, -2);
+    lua_setfield(L, LUA_REGISTRYINDEX, state_key);
+    add_searcher(L);
+    luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+    push_native(L, state);
+    lua_setfield(L, -2, "nnlua.native");
+    state->owns_runtime = lua_toboolean(L, 2);
+    return 0;
+}
+
+int nnl_lua_open(lua_State *L, nnl_runtime *rt)
+{
+    lua_pushcfunction(L, nnl_lua_open_protected);
+    lua_pushlightuserdata(L, rt);
+    lua_pushboolean(L, false);
+    int status = lua_pcall(L, 2, 0, 0);
+    if (status != LUA_OK) {
+        nnl_fail(rt, NNL_ECALLBACK, "%s", lua_tostring(L, -1) ? lua_tostring(L, -1) : "the library could not be opened");
+        lua_pop(L, 1);
+    }
+    return status;
+}

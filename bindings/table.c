@@ -1,0 +1,227 @@
+/* Between Lua tables and tensors: tensor(t), x:totable(), x:item(). */
+#include "lua_nnlua.h"
+
+#include <string.h>
+
+/* ---------------------------------------------------------------- Lua to tensor */
+
+typedef struct shape_search {
+    lua_State *L;
+    const char *function;
+    int ndim;
+    int64_t shape[NNL_MAX_DIMS];
+    bool any_float, any_int, any_bool;
+} shape_search;
+
+/* The shape is that of the first elements all the way down. */
+static void find_shape(shape_search *s, int index)
+{
+    lua_State *L = s->L;
+    int top = lua_gettop(L);
+    lua_pushvalue(L, index);
+    while (lua_type(L, -1) == LUA_TTABLE) {
+        if (s->ndim == NNL_MAX_DIMS) nnl_lua_error(L, "%s: the list is nested more than %d deep", s->function, NNL_MAX_DIMS);
+        s->shape[s->ndim++] = (int64_t)lua_rawlen(L, -1);
+        if (s->shape[s->ndim - 1] == 0) break;
+        lua_rawgeti(L, -1, 1);
+    }
+    lua_settop(L, top);
+}
+
+static void check_level(shape_search *s, int index, int dim)
+{
+    lua_State *L = s->L;
+    if (dim == s->ndim) {
+        int type = lua_type(L, index);
+        if (type == LUA_TBOOLEAN) s->any_bool = true;
+        else if (type == LUA_TNUMBER && lua_isinteger(L, index)) s->any_int = true;
+        else if (type == LUA_TNUMBER) s->any_float = true;
+        else nnl_lua_error(L, "%s: an element is a %s; numbers and booleans are possible", s->function, luaL_typename(L, index));
+        return;
+    }
+    if (lua_type(L, index) != LUA_TTABLE)
+        nnl_lua_error(L, "%s: the list is uneven: an element of dimension %d is a %s, but the first is a list",
+                      s->function, dim + 1, luaL_typename(L, index));
+    lua_Integer count = (lua_Integer)lua_rawlen(L, index);
+    if (count != s->shape[dim])
+        nnl_lua_error(L, "%s: the list is uneven: dimension %d has %lld elements here and %lld in the first list",
+                      s->function, dim + 1, (long long)count, (long long)s->shape[dim]);
+    luaL_checkstack(L, 4, "nested list");
+    for (lua_Integer i = 1; i <= count; i++) {
+        lua_rawgeti(L, index, i);
+        check_level(s, lua_gettop(L), dim + 1);
+        lua_pop(L, 1);
+    }
+}
+
+static char *store_level(lua_State *L, int index, int depth, nnl_dtype dtype, char *out)
+{
+    if (depth > 0) {
+        lua_Integer count = (lua_Integer)lua_rawlen(L, index);
+        for (lua_Integer i = 1; i <= count; i++) {
+            lua_rawgeti(L, index, i);
+            out = store_level(L, lua_gettop(L), depth - 1, dtype, out);
+            lua_pop(L, 1);
+        }
+        return out;
+    }
+    bool boolean = lua_type(L, index) == LUA_TBOOLEAN;
+    int64_t i = boolean ? lua_toboolean(L, index) : lua_isinteger(L, index) ? lua_tointeger(L, index) : 0;
+    double d = boolean || lua_isinteger(L, index) ? (double)i : lua_tonumber(L, index);
+    if (!boolean && !lua_isinteger(L, index)) /* saturates as conversions do */
+        i = d >= 9223372036854775808.0 ? INT64_MAX : d >= -9223372036854775808.0 ? (int64_t)d : d < 0 ? INT64_MIN : 0;
+    switch (dtype) {
+    case NNL_BOOL: *(uint8_t *)out = d != 0; break;
+    case NNL_U8: *(uint8_t *)out = (uint8_t)i; break;
+    case NNL_I32: *(int32_t *)(void *)out = (int32_t)i; break;
+    case NNL_I64: *(int64_t *)(void *)out = i; break;
+    case NNL_F32: *(float *)(void *)out = (float)d; break;
+    case NNL_F64: *(double *)(void *)out = d; break;
+    }
+    return out + nnl_dtype_size(dtype);
+}
+
+nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int dtype, const char *function,
+                                   nnl_tensor **out)
+{
+    shape_search s = {.L = L, .function = function};
+    index = lua_absindex(L, index);
+    find_shape(&s, index);
+    check_level(&s, index, 0);
+    if (dtype < 0) dtype = s.any_bool && !s.any_int && !s.any_float ? NNL_BOOL : NNL_F32;
+    if (nnl_is_int((nnl_dtype)dtype) && s.any_float)
+        nnl_lua_error(L, "%s: an element is not an integer, but %s is wanted", function, nnl_dtype_name((nnl_dtype)dtype));
+    NNL_TRY(nnl_tensor_new(rt, (nnl_dtype)dtype, s.ndim, s.shape, out));
+    store_level(L, index, s.ndim, (nnl_dtype)dtype, (*out)->data);
+    return NNL_OK;
+}
+
+/* tensor(t, dtype) or tensor(t, {dtype =, requires_grad =}) */
+static int lua_tensor(lua_State *L)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    int dtype = -1;
+    bool requires_grad = false;
+    nnl_lua_collect(L, state);
+    if (lua_isnone(L, 1)) return nnl_lua_error(L, "tensor: a number, a boolean or a list is wanted");
+    lua_settop(L, 2);
+    const char *name = NULL;
+    if (lua_istable(L, 2)) {
+        lua_pushnil(L);
+        while (lua_next(L, 2)) {
+            const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
+            if (strcmp(key, "dtype") == 0) name = luaL_checkstring(L, -1);
+            else if (strcmp(key, "requires_grad") == 0) requires_grad = lua_toboolean(L, -1);
+            else {
+                const char *near = nnl_nearest(key, (const char *const[]){"dtype", "requires_grad"}, 2);
+                return nnl_lua_error(L, "tensor: there is no option '%s'%s%s%s", key, near ? " (did you mean '" : "",
+                                     near ? near : "", near ? "'?)" : "");
+            }
+            lua_pop(L, 1);
+        }
+    } else if (!lua_isnil(L, 2)) {
+        name = lua_tostring(L, 2);
+        if (!name) return nnl_lua_error(L, "tensor: dtype must be a string, got %s", luaL_typename(L, 2));
+    }
+    nnl_dtype found;
+    if (name) {
+        if (nnl_dtype_parse(name, &found) != NNL_OK)
+            return nnl_lua_error(L, "tensor: dtype is \"%s\", but it can be: f32, f64, i64, i32, u8, bool", name);
+        dtype = (int)found;
+    }
+    nnl_box *box = nnl_lua_new_box(L);
+    nnl_tensor *t, *given = nnl_lua_to_tensor(L, 1);
+    if (given) { /* a copy, as torch.tensor(x) makes */
+        nnl_spec spec;
+        nnl_spec_like(&spec, given);
+        if (dtype >= 0) spec.dtype = (nnl_dtype)dtype;
+        NNL_LUA_TRY(L, state->rt, nnl_tensor_make(state->rt, &spec, NULL, &t));
+        nnl_lua_fill_box(state, box, t);
+        NNL_LUA_TRY(L, state->rt, nnl_copy(t, given));
+    } else {
+        NNL_LUA_TRY(L, state->rt, nnl_lua_tensor_of_table(L, state->rt, 1, dtype, "tensor", &t));
+        nnl_lua_fill_box(state, box, t);
+    }
+    if (requires_grad && nnl_tensor_set_requires_grad(t, true) != NNL_OK) return nnl_lua_raise(L, state->rt);
+    return 1;
+}
+
+/* ---------------------------------------------------------------- tensor to Lua */
+
+static void push_element(lua_State *L, const nnl_tensor *t, int64_t offset)
+{
+    if (t->dtype == NNL_BOOL) lua_pushboolean(L, nnl_element_int(t, offset) != 0);
+    else if (nnl_is_float((nnl_dtype)t->dtype)) lua_pushnumber(L, nnl_element_double(t, offset));
+    else lua_pushinteger(L, nnl_element_int(t, offset));
+}
+
+static void push_level(lua_State *L, const nnl_tensor *t, int dim, int64_t offset)
+{
+    if (dim == t->ndim) {
+        push_element(L, t, offset);
+        return;
+    }
+    luaL_checkstack(L, 4, "totable");
+    lua_createtable(L, (int)NNL_MIN(t->shape[dim], 1 << 26), 0);
+    for (int64_t i = 0; i < t->shape[dim]; i++) {
+        push_level(L, t, dim + 1, offset + i * t->strides[dim]);
+        lua_rawseti(L, -2, i + 1);
+    }
+}
+
+static int lua_totable(lua_State *L)
+{
+    push_level(L, nnl_lua_check_tensor(L, 1, "totable"), 0, 0);
+    return 1;
+}
+
+static int lua_item(lua_State *L)
+{
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "item");
+    if (t->numel != 1) {
+        char text[NNL_SHAPE_TEXT];
+        return nnl_lua_error(L, "item: the tensor (%s) has %lld elements; only one element is a number, totable() gives all",
+                             nnl_shape_text(text, t->ndim, t->shape), (long long)t->numel);
+    }
+    push_element(L, t, 0);
+    return 1;
+}
+
+/* True when shapes and all elements are equal. */
+static int lua_equal(lua_State *L)
+{
+    nnl_tensor *a = nnl_lua_check_tensor(L, 1, "equal"), *b = nnl_lua_check_tensor(L, 2, "equal");
+    nnl_loop loop;
+    bool equal = nnl_same_shape(a, b);
+    if (equal && a->numel > 0) {
+        nnl_loop_plan(&loop, a->ndim, a->shape, 2, (nnl_tensor *[]){a, b});
+        for (int64_t row = 0; row < loop.outer && equal; row++) {
+            char *at[NNL_LOOP_MAX];
+            nnl_loop_at(&loop, row, at);
+            for (int64_t i = 0; i < loop.inner && equal; i++) {
+                nnl_tensor x = {.dtype = a->dtype, .data = at[0] + i * loop.step[0][loop.ndim - 1]};
+                nnl_tensor y = {.dtype = b->dtype, .data = at[1] + i * loop.step[1][loop.ndim - 1]};
+                bool integers = !nnl_is_float((nnl_dtype)a->dtype) && !nnl_is_float((nnl_dtype)b->dtype);
+                equal = integers ? nnl_element_int(&x, 0) == nnl_element_int(&y, 0)
+                                 : nnl_element_double(&x, 0) == nnl_element_double(&y, 0);
+            }
+        }
+    }
+    lua_pushboolean(L, equal);
+    return 1;
+}
+
+static int lua_is_tensor(lua_State *L)
+{
+    lua_pushboolean(L, nnl_lua_to_box(L, 1) != NULL);
+    return 1;
+}
+
+void nnl_lua_open_table(lua_State *L, nnl_lua *state, int methods)
+{
+    static const luaL_Reg both[] = {{"totable", lua_totable}, {"item", lua_item}, {"equal", lua_equal}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"tensor", lua_tensor}, {"is_tensor", lua_is_tensor}, {NULL, NULL}};
+    nnl_lua_set_functions(L, state, methods, both);
+    nnl_lua_set_functions(L, state, -1, both);
+    nnl_lua_set_functions(L, state, -1, functions);
+}

@@ -1,0 +1,98 @@
+/* The runtime's handle: configuration, making and freeing. */
+#include "base.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define THREADS_MAX 1024
+
+static void *allocate_default(void *user, void *pointer, size_t old_size, size_t new_size)
+{
+    (void)user;
+    (void)old_size;
+    if (new_size == 0) {
+        free(pointer);
+        return NULL;
+    }
+    return realloc(pointer, new_size);
+}
+
+nnl_runtime_config nnl_runtime_defaults(void)
+{
+    return (nnl_runtime_config){.size = sizeof(nnl_runtime_config), .isa = NNL_ISA_AUTO};
+}
+
+/* An older caller's structure is shorter: what it lacks has its default.  A longer one asks for
+ * something that this library does not know. */
+static nnl_status read_config(const nnl_runtime_config *config, nnl_runtime_config *out)
+{
+    *out = nnl_runtime_defaults();
+    if (config) {
+        if (config->size < sizeof config->size || config->size > sizeof *out) return NNL_EINVAL;
+        memcpy(out, config, config->size);
+        out->size = sizeof *out;
+    }
+    if (!out->allocate) out->allocate = allocate_default;
+    if (out->threads < 0) return NNL_EINVAL;
+    if (out->threads == 0) out->threads = nnl_processors();
+    out->threads = NNL_MIN(out->threads, THREADS_MAX);
+    if (out->isa == NNL_ISA_AUTO) out->isa = nnl_isa_best();
+    return nnl_isa_supported(out->isa) ? NNL_OK : NNL_EUNSUPPORTED;
+}
+
+nnl_status nnl_runtime_new(const nnl_runtime_config *config, nnl_runtime **out)
+{
+    *out = NULL;
+    nnl_runtime_config c;
+    NNL_TRY(read_config(config, &c));
+    if (c.memory_limit && c.memory_limit < sizeof(nnl_runtime)) return NNL_ENOMEM;
+    nnl_runtime *rt = c.allocate(c.allocate_user, NULL, 0, sizeof *rt);
+    if (!rt) return NNL_ENOMEM;
+    memset(rt, 0, sizeof *rt);
+    nnl_heap_init(&rt->heap, c.allocate, c.allocate_user, c.memory_limit);
+    atomic_init(&rt->cancelled, false);
+    rt->threads = c.threads;
+    rt->parallel_for = c.parallel_for;
+    rt->parallel_user = c.parallel_user;
+    rt->log = c.log;
+    rt->log_user = c.log_user;
+    rt->isa = c.isa;
+    rt->kernels = nnl_kernels_for(c.isa);
+    nnl_manual_seed(rt, c.seed);
+
+    nnl_status status = NNL_OK;
+    if (rt->threads > 1 && !rt->parallel_for) status = nnl_pool_new(rt);
+    if (status == NNL_OK) status = nnl_engine_new(rt);
+    if (status != NNL_OK) {
+        nnl_runtime_free(rt);
+        return status;
+    }
+    *out = rt;
+    return NNL_OK;
+}
+
+int64_t nnl_runtime_free(nnl_runtime *rt)
+{
+    if (!rt) return 0;
+    if (rt->engine) nnl_engine_free(rt);
+    nnl_pool_free(rt);
+    int64_t tensors = rt->tensors;
+    nnl_memory_trim(rt);
+    rt->heap.allocate(rt->heap.user, rt, sizeof *rt, 0);
+    return tensors;
+}
+
+void nnl_runtime_cancel(nnl_runtime *rt)
+{
+    atomic_store(&rt->cancelled, true);
+}
+
+nnl_isa nnl_runtime_isa(const nnl_runtime *rt)
+{
+    return rt->isa;
+}
+
+int nnl_runtime_threads(const nnl_runtime *rt)
+{
+    return rt->threads;
+}

@@ -1,0 +1,106 @@
+/* Copying with steps, transposing and type conversion. */
+#include "vec.h"
+
+#include <string.h>
+
+#define STRIDED(type)                                                                        \
+    static void strided_##type(char *out, int64_t out_step, const char *in, int64_t in_step, \
+                               int64_t n)                                                    \
+    {                                                                                        \
+        if (in_step == 0) {                                                                  \
+            type value = *(const type *)in;                                                  \
+            if (out_step == (int64_t)sizeof(type)) {                                         \
+                for (int64_t i = 0; i < n; i++) ((type *)out)[i] = value;                    \
+            } else {                                                                         \
+                for (int64_t i = 0; i < n; i++) *(type *)(out + i * out_step) = value;       \
+            }                                                                                \
+        } else if (out_step == (int64_t)sizeof(type)) {                                      \
+            for (int64_t i = 0; i < n; i++) ((type *)out)[i] = *(const type *)(in + i * in_step); \
+        } else {                                                                             \
+            for (int64_t i = 0; i < n; i++)                                                  \
+                *(type *)(out + i * out_step) = *(const type *)(in + i * in_step);           \
+        }                                                                                    \
+    }
+STRIDED(uint8_t)
+STRIDED(uint32_t)
+STRIDED(uint64_t)
+
+void K(copy_strided)(int width, void *out, int64_t out_step, const void *in, int64_t in_step, int64_t n)
+{
+    if (width == 4) strided_uint32_t(out, out_step, in, in_step, n);
+    else if (width == 8) strided_uint64_t(out, out_step, in, in_step, n);
+    else strided_uint8_t(out, out_step, in, in_step, n);
+}
+
+/* Tiles of 16 x 16 keep both sides in L1 whatever the steps are. */
+#define TILE 16
+
+#define TRANSPOSE(type)                                                                          \
+    static void transpose_##type(char *restrict out, int64_t out_step, const char *restrict in,  \
+                                 int64_t in_step, int64_t rows, int64_t columns)                 \
+    {                                                                                            \
+        for (int64_t c0 = 0; c0 < columns; c0 += TILE) {                                         \
+            int64_t c_end = c0 + TILE < columns ? c0 + TILE : columns;                           \
+            for (int64_t r0 = 0; r0 < rows; r0 += TILE) {                                        \
+                int64_t r_end = r0 + TILE < rows ? r0 + TILE : rows;                             \
+                for (int64_t r = r0; r < r_end; r++) {                                           \
+                    type *to = (type *)(out + r * out_step);                                     \
+                    const char *from = in + r * (int64_t)sizeof(type);                           \
+                    for (int64_t c = c0; c < c_end; c++) to[c] = *(const type *)(from + c * in_step); \
+                }                                                                                \
+            }                                                                                    \
+        }                                                                                        \
+    }
+TRANSPOSE(uint8_t)
+TRANSPOSE(uint32_t)
+TRANSPOSE(uint64_t)
+
+void K(transpose)(int width, void *out, int64_t out_step, const void *in, int64_t in_step, int64_t rows,
+                  int64_t columns)
+{
+    if (width == 4) transpose_uint32_t(out, out_step, in, in_step, rows, columns);
+    else if (width == 8) transpose_uint64_t(out, out_step, in, in_step, rows, columns);
+    else transpose_uint8_t(out, out_step, in, in_step, rows, columns);
+}
+
+/* Conversions of one element. */
+#define PLAIN(to, x) ((to)(x))
+#define TRUTH(to, x) ((to)((x) != 0))
+#define SATURATE(to, x, lo, hi) ((x) >= (hi) ? (to)(hi) : (x) > (lo) ? (to)(x) : (x) <= (lo) ? (to)(lo) : 0)
+#define TO_U8(to, x) ((uint8_t)(int64_t)SATURATE(int64_t, x, -9223372036854775808.0, 9223372036854774784.0))
+#define TO_I32(to, x) ((x) >= 2147483648.0 ? INT32_MAX : (x) >= -2147483648.0 ? (int32_t)(x) : (x) < 0 ? INT32_MIN : 0)
+#define TO_I64(to, x) \
+    ((x) >= 9223372036854775808.0 ? INT64_MAX : (x) >= -9223372036854775808.0 ? (int64_t)(x) : (x) < 0 ? INT64_MIN : 0)
+
+#define CONVERT(name, to, from, how)                                                     \
+    static void name(void *restrict out, const void *restrict in, int64_t n)             \
+    {                                                                                    \
+        to *restrict o = out;                                                            \
+        const from *restrict x = in;                                                     \
+        for (int64_t i = 0; i < n; i++) o[i] = how(to, x[i]);                            \
+    }
+#define FROM(from, f)                      \
+    CONVERT(bool_of_##f, uint8_t, from, TRUTH) \
+    CONVERT(f32_of_##f, float, from, PLAIN)    \
+    CONVERT(f64_of_##f, double, from, PLAIN)
+#define FROM_INT(from, f)                   \
+    FROM(from, f)                           \
+    CONVERT(u8_of_##f, uint8_t, from, PLAIN)  \
+    CONVERT(i32_of_##f, int32_t, from, PLAIN) \
+    CONVERT(i64_of_##f, int64_t, from, PLAIN)
+#define FROM_FLOAT(from, f)                  \
+    FROM(from, f)                            \
+    CONVERT(u8_of_##f, uint8_t, from, TO_U8)   \
+    CONVERT(i32_of_##f, int32_t, from, TO_I32) \
+    CONVERT(i64_of_##f, int64_t, from, TO_I64)
+FROM_INT(uint8_t, u8)
+FROM_INT(int32_t, i32)
+FROM_INT(int64_t, i64)
+FROM_FLOAT(float, f32)
+FROM_FLOAT(double, f64)
+
+typedef void converter(void *restrict out, const void *restrict in, int64_t n);
+#define ROW(to) {to##_of_u8, to##_of_u8, to##_of_i32, to##_of_i64, to##_of_f32, to##_of_f64}
+static converter *const converters[6][6] = {ROW(bool), ROW(u8), ROW(i32), ROW(i64), ROW(f32), ROW(f64)};
+
+void K(convert)(int to, int from, void *out, const void *in, int64_t n) { converters[to][from](out, in, n); }

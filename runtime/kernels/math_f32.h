@@ -1,0 +1,231 @@
+/* Vector mathematics in f32 for the functions that networks spend their time in; the rare ones go through
+ * f64 (VF_VIA_F64).  Reductions, polynomials and bounds as told in math_f64.h. */
+#ifndef NNL_KERNELS_MATH_F32_H
+#define NNL_KERNELS_MATH_F32_H
+
+#include "math_f64.h"
+
+/* Computes in f64 and rounds: an error little above half an ulp. */
+#define VF_VIA_F64(name)                                                                            \
+    VEC_INLINE vf vf_##name(vf x)                                                                   \
+    {                                                                                               \
+        return vd_to_vf(vd_##name(vf_low_to_vd(x)), vd_##name(vf_high_to_vd(x)));                   \
+    }
+VF_VIA_F64(exp2)
+VF_VIA_F64(log2)
+VF_VIA_F64(log10)
+VF_VIA_F64(log1p)
+VF_VIA_F64(erfc)
+VF_VIA_F64(sinh)
+VF_VIA_F64(cosh)
+VF_VIA_F64(tanhshrink)
+VF_VIA_F64(asinh)
+VF_VIA_F64(acosh)
+VF_VIA_F64(atanh)
+VF_VIA_F64(asin)
+VF_VIA_F64(acos)
+VF_VIA_F64(atan)
+
+VEC_INLINE vf vf_atan2(vf y, vf x)
+{
+    return vd_to_vf(vd_atan2(vf_low_to_vd(y), vf_low_to_vd(x)),
+                    vd_atan2(vf_high_to_vd(y), vf_high_to_vd(x)));
+}
+VEC_INLINE vf vf_pow(vf x, vf y)
+{
+    return vd_to_vf(vd_pow(vf_low_to_vd(x), vf_low_to_vd(y)),
+                    vd_pow(vf_high_to_vd(x), vf_high_to_vd(y)));
+}
+
+VEC_INLINE vf vf_polynomial(vf x, const float *c, int n)
+{
+    vf y = vf_set1(c[n - 1]);
+    VEC_UNROLL
+    for (int i = n - 2; i >= 0; i--) y = vf_fma(y, x, vf_set1(c[i]));
+    return y;
+}
+
+/* 2^n for a whole n in [-126, 127]. */
+VEC_INLINE vf vf_pow2(vf n) { return (vf)((vu)(n + (0x1.8p23f + 127.0f)) << 23); }
+
+/* 2^n x for a whole n in [-252, 254], rounded once. */
+VEC_INLINE vf vf_scale(vf x, vf n)
+{
+#if defined(VEC_AVX512)
+    return _mm512_scalef_ps(x, n);
+#else
+    vf half = vf_round(n * 0.5f);
+    return x * vf_pow2(half) * vf_pow2(n - half);
+#endif
+}
+
+VEC_INLINE vf vf_between(vf x, float low, float high)
+{
+    return vf_min(vf_set1(high), vf_max(vf_set1(low), x));
+}
+
+/* x^2 - square, square being x^2 rounded. */
+VEC_INLINE vf vf_square_error(vf x, vf square)
+{
+#if defined(VEC_FMA)
+    return vf_fma(x, x, -square);
+#else
+    vf high = (vf)((vi)x & vi_set1(-4096)), low = x - high; /* 12 and 12 bits */
+    return ((high * high - square) + 2.0f * high * low) + low * low;
+#endif
+}
+
+/* ---------------------------------------------------------------- exponentials */
+
+#define LOG2E_F 0x1.715476p+0f
+#define LN2_HIGH_F 0x1.62e4p-1f /* 15 bits */
+#define LN2_LOW_F 0x1.7f7d1cp-20f
+
+/* e^r - 1 for |r| <= ln 2 / 2; (e^r - 1 - r) / r^2, error 2^-27 of r^2 */
+VEC_INLINE vf vf_expm1_reduced(vf r)
+{
+    static const float c[5] = {0.5f, 0.166665763f, 0.0416665524f, 0.00836323295f, 0.00139262504f};
+    return vf_fma(r * r, vf_polynomial(r, c, 5), r);
+}
+
+/* factor e^(x + low) as 2^n p, |p| in [0.7, 1.42] of factor, for |x| < 2^8. */
+VEC_INLINE vf vf_exp_times(vf x, vf low, vf factor, vf *n)
+{
+    vf whole = vf_round(x * LOG2E_F);
+    vf r = vf_fnma(whole, vf_set1(LN2_LOW_F), vf_fnma(whole, vf_set1(LN2_HIGH_F), x)) + low;
+    *n = whole;
+    return vf_fma(vf_expm1_reduced(r), factor, factor);
+}
+VEC_INLINE vf vf_exp_parts(vf x, vf low, vf *n)
+{
+    return vf_exp_times(x, low, vf_set1(1.0f), n);
+}
+
+VEC_INLINE vf vf_exp(vf x)
+{
+    vf n, p = vf_exp_parts(vf_between(x, -105.0f, 89.0f), vf_zero(), &n);
+    return vf_scale(p, n);
+}
+
+VEC_INLINE vf vf_expm1(vf x)
+{
+    vf y = vf_between(x, -30.0f, 89.0f), n = vf_round(y * LOG2E_F);
+    vf r = vf_fnma(n, vf_set1(LN2_LOW_F), vf_fnma(n, vf_set1(LN2_HIGH_F), y));
+    vf p = vf_expm1_reduced(r), half = vf_pow2(n - 1.0f);
+    vf result = vf_fma(half, p, half - 0.5f) * 2.0f;
+    return vf_select(vf_eq(n, vf_zero()), vf_select(vf_eq(x, vf_zero()), x, p), result);
+}
+
+VEC_INLINE vf vf_gaussian(vf x)
+{
+    vf a = vf_between(vf_abs(x), 0.0f, 11.0f), n, square = a * a;
+    vf p = vf_exp_parts(-square, -vf_square_error(a, square), &n);
+    return vf_scale(p, n);
+}
+
+/* ---------------------------------------------------------------- logarithms */
+
+/* log(1 + f) - f for f in [-0.293, 0.415], plus extra; (log(1 + f) - f + f^2/2) / f^3, error 2^-28 of f^2 */
+VEC_INLINE vf vf_log1p_rest(vf f, vf extra)
+{
+    static const float c[9] = {
+        0.333333313f, -0.24999997f, 0.200007156f, -0.166678026f, 0.142490581f, -0.124256872f,
+        0.116854198f, -0.114797339f, 0.0697161183f,
+    };
+    vf square = f * f;
+    vf cubic = vf_fma(f * square, vf_polynomial(f, c, 9), extra);
+    return vf_fma(square, vf_set1(-0.5f), cubic);
+}
+
+VEC_INLINE vf vf_log(vf x)
+{
+    const vf infinite = vf_set1(__builtin_inff());
+    mf tiny = vf_lt(x, vf_set1(0x1p-126f));
+    vf y = vf_select(tiny, x * 0x1p23f, x);
+    vi offset = (vi)y - vi_set1(0x3f3504f3); /* sqrt(1/2) */
+    vf f = (vf)((vi)y - (offset & vi_set1((int32_t)0xff800000))) - 1.0f;
+    vf k = vi_to_vf(offset >> 23) - vf_select(tiny, vf_set1(23.0f), vf_zero());
+    vf rest = vf_log1p_rest(f, k * LN2_LOW_F);
+    vf result = vf_fma(k, vf_set1(LN2_HIGH_F), f + rest);
+    result = vf_select(vf_eq(x, infinite), infinite, result);
+    vf otherwise = vf_select(vf_eq(x, vf_zero()), -infinite, vf_set1(__builtin_nanf("")));
+    return vf_select(vf_gt(x, vf_zero()), result, otherwise);
+}
+
+/* log(1 + t) for t in [0, 1]; above sqrt(2) - 1 it is ln 2 + log(1 + (t - 1) / 2). */
+VEC_INLINE vf vf_log1p_unit(vf t)
+{
+    mf upper = vf_gt(t, vf_set1(0.41421356f));
+    vf f = vf_select(upper, 0.5f * (t - 1.0f), t);
+    vf base = vf_select(upper, vf_set1(LN2_HIGH_F), vf_zero());
+    vf rest = vf_log1p_rest(f, vf_select(upper, vf_set1(LN2_LOW_F), vf_zero()));
+    return base + (f + rest);
+}
+
+/* ---------------------------------------------------------------- the logistic function and its kin */
+
+/* factor / (1 + e^-x); for x < 0 as factor e^x / (1 + e^x), the power of two last. */
+VEC_INLINE vf vf_sigmoid_times(vf x, vf factor)
+{
+    vf n, p = vf_exp_parts(-vf_min(vf_set1(130.0f), vf_abs(x)), vf_zero(), &n);
+    vf e = p * vf_pow2(vf_max(n, vf_set1(-120.0f)));
+    mf negative = vf_lt(x, vf_zero());
+    vf y = vf_select(negative, factor * p, factor) / (1.0f + e);
+    return vf_scale(y, vf_select(negative, n, vf_zero()));
+}
+VEC_INLINE vf vf_sigmoid(vf x) { return vf_sigmoid_times(x, vf_set1(1.0f)); }
+
+VEC_INLINE vf vf_softplus(vf x)
+{
+    return vf_max(vf_zero(), x) + vf_log1p_unit(vf_exp(-vf_abs(x)));
+}
+
+/* (tanh(sqrt z) - sqrt z) / (z sqrt z) for z <= 0.39, error 2^-26; beyond, 1 - 2 / (1 + e^(2 |x|)). */
+VEC_INLINE vf vf_tanh(vf x)
+{
+    static const float c[5] = {
+        -0.333333284f, 0.133327678f, -0.0538505949f, 0.0209956951f, -0.0060945549f,
+    };
+    vf a = vf_abs(x), z = a * a, small = vf_fma(a * z, vf_polynomial(z, c, 5), a), n;
+    vf p = vf_exp_parts(vf_min(vf_set1(20.0f), 2.0f * a), vf_zero(), &n);
+    vf large = 1.0f - 2.0f / (1.0f + p * vf_pow2(n));
+    return vf_copysign(vf_select(vf_lt(a, vf_set1(0.625f)), small, large), x);
+}
+
+/* ---------------------------------------------------------------- the error function */
+
+/* erf(sqrt z) / sqrt z - 1 for z <= 0.81, error 2^-26; beyond, log(erfc a), error 2^-27 of erf. */
+VEC_INLINE vf vf_erf(vf x)
+{
+    static const float small_c[6] = {
+        0.128379151f, -0.376125276f, 0.112821944f, -0.0267807189f, 0.00501448428f, -0.000610268675f,
+    };
+    static const float large_c[9] = {
+        0.000324776251f, -1.13025916f, -0.63177073f, -0.110142507f, 0.0264622327f,
+        -0.00477595674f, 0.000600684201f, -4.65619269e-05f, 1.6647582e-06f,
+    };
+    vf a = vf_abs(x), square = x * x, n;
+    vf small = vf_fma(x, vf_polynomial(square, small_c, 6), x);
+    vf p = vf_exp_parts(vf_polynomial(vf_min(vf_set1(3.93f), a), large_c, 9), vf_zero(), &n);
+    vf large = vf_copysign(1.0f - p * vf_pow2(n), x);
+    return vf_select(vf_lt(a, vf_set1(0.9f)), small, large);
+}
+
+/* factor times the normal distribution function.  Its tail at -a is e^(-a^2 / 2) h(u) / (a + 3),
+ * u = (a - 1/2) / (a + 3) and h a polynomial, error 2^-29; the power of two last. */
+VEC_INLINE vf vf_normal_times(vf x, vf factor)
+{
+    static const float c[11] = {
+        1.22366595f, -1.52196169f, 0.824941039f, 0.0237000436f, -0.175808936f, -0.0257043466f,
+        0.041927062f, 0.0168706607f, 0.0127198212f, -0.0335354283f, 0.0121337902f,
+    };
+    vf a = vf_min(vf_set1(14.5f), vf_abs(x)), square = a * a, n;
+    vf over = 1.0f / (a + 3.0f), scaled = vf_polynomial((a - 0.5f) * over, c, 11) * over;
+    vf tail = vf_exp_times(square * -0.5f, vf_square_error(a, square) * -0.5f, scaled, &n);
+    mf negative = vf_lt(x, vf_zero());
+    vf upper = 1.0f - tail * vf_pow2(vf_max(n, vf_set1(-120.0f)));
+    vf y = factor * vf_select(negative, tail, upper);
+    return vf_scale(y, vf_select(negative, n, vf_zero()));
+}
+
+#endif

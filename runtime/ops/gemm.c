@@ -1,0 +1,379 @@
+/* Matrix products: cuts C into tiles by shape, shares them out to threads, cuts the depth into blocks, packs
+ * what does not lie well, and calls the kernels of kernels/gemm.c. */
+#include "gemm.h"
+#include "../kernels/kernels.h"
+
+#include <string.h>
+
+#if NNL_BLAS
+#include <cblas.h>
+#endif
+
+/* A block of B (or a copy of A) of this depth stays in L2; sums of blocks are added in C, which also keeps
+ * rounding errors of long products down. */
+#define DEPTH 256
+/* Of a tile of C at most: with DEPTH, what fits into half of a 1 MB L2. */
+#define TILE_ROWS 192
+#define TILE_COLUMNS 256
+/* m n k below which no worker is woken, and the least worth a task of its own. */
+#define PARALLEL_WORK 1500000
+#define TASK_WORK 250000
+#define TASKS 16
+/* Bytes of B that are packed on the stack: no allocation for tiny products. */
+#define STACK_BYTES 8192
+#define ALIGN 64
+#define DOT_ROWS_MAX 12
+#define DOT_DEPTH 16
+
+typedef enum algorithm { BLOCK, DOT, ROW } algorithm;
+
+typedef struct plan {
+    const nnl_gemm_call *call;
+    algorithm algorithm;
+    int64_t size, width; /* bytes an element; columns of a kernel's tile */
+    int64_t depth_blocks, row_tiles, column_tiles, tiles, lanes;
+    int64_t tile_rows, tile_columns; /* of the largest tile */
+    bool copy_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
+    int64_t bias_step;
+    char *buffers;
+    int64_t lane_bytes, a_bytes;
+    void (*block)(const nnl_gemm_block *g);
+    void (*dot)(const nnl_gemm_block *g);
+    void (*row)(const nnl_gemm_block *g);
+    const nnl_kernels *kernels;
+} plan;
+
+static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+static void pack_b(const plan *p, void *out, const char *in, int64_t depth, int64_t columns)
+{
+    const nnl_gemm_call *c = p->call;
+    if (c->dtype == NNL_F32) {
+        p->kernels->gemm_pack_f32((float *)out, (const float *)(const void *)in, c->ldb, c->trans_b, depth, columns);
+    } else {
+        p->kernels->gemm_pack_f64((double *)out, (const double *)(const void *)in, c->ldb, c->trans_b, depth,
+                                  columns);
+    }
+}
+
+/* Copies a block of A row by row as it is stored; returns the step of the copy's rows. */
+static int64_t copy_a(const plan *p, char *out, const char *in, int64_t rows, int64_t depth)
+{
+    const nnl_gemm_call *c = p->call;
+    int64_t n = c->trans_a ? rows : depth, stored = c->trans_a ? depth : rows;
+    int64_t step = round_up(n * p->size, ALIGN) / p->size;
+    if (step * p->size % 1024 == 0) step += ALIGN / p->size; /* rows in the same cache sets otherwise */
+    for (int64_t i = 0; i < stored; i++) {
+        memcpy(out + i * step * p->size, in + i * c->lda * p->size, (size_t)(n * p->size));
+    }
+    return step;
+}
+
+/* A tile of C: rows [r0, r1), columns [c0, c1) of matrix `item` of the batch. */
+typedef struct tile {
+    int64_t item, r0, r1, c0, c1;
+} tile;
+
+static const char *element(const plan *p, const void *base, int64_t place) { return (const char *)base + place * p->size; }
+
+/* The kernel's description of a tile, with the whole depth and B in place. */
+static nnl_gemm_block describe(const plan *p, const tile *t)
+{
+    const nnl_gemm_call *c = p->call;
+    int64_t a_row = c->trans_a ? 1 : c->lda, a_depth = c->trans_a ? c->lda : 1;
+    return (nnl_gemm_block){
+        .rows = t->r1 - t->r0, .columns = t->c1 - t->c0, .depth = c->k,
+        .a = element(p, c->a, t->item * c->stride_a + t->r0 * a_row), .a_row = a_row, .a_depth = a_depth,
+        .b = element(p, c->b, t->item * c->stride_b + t->c0 * (c->trans_b ? c->ldb : 1)),
+        .b_step = c->ldb, .b_panel = p->width,
+        .c = (char *)c->c + (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size, .c_row = c->ldc,
+        .alpha = c->alpha, .add = c->accumulate, .relu = c->activation == NNL_ACT_RELU,
+        .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
+        .bias_step = c->bias ? p->bias_step : 0};
+}
+
+/* One depth block [p0, p1) of a tile, with B in place for whole panels and packed for the others. */
+static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t p0, int64_t p1, char *buffer)
+{
+    const nnl_gemm_call *c = p->call;
+    nnl_gemm_block g = *whole_depth;
+    const char *b = element(p, g.b, p0 * (c->trans_b ? 1 : c->ldb));
+    char *packed = buffer + p->a_bytes;
+    g.depth = p1 - p0;
+    g.add = c->accumulate || p0 > 0;
+    g.a = element(p, g.a, p0 * g.a_depth);
+    if (p1 < c->k) {
+        g.bias = NULL;
+        g.bias_step = 0;
+        g.relu = false;
+    }
+    if (p->copy_a) {
+        int64_t step = copy_a(p, buffer, g.a, g.rows, g.depth);
+        g.a = buffer;
+        if (c->trans_a) g.a_depth = step;
+        else g.a_row = step;
+    }
+    int64_t whole = p->pack_b ? 0 : p->pack_edge ? g.columns / p->width * p->width : g.columns;
+    if (whole > 0) {
+        nnl_gemm_block direct = g;
+        direct.b = b;
+        direct.columns = whole;
+        p->block(&direct);
+    }
+    if (whole == g.columns) return;
+    pack_b(p, packed, b + whole * p->size, g.depth, g.columns - whole);
+    g.b = packed;
+    g.b_step = p->width;
+    g.b_panel = g.depth * p->width;
+    g.c = (char *)g.c + whole * p->size;
+    if (g.bias) g.bias = element(p, g.bias, whole * g.bias_step);
+    g.columns -= whole;
+    p->block(&g);
+}
+
+static void run_tile(const plan *p, int64_t place, char *buffer)
+{
+    const nnl_gemm_call *c = p->call;
+    int64_t column = place % p->column_tiles, row = place / p->column_tiles % p->row_tiles;
+    int64_t panels = divide_up(c->n, p->width);
+    tile t = {.item = place / p->column_tiles / p->row_tiles,
+              .r0 = c->m * row / p->row_tiles, .r1 = c->m * (row + 1) / p->row_tiles,
+              .c0 = panels * column / p->column_tiles * p->width,
+              .c1 = NNL_MIN(panels * (column + 1) / p->column_tiles * p->width, c->n)};
+    nnl_gemm_block g = describe(p, &t);
+    if (p->algorithm == DOT) {
+        p->dot(&g);
+    } else if (p->algorithm == ROW) {
+        p->row(&g);
+    } else {
+        for (int64_t d = 0; d < p->depth_blocks; d++) {
+            run_block(p, &g, c->k * d / p->depth_blocks, c->k * (d + 1) / p->depth_blocks, buffer);
+        }
+    }
+}
+
+static void run_lane(void *context, int64_t lane)
+{
+    const plan *p = context;
+    char *buffer = p->buffers ? p->buffers + lane * p->lane_bytes : NULL;
+    for (int64_t i = p->tiles * lane / p->lanes; i < p->tiles * (lane + 1) / p->lanes; i++) run_tile(p, i, buffer);
+}
+
+/* ---------------------------------------------------------------- choices by shape */
+
+static void choose_kernels(plan *p, nnl_runtime *rt, const nnl_gemm_call *c)
+{
+    const nnl_kernels *k = rt->kernels;
+    bool f32 = c->dtype == NNL_F32;
+    p->call = c;
+    p->kernels = k;
+    p->size = f32 ? 4 : 8;
+    p->width = k->vector_bytes / p->size * k->gemm_tile_vectors();
+    p->block = f32 ? k->gemm_block_f32 : k->gemm_block_f64;
+    p->dot = f32 ? k->gemm_dot_f32 : k->gemm_dot_f64;
+    p->row = f32 ? k->gemm_row_f32 : k->gemm_row_f64;
+}
+
+/* Few rows against long ones: packing B would cost more than adding up lanes.  Measured on Zen 4, where
+ * the two meet near k = 16 m for every n and up to 12 rows. */
+static algorithm choose_algorithm(const plan *p, const nnl_gemm_call *c)
+{
+    if (c->m == 1 && !c->trans_b) return ROW;
+    bool adjacent = !c->trans_a && c->trans_b;
+    int64_t two_vectors = 2 * p->kernels->vector_bytes / p->size;
+    if (adjacent && c->m <= DOT_ROWS_MAX && c->k >= NNL_MAX(two_vectors, DOT_DEPTH * c->m)) return DOT;
+    return BLOCK;
+}
+
+/* C is cut so that a tile's part of B, then of A, stays in L2, and so that there are tasks enough. */
+static void choose_tiles(plan *p, const nnl_gemm_call *c, double work)
+{
+    int64_t panels = divide_up(c->n, p->width);
+    p->row_tiles = divide_up(c->m, TILE_ROWS);
+    p->column_tiles = divide_up(c->n, TILE_COLUMNS);
+    if (p->algorithm != BLOCK) {
+        p->row_tiles = 1;
+        p->column_tiles = NNL_MIN(panels, divide_up(c->n, 4096));
+    }
+    if (work >= PARALLEL_WORK) {
+        double tasks = NNL_MIN(work / TASK_WORK, (double)TASKS);
+        while ((double)(p->row_tiles * p->column_tiles) * (double)c->batch < tasks) {
+            bool rows_left = p->algorithm == BLOCK && c->m / p->row_tiles >= 24;
+            bool columns_left = panels / p->column_tiles >= 2;
+            if (columns_left && (!rows_left || c->n / p->column_tiles >= c->m / p->row_tiles)) p->column_tiles *= 2;
+            else if (rows_left) p->row_tiles *= 2;
+            else break;
+        }
+    }
+    p->tile_rows = divide_up(c->m, p->row_tiles);
+    p->tile_columns = divide_up(panels, p->column_tiles) * p->width;
+    p->tiles = p->row_tiles * p->column_tiles * c->batch;
+}
+
+/* What of the operands is not used where it lies. */
+static void choose_packing(plan *p, const nnl_gemm_call *c)
+{
+    int64_t lanes = p->kernels->vector_bytes / p->size;
+    p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
+    p->pack_b = c->trans_b || p->tile_rows >= 96;
+    p->pack_edge = c->n % lanes != 0;
+    p->copy_a = p->tile_columns >= 96;
+    int64_t depth = divide_up(c->k, p->depth_blocks);
+    if (p->copy_a) {
+        int64_t n = c->trans_a ? p->tile_rows : depth, stored = c->trans_a ? depth : p->tile_rows;
+        p->a_bytes = stored * (round_up(n * p->size, ALIGN) + ALIGN);
+    }
+    int64_t columns = p->pack_b ? p->tile_columns : p->pack_edge ? p->width : 0;
+    p->lane_bytes = round_up(p->a_bytes + depth * columns * p->size, ALIGN);
+}
+
+/* ---------------------------------------------------------------- tiny products */
+
+/* Everything in one block with B packed on the stack, if it fits. */
+static bool run_tiny(plan *p, const nnl_gemm_call *c)
+{
+    _Alignas(ALIGN) char stack[STACK_BYTES];
+    int64_t lanes = p->kernels->vector_bytes / p->size;
+    p->pack_b = c->trans_b || c->n % lanes != 0;
+    if (p->pack_b && c->k * round_up(c->n, p->width) * p->size > STACK_BYTES) return false;
+    p->depth_blocks = 1;
+    p->row_tiles = p->column_tiles = 1;
+    for (int64_t i = 0; i < c->batch; i++) run_tile(p, i, stack);
+    return true;
+}
+
+/* A product with one column is the transposed one with one row, where C's elements are adjacent. */
+static void turn_column(nnl_gemm_call *c, int64_t *bias_step)
+{
+    nnl_gemm_call old = *c;
+    c->m = 1;
+    c->n = old.m;
+    c->a = old.b;
+    c->lda = old.ldb;
+    c->stride_a = old.stride_b;
+    c->trans_a = !old.trans_b;
+    c->b = old.a;
+    c->ldb = old.lda;
+    c->stride_b = old.stride_a;
+    c->trans_b = !old.trans_a;
+    c->ldc = old.m;
+    *bias_step = 0;
+}
+
+static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
+{
+    nnl_gemm_call c = *call;
+    plan p = {.bias_step = 1};
+    if (c.n == 1 && c.m > 1 && c.ldc == 1) turn_column(&c, &p.bias_step);
+    if (c.m == 1 && c.trans_a && c.lda == 1) {
+        c.trans_a = false;
+        c.lda = c.k;
+    }
+    choose_kernels(&p, rt, &c);
+    p.algorithm = choose_algorithm(&p, &c);
+    double work = (double)c.m * (double)c.n * (double)c.k * (double)c.batch;
+    if (work <= 65536 && c.k <= DEPTH && p.algorithm == BLOCK && run_tiny(&p, &c)) return NNL_OK;
+    choose_tiles(&p, &c, work);
+    if (p.algorithm == BLOCK) choose_packing(&p, &c);
+    p.lanes = work >= PARALLEL_WORK ? NNL_MIN(p.tiles, 4 * (int64_t)rt->threads) : 1;
+    if (rt->threads == 1) p.lanes = 1;
+    size_t bytes = (size_t)(p.lanes * p.lane_bytes);
+    void *buffers = NULL;
+    if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &buffers));
+    p.buffers = buffers;
+    nnl_status status = NNL_OK;
+    if (p.lanes == 1) run_lane(&p, 0);
+    else status = nnl_parallel(rt, p.lanes, run_lane, &p);
+    if (bytes > 0) nnl_free(rt, buffers, bytes);
+    return status;
+}
+
+/* ---------------------------------------------------------------- OpenBLAS */
+
+#if NNL_BLAS
+
+#define BLAS_TILE 1024
+
+static void blas_tile(const nnl_gemm_call *c, int64_t item, int64_t r0, int64_t r1, int64_t c0, int64_t c1)
+{
+    int64_t a_place = item * c->stride_a + r0 * (c->trans_a ? 1 : c->lda);
+    int64_t b_place = item * c->stride_b + c0 * (c->trans_b ? c->ldb : 1);
+    int64_t c_place = item * c->stride_c + r0 * c->ldc + c0;
+    CBLAS_TRANSPOSE ta = c->trans_a ? CblasTrans : CblasNoTrans, tb = c->trans_b ? CblasTrans : CblasNoTrans;
+    int m = (int)(r1 - r0), n = (int)(c1 - c0), k = (int)c->k;
+    if (c->dtype == NNL_F32) {
+        float *out = (float *)c->c + c_place;
+        const float *bias = c->bias ? (const float *)c->bias + c0 : NULL;
+        cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, (float)c->alpha, (const float *)c->a + a_place, (int)c->lda,
+                    (const float *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0, out, (int)c->ldc);
+        for (int64_t i = 0; i < m; i++, out += c->ldc) {
+            for (int64_t j = 0; bias && j < n; j++) out[j] += bias[j];
+            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++) out[j] = out[j] < 0 ? 0 : out[j];
+        }
+    } else {
+        double *out = (double *)c->c + c_place;
+        const double *bias = c->bias ? (const double *)c->bias + c0 : NULL;
+        cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, c->alpha, (const double *)c->a + a_place, (int)c->lda,
+                    (const double *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0, out, (int)c->ldc);
+        for (int64_t i = 0; i < m; i++, out += c->ldc) {
+            for (int64_t j = 0; bias && j < n; j++) out[j] += bias[j];
+            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++) out[j] = out[j] < 0 ? 0 : out[j];
+        }
+    }
+}
+
+typedef struct blas_plan {
+    const nnl_gemm_call *call;
+    int64_t row_tiles, column_tiles;
+} blas_plan;
+
+static void run_blas_tile(void *context, int64_t place)
+{
+    const blas_plan *p = context;
+    const nnl_gemm_call *c = p->call;
+    int64_t column = place % p->column_tiles, row = place / p->column_tiles % p->row_tiles;
+    blas_tile(c, place / p->column_tiles / p->row_tiles, c->m * row / p->row_tiles,
+              c->m * (row + 1) / p->row_tiles, c->n * column / p->column_tiles,
+              c->n * (column + 1) / p->column_tiles);
+}
+
+/* A few coarse tiles: OpenBLAS's bits depend on them, so they depend on the shape alone. */
+static nnl_status run_blas(nnl_runtime *rt, const nnl_gemm_call *call)
+{
+    blas_plan p = {.call = call, .row_tiles = divide_up(call->m, BLAS_TILE),
+                   .column_tiles = divide_up(call->n, BLAS_TILE)};
+    double work = (double)call->m * (double)call->n * (double)call->k * (double)call->batch;
+    if (work >= PARALLEL_WORK && p.row_tiles * p.column_tiles * call->batch < 4) {
+        if (call->m >= call->n) p.row_tiles = NNL_MIN(p.row_tiles * 4, call->m);
+        else p.column_tiles = NNL_MIN(p.column_tiles * 4, call->n);
+    }
+    int64_t tiles = p.row_tiles * p.column_tiles * call->batch;
+    if (work >= PARALLEL_WORK) return nnl_parallel(rt, tiles, run_blas_tile, &p);
+    for (int64_t i = 0; i < tiles; i++) run_blas_tile(&p, i);
+    return NNL_OK;
+}
+
+static bool fits_blas(const nnl_gemm_call *c)
+{
+    return c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 && c->k <= INT32_MAX && c->lda <= INT32_MAX &&
+           c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
+}
+
+#endif
+
+nnl_status nnl_gemm_with(nnl_runtime *rt, nnl_gemm_backend backend, const nnl_gemm_call *call)
+{
+    if (call->m <= 0 || call->n <= 0 || call->batch <= 0) return NNL_OK;
+#if NNL_BLAS
+    if (backend == NNL_GEMM_BLAS && fits_blas(call)) return run_blas(rt, call);
+#else
+    if (backend == NNL_GEMM_BLAS) return NNL_FAIL(rt, NNL_EUNSUPPORTED, "gemm: built without OpenBLAS");
+#endif
+    return run_own(rt, call);
+}
+
+nnl_status nnl_gemm(nnl_runtime *rt, const nnl_gemm_call *call)
+{
+    return nnl_gemm_with(rt, NNL_GEMM_DEFAULT, call);
+}

@@ -1,0 +1,83 @@
+/* Runs an elementwise kernel over broadcast, strided operands. */
+#include "op.h"
+
+#include <string.h>
+
+#define BLOCK 512 /* elements gathered at a time when an operand is strided */
+#define MAX_INPUTS 4
+
+typedef struct map_job {
+    const nnl_kernels *kernels;
+    nnl_map_kernel *kernel;
+    const double *param;
+    int width[NNL_LOOP_MAX]; /* bytes an element: out, then inputs */
+    bool direct;             /* no operand needs gathering */
+    int32_t step[MAX_INPUTS];
+} map_job;
+
+static void run_direct(void *context, const nnl_loop *loop, char *const *address, int64_t n)
+{
+    (void)loop;
+    const map_job *job = context;
+    job->kernel(address[0], (const void *const *)(address + 1), job->step, job->param, n);
+}
+
+static void run_gathered(void *context, const nnl_loop *loop, char *const *address, int64_t n)
+{
+    const map_job *job = context;
+    int inner = loop->ndim - 1;
+    _Alignas(64) char blocks[MAX_INPUTS + 1][BLOCK * 8];
+    const void *in[MAX_INPUTS];
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t count = NNL_MIN(BLOCK, n - i);
+        for (int o = 1; o < loop->operands; o++) {
+            int64_t step = loop->step[o][inner];
+            const char *from = address[o] + i * step;
+            if (step == 0 || step == job->width[o]) {
+                in[o - 1] = from;
+            } else {
+                job->kernels->copy_strided(job->width[o], blocks[o], job->width[o], from, step, count);
+                in[o - 1] = blocks[o];
+            }
+        }
+        int64_t out_step = loop->step[0][inner];
+        char *to = address[0] + i * out_step;
+        if (out_step == job->width[0]) {
+            job->kernel(to, in, job->step, job->param, count);
+        } else {
+            job->kernel(blocks[0], in, job->step, job->param, count);
+            job->kernels->copy_strided(job->width[0], to, out_step, blocks[0], job->width[0], count);
+        }
+    }
+}
+
+nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *in, nnl_tensor *out,
+                       const double *param)
+{
+    nnl_tensor *operands[MAX_INPUTS + 1] = {out};
+    for (int i = 0; i < inputs; i++) operands[i + 1] = in[i];
+    nnl_loop loop;
+    nnl_loop_plan(&loop, out->ndim, out->shape, inputs + 1, operands);
+    map_job job = {.kernels = rt->kernels, .kernel = rt->kernels->map[map][in[inputs - 1]->dtype], .param = param,
+                   .direct = true};
+    for (int o = 0; o <= inputs; o++) {
+        job.width[o] = (int)nnl_dtype_size((nnl_dtype)operands[o]->dtype);
+        int64_t step = loop.step[o][loop.ndim - 1];
+        if (o > 0) job.step[o - 1] = step != 0;
+        job.direct &= step == job.width[o] || (o > 0 && step == 0);
+    }
+    /* One element has step 0 everywhere. */
+    if (loop.inner <= 1) job.direct = true;
+    int work = map >= NNL_MAP_reciprocal ? 8 : 2;
+    return nnl_loop_run(rt, &loop, work, job.direct ? run_direct : run_gathered, &job);
+}
+
+nnl_status nnl_run_map(nnl_call *c)
+{
+    double param[3] = {0, 0, 0};
+    int n = 0;
+    for (int i = 0; i < c->sig->attrs && n < 3; i++) {
+        if (c->attr[i].kind != NNL_KIND_STRING) param[n++] = nnl_value_double(&c->attr[i]);
+    }
+    return nnl_map_run(c->rt, c->op->kernel, c->n_in, c->in, c->out[0], param);
+}
