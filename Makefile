@@ -73,7 +73,9 @@ KERNEL_O := $(foreach isa,$(ISAS),$(KERNELS:runtime/kernels/%.c=$(OBJ)/kernels/%
 GLUE_O := $(GLUE:%.c=$(OBJ)/%.o) $(OBJ)/embedded.o
 LIB_O := $(RUNTIME_O) $(KERNEL_O)
 
-.PHONY: all help test mnist clean
+.PHONY: all help test mnist install uninstall check check-all clean c-specs asan ubsan asan-build asan-c-specs tsan isa \
+        oom ulp deps fmt lint bench valgrind symbols
+.DEFAULT_GOAL := all
 all: $(BUILD)/nnlua $(BUILD)/nnlua.so $(BUILD)/libnnlua.a $(BUILD)/libnnlua.so
 
 # ---- generated
@@ -121,7 +123,93 @@ $(BUILD)/nnlua.so: $(GLUE_O) $(OBJ)/bindings/module.o $(LIB_O)
 $(BUILD)/nnlua: $(OBJ)/bindings/nnlua.o $(OBJ)/bindings/repl.o $(GLUE_O) $(LIB_O)
 	$(call SAY,LINK,$@)$(CC) $(SANITIZE) -Wl,-E -o $@ $^ $(LIBS) $(LUA_LIBS) $(EDIT_LIBS)
 
+# ---- what users type
+help:
+	@echo 'make            build/nnlua, build/nnlua.so, build/libnnlua.a and .so   (BLAS=openblas|none, BUILD=dir, CC=)'
+	@echo 'make mnist      installs what is missing, builds, trains on real images'
+	@echo 'make test       installs what is missing, builds, runs all specs'
+	@echo 'make install    PREFIX=/usr/local DESTDIR=     make uninstall'
+	@echo 'make bench      figures beside NumPy and PyTorch, where they are installed'
+	@echo 'make check      what continuous integration runs;   make check-all: everything'
+	@echo 'make asan ubsan tsan valgrind isa oom ulp deps symbols lint fmt clean'
+
+mnist:
+	@sh scripts/setup.sh build
+	@$(MAKE) --no-print-directory -s -j2 all
+	@$(BUILD)/nnlua scripts/train_mnist.lua
+
+test:
+	@sh scripts/setup.sh test
+	@$(MAKE) --no-print-directory -s -j2 all
+	@scripts/dev/specs.sh $(BUILD) spec
+	@$(MAKE) --no-print-directory -s c-specs
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/lua/5.4 $(DESTDIR)$(PREFIX)/lib/pkgconfig \
+	  $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua/data $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(BUILD)/nnlua $(DESTDIR)$(PREFIX)/bin/nnlua
+	install -m 755 $(BUILD)/nnlua.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/nnlua.so
+	install -m 644 $(BUILD)/libnnlua.a $(DESTDIR)$(PREFIX)/lib/libnnlua.a
+	install -m 755 $(BUILD)/libnnlua.so $(DESTDIR)$(PREFIX)/lib/libnnlua.so.$(VERSION)
+	ln -sf libnnlua.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libnnlua.so.0
+	ln -sf libnnlua.so.0 $(DESTDIR)$(PREFIX)/lib/libnnlua.so
+	install -m 644 runtime/nnlua.h bindings/nnlua_lua.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 bindings/nnlua/data/* $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua/data
+	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(LIBS)|' scripts/dev/nnlua.pc.in \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/nnlua.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/nnlua $(DESTDIR)$(PREFIX)/lib/lua/5.4/nnlua.so $(DESTDIR)$(PREFIX)/lib/libnnlua.a \
+	  $(DESTDIR)$(PREFIX)/lib/libnnlua.so* $(DESTDIR)$(PREFIX)/include/nnlua.h $(DESTDIR)$(PREFIX)/include/nnlua_lua.h \
+	  $(DESTDIR)$(PREFIX)/lib/pkgconfig/nnlua.pc
+	rm -rf $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua
+
+# ---- checks
+check:
+	@scripts/dev/check.sh fast
+check-all:
+	@scripts/dev/check.sh full
+
+deps:
+	@scripts/dev/deps.sh
+symbols: $(BUILD)/libnnlua.so
+	@scripts/dev/symbols.sh $(BUILD)/libnnlua.so
+lint:
+	@luacheck -q scripts bindings/nnlua spec
+fmt:
+	@clang-format -i $$(git ls-files '*.c' '*.h')
+
+# C programs of spec/: each prints "N passed, N failed"; their sum is what counts.
+C_SPECS := $(patsubst spec/%.c,$(BUILD)/spec/%,$(filter-out spec/ulp.c,$(wildcard spec/*.c)))
+$(BUILD)/spec/%: spec/%.c $(BUILD)/libnnlua.a
+	@mkdir -p $(@D)
+	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) -MMD -MP -o $@ $< $(BUILD)/libnnlua.a $(LIBS)
+
+c-specs: $(C_SPECS)
+	@scripts/dev/sum.sh $(C_SPECS)
+ulp: $(BUILD)/spec/ulp
+	@$(BUILD)/spec/ulp $(ULP)
+
+SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+asan-build:
+	@$(MAKE) --no-print-directory BUILD=build/asan OPT="-O1 -g" SANITIZE="$(SAN_FLAGS)" all
+asan-c-specs: asan-build
+	@$(MAKE) --no-print-directory BUILD=build/asan OPT="-O1 -g" SANITIZE="$(SAN_FLAGS)" c-specs
+asan ubsan: asan-build asan-c-specs
+	@scripts/dev/asan.sh build/asan spec
+tsan:
+	@$(MAKE) --no-print-directory BUILD=build/tsan OPT="-O1 -g" SANITIZE="-fsanitize=thread" BLAS=none build/tsan/libnnlua.a c-specs
+valgrind:
+	@$(MAKE) --no-print-directory all $(C_SPECS)
+	@scripts/dev/valgrind.sh $(BUILD)
+isa:
+	@for isa in base avx2 avx512; do NNLUA_ISA=$$isa scripts/dev/specs.sh $(BUILD) spec/golden_spec.lua spec/ops_spec.lua || exit 1; done
+oom:
+	@NNLUA_OOM=all scripts/dev/specs.sh $(BUILD) spec/memory_spec.lua
+bench: all
+	@scripts/bench/run.sh $(BUILD)
+
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(OBJ) -name '*.d' 2>/dev/null)
+-include $(shell find $(OBJ) $(BUILD)/spec -name '*.d' 2>/dev/null)

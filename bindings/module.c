@@ -4,6 +4,7 @@
 #include "environment.h"
 
 int nnl_lua_open_protected(lua_State *L);
+int nnl_lua_load_library(lua_State *L);
 
 LUAMOD_API int luaopen_nnlua(lua_State *L);
 
@@ -26,12 +27,5 @@ __attribute__((visibility("default"))) int luaopen_nnlua(lua_State *L)
             return lua_error(L);
         }
     }
-    /* The Lua library is embedded under its own name, which is being loaded now. */
-    lua_getglobal(L, "package");
-    lua_getfield(L, -1, "searchers");
-    lua_rawgeti(L, -1, (lua_Integer)lua_rawlen(L, -1));
-    lua_pushliteral(L, "nnlua");
-    lua_call(L, 1, 2);
-    lua_call(L, 0, 1);
-    return 1;
+    return nnl_lua_load_library(L);
 }

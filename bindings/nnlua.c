@@ -1,27 +1,287 @@
-/* The nnlua command: runs scripts and expressions with the library built in. */
+/* The nnlua command: scripts, expressions, a prompt, help and info, with the library built in. */
 #include "lua_nnlua.h"
 
 #include <lualib.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "environment.h"
+#include "repl.h"
+
+static const char usage[] =
+    "usage: nnlua [options] [script [args]]\n"
+    "       nnlua help [NAME]     signature, formula, defaults, example\n"
+    "       nnlua info            version, instruction set, threads, optional parts\n"
+    "\n"
+    "  -e CODE              run CODE (nn is loaded)\n"
+    "  -l MODULE            require MODULE first\n"
+    "  -i                   go on with the prompt afterwards\n"
+    "  -v                   print the version\n"
+    "  -                    read the script from standard input\n"
+    "  --threads N          threads, by default as many as there are processors\n"
+    "  --memory-limit N     bytes for tensors at most, as in 512M or 2G\n"
+    "  --isa NAME           base, avx2, avx512 or neon, by default the best there is\n"
+    "\n"
+    "Without a script or -e it reads from the prompt.  NNLUA_THREADS, NNLUA_MEMORY_LIMIT and NNLUA_ISA\n"
+    "stand for the options of the same names.\n";
+
+typedef struct options {
+    int script;     /* place of the script in argv, or argc */
+    bool prompt, version, code;
+} options;
+
+static void complain(const char *message) { fprintf(stderr, "nnlua: %s\n", message); }
+
+/* ---------------------------------------------------------------- Ctrl-C */
+
+/* The handler may touch nothing but these: there is one runtime and one state in this program. */
+static nnl_runtime *running_rt;
+static lua_State *running_L;
+
+static void stop_hook(lua_State *L, lua_Debug *ar)
+{
+    (void)ar;
+    lua_sethook(L, NULL, 0, 0);
+    nnl_poll_cancel(running_rt); /* takes the request that came with it */
+    luaL_error(L, "interrupted");
+}
+
+static void on_interrupt(int number)
+{
+    signal(number, SIG_DFL); /* a second one ends the program */
+    nnl_runtime_cancel(running_rt);
+    lua_sethook(running_L, stop_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
+}
+
+/* ---------------------------------------------------------------- running */
+
+static int message_handler(lua_State *L)
+{
+    lua_sethook(L, NULL, 0, 0);
+    nnl_poll_cancel(running_rt);
+    const char *message = lua_tostring(L, 1);
+    if (!message) {
+        if (luaL_callmeta(L, 1, "__tostring") && lua_isstring(L, -1)) return 1;
+        message = lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, 1));
+    }
+    luaL_traceback(L, L, message, 1);
+    return 1;
+}
+
+/* Calls the function below n arguments; prints message and traceback when it fails. */
+int nnlua_call(lua_State *L, int n, int results)
+{
+    int base = lua_gettop(L) - n;
+    lua_pushcfunction(L, message_handler);
+    lua_insert(L, base);
+    running_L = L;
+    signal(SIGINT, on_interrupt);
+    int status = lua_pcall(L, n, results, base);
+    signal(SIGINT, SIG_DFL);
+    lua_remove(L, base);
+    return status;
+}
+
+int nnlua_report(lua_State *L, int status)
+{
+    if (status != LUA_OK) {
+        const char *message = lua_tostring(L, -1);
+        fflush(stdout);
+        fprintf(stderr, "%s\n", message ? message : "(error without a message)");
+        lua_pop(L, 1);
+    }
+    return status;
+}
+
+static int require_global(lua_State *L, const char *module, const char *global)
+{
+    lua_getglobal(L, "require");
+    lua_pushstring(L, module);
+    int status = nnlua_call(L, 1, 1);
+    if (status == LUA_OK) lua_setglobal(L, global);
+    return nnlua_report(L, status);
+}
+
+static int run_text(lua_State *L, const char *text, const char *name)
+{
+    int status = luaL_loadbuffer(L, text, strlen(text), name);
+    if (status == LUA_OK) status = nnlua_call(L, 0, 0);
+    return nnlua_report(L, status);
+}
+
+static int run_script(lua_State *L, int argc, char **argv, int script)
+{
+    const char *name = strcmp(argv[script], "-") == 0 ? NULL : argv[script];
+    int status = luaL_loadfile(L, name);
+    if (status == LUA_OK) {
+        int n = argc - script - 1;
+        luaL_checkstack(L, n + 4, "too many arguments");
+        for (int i = 1; i <= n; i++) lua_pushstring(L, argv[script + i]);
+        status = nnlua_call(L, n, 0);
+    }
+    return nnlua_report(L, status);
+}
+
+/* arg as in lua: the script at 0, its arguments from 1, what stands before it at negative places. */
+static void set_arg(lua_State *L, int argc, char **argv, int script)
+{
+    lua_createtable(L, argc - script, script + 1);
+    for (int i = 0; i < argc; i++) {
+        lua_pushstring(L, argv[i]);
+        lua_rawseti(L, -2, i - script);
+    }
+    lua_setglobal(L, "arg");
+}
+
+/* nnlua help NAME, nnlua info: written in Lua. */
+static int run_tool(lua_State *L, const char *function, const char *argument)
+{
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "nnlua.help");
+    int status = nnlua_call(L, 1, 1);
+    if (status == LUA_OK) {
+        lua_getfield(L, -1, function);
+        lua_remove(L, -2);
+        lua_pushstring(L, argument);
+        status = nnlua_call(L, 1, 1);
+    }
+    if (status != LUA_OK) return nnlua_report(L, status);
+    const char *text = lua_tostring(L, -1);
+    if (text) fputs(text, stdout);
+    int found = text != NULL;
+    lua_pop(L, 1);
+    return found ? LUA_OK : LUA_ERRRUN;
+}
+
+/* ---------------------------------------------------------------- the command line */
+
+/* Settings of the runtime, wherever they stand before the script; fills options.  False: a wrong one. */
+static bool read_options(int argc, char **argv, nnl_runtime_config *config, options *o)
+{
+    static const char *const settings[] = {"threads", "memory-limit", "isa"};
+    char problem[160];
+    int i = 1;
+    for (; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
+        const char *option = argv[i];
+        if (strcmp(option, "-i") == 0) o->prompt = true;
+        else if (strcmp(option, "-v") == 0) o->version = true;
+        else if (strncmp(option, "-e", 2) == 0 || strncmp(option, "-l", 2) == 0) {
+            o->code |= option[1] == 'e';
+            if (!option[2] && ++i == argc) {
+                fprintf(stderr, "nnlua: %s wants an argument\n%s", option, usage);
+                return false;
+            }
+        } else if (strcmp(option, "-h") == 0 || strcmp(option, "--help") == 0) {
+            fputs(usage, stdout);
+            exit(EXIT_SUCCESS);
+        } else if (strcmp(option, "--") == 0) {
+            i++;
+            break;
+        } else {
+            int setting = 0;
+            size_t length = 0;
+            for (; setting < NNL_COUNT(settings); setting++) {
+                length = strlen(settings[setting]);
+                if (strncmp(option, "--", 2) == 0 && strncmp(option + 2, settings[setting], length) == 0 &&
+                    (!option[2 + length] || option[2 + length] == '='))
+                    break;
+            }
+            if (setting == NNL_COUNT(settings)) {
+                fprintf(stderr, "nnlua: unknown option %s\n%s", option, usage);
+                return false;
+            }
+            const char *value = option[2 + length] == '=' ? option + 3 + length : ++i < argc ? argv[i] : "";
+            if (!nnl_config_set(config, settings[setting], value, problem, sizeof problem)) {
+                complain(problem);
+                return false;
+            }
+        }
+    }
+    o->script = i;
+    return true;
+}
+
+/* -e and -l in their order. */
+static int run_early(lua_State *L, char **argv, int end)
+{
+    for (int i = 1; i < end; i++) {
+        if (argv[i][0] != '-') continue;
+        if (strncmp(argv[i], "--", 2) == 0) {
+            if (!strchr(argv[i], '=')) i++;
+            continue;
+        }
+        char kind = argv[i][1];
+        if (kind != 'e' && kind != 'l') continue;
+        const char *value = argv[i][2] ? argv[i] + 2 : argv[++i];
+        int status = kind == 'e' ? run_text(L, value, "=(command line)") : require_global(L, value, value);
+        if (status != LUA_OK) return status;
+    }
+    return LUA_OK;
+}
+
+typedef struct session {
+    int argc;
+    char **argv;
+    options o;
+    bool ok;
+} session;
+
+/* Everything that may raise, under protection. */
+static int run_session(lua_State *L)
+{
+    session *s = lua_touserdata(L, 1);
+    int argc = s->argc;
+    char **argv = s->argv;
+    const options *o = &s->o;
+    luaL_openlibs(L);
+    if (nnl_lua_open(L, running_rt) != LUA_OK) {
+        complain(nnl_error_message(running_rt));
+        return 0;
+    }
+    lua_gc(L, LUA_GCGEN, 0, 0);
+    const char *word = o->script < argc ? argv[o->script] : "";
+    if (!o->code && strcmp(word, "help") == 0) {
+        s->ok = run_tool(L, "show", o->script + 1 < argc ? argv[o->script + 1] : NULL) == LUA_OK;
+        return 0;
+    }
+    if (!o->code && strcmp(word, "info") == 0) {
+        s->ok = run_tool(L, "info", NULL) == LUA_OK;
+        return 0;
+    }
+    if (o->version) puts("nnlua " NNL_VERSION "  (" LUA_RELEASE ")");
+    set_arg(L, argc, argv, o->script);
+    bool scripted = o->script < argc;
+    bool prompt = o->prompt || (!scripted && !o->code && !o->version);
+    if ((o->code || prompt) && require_global(L, "nnlua", "nn") != LUA_OK) return 0;
+    if (run_early(L, argv, o->script) != LUA_OK) return 0;
+    if (scripted && run_script(L, argc, argv, o->script) != LUA_OK && !o->prompt) return 0;
+    if (prompt) nnlua_prompt(L);
+    s->ok = true;
+    return 0;
+}
 
 int main(int argc, char **argv)
 {
     nnl_runtime_config config;
     char problem[160];
-    nnl_runtime *rt;
-    if (!nnl_config_from_environment(&config, problem, sizeof problem)) { fprintf(stderr, "nnlua: %s\n", problem); return 1; }
-    if (nnl_runtime_new(&config, &rt) != NNL_OK) return 1;
-    lua_State *L = luaL_newstate();
-    luaL_openlibs(L);
-    if (nnl_lua_open(L, rt) != LUA_OK) { fprintf(stderr, "nnlua: %s\n", nnl_error_message(rt)); return 1; }
-    int status = luaL_loadfile(L, argc > 1 ? argv[1] : NULL);
-    if (status == LUA_OK) status = lua_pcall(L, 0, 0, 0);
-    if (status != LUA_OK) fprintf(stderr, "%s\n", lua_tostring(L, -1));
+    session s = {.argc = argc, .argv = argv};
+    if (!nnl_config_from_environment(&config, problem, sizeof problem)) {
+        complain(problem);
+        return EXIT_FAILURE;
+    }
+    if (!read_options(argc, argv, &config, &s.o)) return EXIT_FAILURE;
+    nnl_status status = nnl_runtime_new(&config, &running_rt);
+    lua_State *L = status == NNL_OK ? luaL_newstate() : NULL;
+    if (!L) {
+        complain(status == NNL_OK ? "not enough memory" : nnl_status_name(status));
+        return EXIT_FAILURE;
+    }
+    lua_pushcfunction(L, run_session);
+    lua_pushlightuserdata(L, &s);
+    if (nnlua_report(L, lua_pcall(L, 1, 0, 0)) != LUA_OK) s.ok = false;
     lua_close(L);
-    nnl_runtime_free(rt);
-    return status != LUA_OK;
+    nnl_runtime_free(running_rt);
+    return s.ok ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -178,9 +178,36 @@ static int search_embedded(lua_State *L)
     return 1;
 }
 
+/* The loader of "nnlua" itself: a file on the path overrides what is built in. */
+int nnl_lua_load_library(lua_State *L)
+{
+    lua_settop(L, 0);
+    lua_getglobal(L, "package");
+    lua_getfield(L, 1, "searchpath");
+    lua_pushliteral(L, "nnlua");
+    lua_getfield(L, 1, "path");
+    lua_call(L, 2, 1);
+    if (lua_isstring(L, -1)) {
+        if (luaL_loadfile(L, lua_tostring(L, -1)) != LUA_OK) return lua_error(L);
+    } else {
+        lua_settop(L, 0);
+        lua_pushliteral(L, "nnlua");
+        search_embedded(L);
+        lua_settop(L, 2);
+        if (!lua_isfunction(L, 2)) return luaL_error(L, "nnlua: the Lua library is not built in");
+    }
+    lua_pushliteral(L, "nnlua");
+    lua_call(L, 1, 1);
+    return 1;
+}
+
 static int add_searcher(lua_State *L)
 {
     lua_getglobal(L, "package");
+    lua_getfield(L, -1, "preload");
+    lua_pushcfunction(L, nnl_lua_load_library);
+    lua_setfield(L, -2, "nnlua");
+    lua_pop(L, 1);
     lua_getfield(L, -1, "searchers");
     if (!lua_istable(L, -1)) return luaL_error(L, "nnlua needs Lua's package library");
     lua_pushcfunction(L, search_embedded);

@@ -361,6 +361,38 @@ describe("files", function()
       assert.same({"model", "script.lua"}, names(folder))
     end)
 
+    it("gives all back when memory is short, and leaves the old file", function()
+      local native = require "nnlua.native"
+      local x = nn.tensor({{1, 2, 3}, {4, 5, 6}}):permute(2, 1)
+      nn.save(path "old", {x = nn.zeros(2)})
+      local old = helpers.slurp(path "old")
+      collectgarbage()
+      local before = nn.memory().live
+      local done
+      for n = 1, 200 do
+        native.fail_allocation(n, true)
+        local ok, message = pcall(function()
+          nn.save(path "new", {x = x}, {meta = {epoch = 1}})
+          nn.load(path "new")
+          npy_save(path "x.npy", x)
+          nn.data.npy(path "x.npy")
+          nn.data.idx(helpers.folder .. "../bindings/nnlua/data/digits-labels.idx")
+          nn.save(path "old", {y = x})
+        end)
+        native.fail_allocation(0)
+        collectgarbage()
+        assert.equal(before, nn.memory().live)
+        if ok then
+          done = n
+          break
+        end
+        assert.matches("memory", message)
+        assert.equal(old, helpers.slurp(path "old"))
+      end
+      assert(done and done > 10)
+      assert.same({"new", "old", "x.npy"}, names(folder))
+    end)
+
     it("replaces a file, keeps its permissions, and follows links", function()
       nn.save(path "model", {x = nn.zeros(5000)})
       assert(os.execute(("chmod 640 '%s' && ln -s model '%s'"):format(path "model", path "link")))

@@ -1,5 +1,6 @@
-/* Matrix products against a triple loop in f64, on every instruction set that this machine has: shapes,
- * layouts, batches, epilogues; and the promise that bits depend neither on threads nor on how C is cut. */
+/* Matrix products against a triple loop in f64, on every instruction set that this machine has:
+ * shapes, layouts, batches, epilogues; and the promise that bits depend neither on threads nor on
+ * how C is cut. */
 #include "../runtime/kernels/kernels.h"
 #include "../runtime/ops/gemm.h"
 
@@ -28,9 +29,11 @@ static void check(bool good, const char *isa, const char *what, const nnl_gemm_c
         return;
     }
     failed++;
-    printf("%s: %s: %s m %d n %d k %d batch %d trans %d%d lda %d ldb %d ldc %d accumulate %d alpha %g bias %d\n",
-           isa, what, c->dtype == NNL_F32 ? "f32" : "f64", (int)c->m, (int)c->n, (int)c->k, (int)c->batch,
-           c->trans_a, c->trans_b, (int)c->lda, (int)c->ldb, (int)c->ldc, c->accumulate, c->alpha, c->bias != NULL);
+    printf("%s: %s: %s m %d n %d k %d batch %d trans %d%d lda %d ldb %d ldc %d accumulate %d alpha "
+           "%g bias %d\n",
+           isa, what, c->dtype == NNL_F32 ? "f32" : "f64", (int)c->m, (int)c->n, (int)c->k,
+           (int)c->batch, c->trans_a, c->trans_b, (int)c->lda, (int)c->ldb, (int)c->ldc,
+           c->accumulate, c->alpha, c->bias != NULL);
 }
 
 static double get(nnl_dtype dtype, const void *p, int64_t i)
@@ -39,8 +42,10 @@ static double get(nnl_dtype dtype, const void *p, int64_t i)
 }
 static void set(nnl_dtype dtype, void *p, int64_t i, double v)
 {
-    if (dtype == NNL_F32) ((float *)p)[i] = (float)v;
-    else ((double *)p)[i] = v;
+    if (dtype == NNL_F32)
+        ((float *)p)[i] = (float)v;
+    else
+        ((double *)p)[i] = v;
 }
 
 static void *new_values(nnl_dtype dtype, int64_t n)
@@ -58,11 +63,19 @@ typedef struct problem {
     int64_t c_size;
 } problem;
 
-static problem new_problem(nnl_dtype dtype, int64_t m, int64_t n, int64_t k, int64_t batch, int flags, bool plain)
+static problem new_problem(nnl_dtype dtype, int64_t m, int64_t n, int64_t k, int64_t batch,
+                           int flags, bool plain)
 {
     problem p;
-    nnl_gemm_call c = {.dtype = dtype, .trans_a = flags & 1, .trans_b = flags & 2, .m = m, .n = n, .k = k,
-                       .accumulate = flags & 4, .alpha = flags & 8 ? 0.75 : 1.0, .batch = batch,
+    nnl_gemm_call c = {.dtype = dtype,
+                       .trans_a = flags & 1,
+                       .trans_b = flags & 2,
+                       .m = m,
+                       .n = n,
+                       .k = k,
+                       .accumulate = flags & 4,
+                       .alpha = flags & 8 ? 0.75 : 1.0,
+                       .batch = batch,
                        .activation = flags & 32 ? NNL_ACT_RELU : NNL_ACT_NONE};
     int64_t spare = plain ? 0 : draw_below(5);
     c.lda = (c.trans_a ? m : k) + spare;
@@ -101,7 +114,8 @@ static void *compute(nnl_runtime *rt, nnl_gemm_backend backend, const problem *p
     memcpy(c.c, p->c, bytes);
     /* what is not accumulated is not read */
     for (int64_t i = 0; !c.accumulate && i < c.batch * c.m; i++) {
-        for (int64_t j = 0; j < c.n; j++) set(c.dtype, c.c, i / c.m * c.stride_c + i % c.m * c.ldc + j, NAN);
+        for (int64_t j = 0; j < c.n; j++)
+            set(c.dtype, c.c, i / c.m * c.stride_c + i % c.m * c.ldc + j, NAN);
     }
     if (nnl_gemm_with(rt, backend, &c) != NNL_OK) {
         printf("%s\n", nnl_error_message(rt));
@@ -126,14 +140,18 @@ static bool is_right(const problem *p, const void *result)
                 }
                 double sum = 0, size = 0;
                 for (int64_t q = 0; q < c->k; q++) {
-                    double product = get(c->dtype, c->a, x * c->stride_a + (c->trans_a ? q * c->lda + i : i * c->lda + q)) *
-                                     get(c->dtype, c->b, x * c->stride_b + (c->trans_b ? j * c->ldb + q : q * c->ldb + j));
+                    double product =
+                        get(c->dtype, c->a,
+                            x * c->stride_a + (c->trans_a ? q * c->lda + i : i * c->lda + q)) *
+                        get(c->dtype, c->b,
+                            x * c->stride_b + (c->trans_b ? j * c->ldb + q : q * c->ldb + j));
                     sum += product;
                     size += fabs(product);
                 }
                 sum *= c->alpha;
                 if (c->accumulate) sum += before, size += fabs(before);
-                if (c->bias) sum += get(c->dtype, p->bias, j), size += fabs(get(c->dtype, p->bias, j));
+                if (c->bias)
+                    sum += get(c->dtype, p->bias, j), size += fabs(get(c->dtype, p->bias, j));
                 if (c->activation == NNL_ACT_RELU && sum < 0) sum = 0;
                 if (!(fabs(got - sum) <= 8 * eps * size)) return false;
             }
@@ -164,7 +182,8 @@ static void try_problem(nnl_runtime *const rt[2], const char *isa, problem *p, b
 }
 
 /* The kernels themselves: C in one piece, and cut at random rows and columns. */
-static void try_cuts(nnl_runtime *rt, const char *isa, nnl_dtype dtype, int64_t m, int64_t n, int64_t k, int kind)
+static void try_cuts(nnl_runtime *rt, const char *isa, nnl_dtype dtype, int64_t m, int64_t n,
+                     int64_t k, int kind)
 {
     const nnl_kernels *kernels = rt->kernels;
     bool f32 = dtype == NNL_F32;
@@ -173,11 +192,22 @@ static void try_cuts(nnl_runtime *rt, const char *isa, nnl_dtype dtype, int64_t 
     int64_t padded = (n + width - 1) / width * width;
     char *packed = malloc((size_t)(padded * k * size)), *cut = malloc((size_t)(m * n * size));
     if (!packed || !cut) exit(2);
-    if (f32) kernels->gemm_pack_f32((float *)(void *)packed, p.b, p.call.ldb, p.call.trans_b, k, n);
-    else kernels->gemm_pack_f64((double *)(void *)packed, p.b, p.call.ldb, p.call.trans_b, k, n);
-    nnl_gemm_block whole = {.rows = m, .columns = n, .depth = k, .a = p.a, .a_row = p.call.trans_a ? 1 : k,
-                            .a_depth = p.call.trans_a ? m : 1, .b = packed, .b_step = width, .b_panel = k * width,
-                            .c = p.c, .c_row = n, .alpha = 1};
+    if (f32)
+        kernels->gemm_pack_f32((float *)(void *)packed, p.b, p.call.ldb, p.call.trans_b, k, n);
+    else
+        kernels->gemm_pack_f64((double *)(void *)packed, p.b, p.call.ldb, p.call.trans_b, k, n);
+    nnl_gemm_block whole = {.rows = m,
+                            .columns = n,
+                            .depth = k,
+                            .a = p.a,
+                            .a_row = p.call.trans_a ? 1 : k,
+                            .a_depth = p.call.trans_a ? m : 1,
+                            .b = packed,
+                            .b_step = width,
+                            .b_panel = k * width,
+                            .c = p.c,
+                            .c_row = n,
+                            .alpha = 1};
     void (*block)(const nnl_gemm_block *) = f32 ? kernels->gemm_block_f32 : kernels->gemm_block_f64;
     if (kind == 1) {
         block = f32 ? kernels->gemm_dot_f32 : kernels->gemm_dot_f64;
@@ -207,7 +237,8 @@ static void try_cuts(nnl_runtime *rt, const char *isa, nnl_dtype dtype, int64_t 
             block(&piece);
         }
     }
-    check(memcmp(p.c, cut, (size_t)(m * n * size)) == 0, isa, "bits depend on how C is cut", &p.call);
+    check(memcmp(p.c, cut, (size_t)(m * n * size)) == 0, isa, "bits depend on how C is cut",
+          &p.call);
     free(packed);
     free(cut);
     free_problem(&p);
@@ -236,20 +267,24 @@ static void try_isa(nnl_isa isa)
         problem p;
         static const int64_t shapes[][4] = {
             /* m, n, k, batch */
-            {2, 1, 3, 1}, {100, 3, 2, 1}, {64, 10, 256, 1}, {1, 256, 784, 1}, {1, 300, 7, 1}, {1, 2500, 40, 1},
-            {300, 1, 70, 1}, {64, 64, 32, 6}, {5, 7, 0, 1}, {0, 7, 3, 1}, {7, 0, 3, 1}, {1, 1, 1, 1}, {1, 1, 1000, 1},
-            {64, 256, 400, 1}, {100, 128, 130, 1}, {200, 300, 520, 1}, {3, 40, 900, 2}, {1000, 5, 9, 1},
-            {17, 33, 385, 1}, {33, 17, 771, 3}, {13, 1030, 3, 1}, {4, 4, 4, 50}};
+            {2, 1, 3, 1},     {100, 3, 2, 1},    {64, 10, 256, 1},   {1, 256, 784, 1},
+            {1, 300, 7, 1},   {1, 2500, 40, 1},  {300, 1, 70, 1},    {64, 64, 32, 6},
+            {5, 7, 0, 1},     {0, 7, 3, 1},      {7, 0, 3, 1},       {1, 1, 1, 1},
+            {1, 1, 1000, 1},  {64, 256, 400, 1}, {100, 128, 130, 1}, {200, 300, 520, 1},
+            {3, 40, 900, 2},  {1000, 5, 9, 1},   {17, 33, 385, 1},   {33, 17, 771, 3},
+            {13, 1030, 3, 1}, {4, 4, 4, 50}};
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
             for (int trans = 0; trans < 4; trans++) {
-                p = new_problem(dtype, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3], trans, i % 2 == 0);
+                p = new_problem(dtype, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3],
+                                trans, i % 2 == 0);
                 try_problem(rt, name, &p, true);
             }
         }
         for (int i = 0; i < 600; i++) {
             int64_t limit = i % 3 == 0 ? 12 : i % 3 == 1 ? 50 : 130;
-            p = new_problem(dtype, 1 + draw_below(limit), 1 + draw_below(limit), draw_below(limit * (i % 5 ? 1 : 4)),
-                            i % 4 ? 1 : 1 + draw_below(4), (int)draw_below(256), i % 2 == 0);
+            p = new_problem(dtype, 1 + draw_below(limit), 1 + draw_below(limit),
+                            draw_below(limit * (i % 5 ? 1 : 4)), i % 4 ? 1 : 1 + draw_below(4),
+                            (int)draw_below(256), i % 2 == 0);
             try_problem(rt, name, &p, true);
         }
         for (int trans = 0; trans < 4; trans++) {
@@ -260,12 +295,13 @@ static void try_isa(nnl_isa isa)
         }
         for (int i = 0; i < 200; i++) {
             int kind = i % 4;
-            try_cuts(rt[0], name, dtype, kind == 3 ? 1 : 1 + draw_below(60), 1 + draw_below(kind == 3 ? 2500 : 120),
-                     1 + draw_below(150), kind);
+            try_cuts(rt[0], name, dtype, kind == 3 ? 1 : 1 + draw_below(60),
+                     1 + draw_below(kind == 3 ? 2500 : 120), 1 + draw_below(150), kind);
         }
     }
     nnl_memory_stats(rt[1], &memory);
-    if (memory.live != live) printf("%s: %zu bytes live before, %zu after\n", name, live, memory.live);
+    if (memory.live != live)
+        printf("%s: %zu bytes live before, %zu after\n", name, live, memory.live);
     *(memory.live == live ? &passed : &failed) += 1;
     for (int i = 0; i < 2; i++) nnl_runtime_free(rt[i]);
 }

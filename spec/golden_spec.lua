@@ -151,6 +151,14 @@ function run.method(case, data, dtype)
   check_results(case, data, {x[case.op](table.unpack(arguments, 1, arguments.n))}, dtype)
 end
 
+function run.expression(case, data, dtype)
+  local leaves = {}
+  local arguments = prepare(case, data, dtype, leaves)
+  local outs = {assert(load("local x, y = ... return " .. case.expression))(arguments[1], arguments[2])}
+  check_results(case, data, outs, dtype)
+  if dtype then check_gradients(data, outs, leaves, dtype) end
+end
+
 function run.subscript(case, data, dtype)
   local leaves = {}
   local arguments = prepare(case, data, dtype, leaves)
@@ -205,8 +213,9 @@ for _, family in ipairs(families) do
   describe("golden results of PyTorch, " .. family .. ":", function()
     local data = read(family)
     for _, case in ipairs(data.cases) do
-      local kind = case.op and "op" or case.subscript and "subscript" or "assign"
-      local name = case.op or kind == "subscript" and "x[" .. case.subscript .. "]" or "x[" .. case.assign .. "] = v"
+      local kind = case.op and "op" or case.expression and "expression" or case.subscript and "subscript" or "assign"
+      local name = case.op or case.expression or kind == "subscript" and "x[" .. case.subscript .. "]"
+        or "x[" .. case.assign .. "] = v"
       it(name .. " agrees on " .. arguments_text(case, data), function()
         if case.typed then
           run[kind](case, data, nil)

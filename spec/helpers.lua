@@ -23,9 +23,16 @@ end
 
 --- All elements in order, as a flat list.
 function helpers.flat(x)
-  local n = x:numel()
-  if n == 0 then return {} end
-  return x:detach():reshape(n):totable()
+  local elements = {}
+  local function walk(v)
+    if type(v) == "table" then
+      for i = 1, #v do walk(v[i]) end
+    else
+      elements[#elements + 1] = v
+    end
+  end
+  if x:numel() > 0 then walk(x:totable()) end
+  return elements
 end
 
 function helpers.shape_text(shape)

@@ -16,8 +16,7 @@ end
 local function snapshot(arguments)
   local all = {}
   for i, tensor in ipairs(arguments.tensors) do
-    local has, version = pcall(function() return tensor.x.version end)
-    all[i] = {copy = tensor.x:detach():clone(), version = has and version or nil, requires_grad = tensor.x.requires_grad}
+    all[i] = {copy = tensor.x:detach():clone(), version = tensor.x:version(), requires_grad = tensor.x.requires_grad}
   end
   return all
 end
@@ -26,7 +25,7 @@ local function assert_unchanged(arguments, before)
   for i, tensor in ipairs(arguments.tensors) do
     helpers.assert_same("input " .. tensor.param.name .. " was changed", tensor.x, before[i].copy)
     assert(tensor.x.requires_grad == before[i].requires_grad, "requires_grad was changed")
-    if before[i].version then assert(tensor.x.version == before[i].version, "the version was changed") end
+    assert(tensor.x:version() == before[i].version, "the version was changed")
   end
 end
 
@@ -360,7 +359,7 @@ for _, record in ipairs(records) do
           elseif i <= given.n or not param.variadic then
             wrong[i] = print
             assert_refused(record, f, wrong, param.name .. " = a function")
-            if not param.list and not param["repeat"] and ({int = 1, num = 1, size = 1, dim = 1, newdim = 1, pos = 1})[param.type] then
+            if not param.list and not param.count and ({int = 1, num = 1, size = 1, dim = 1, newdim = 1, pos = 1})[param.type] then
               wrong[i] = {1, 2}
               assert_refused(record, f, wrong, param.name .. " = {1, 2}")
               wrong[i] = "a string"

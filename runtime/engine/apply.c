@@ -520,9 +520,10 @@ static nnl_status pass(visit *v, const nnl_request *request)
         c->spec[i].view = false;
     }
     if (c->sig->list_result) c->n_out = 0;
-    NNL_TRY(c->op->infer(c));
+    if (c->op->infer) NNL_TRY(c->op->infer(c)); /* ops that are nothing but a composition need none */
     if (c->op->traits & NNL_RANDOM) c->random = request->random ? request->random - 1 : rt->random_call;
-    if (NNL_UNLIKELY(request->by_define)) return run_define(c);
+    bool composition = !c->op->run && c->op->define;
+    if (NNL_UNLIKELY(request->by_define || composition)) return run_define(c);
     v->tracked = is_tracked(c);
     c->keep = v->tracked;
     if (c->inplace) return run_in_place(v);

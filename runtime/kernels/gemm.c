@@ -1,13 +1,14 @@
-/* Matrix products.  gemm_block holds a tile of C in registers: rows of A broadcast against vectors of B's
- * columns; every element is one chain of fma along the depth, whatever tile it lies in, so that C may be
- * cut anywhere.  gemm_dot has its vectors along the depth, for operands that are both adjacent there and
- * too small to be worth packing.  gemm_row is one row of A times a wide B, at the speed of memory. */
+/* Matrix products.  gemm_block holds a tile of C in registers: rows of A broadcast against vectors
+ * of B's columns; every element is one chain of fma along the depth, whatever tile it lies in, so
+ * that C may be cut anywhere.  gemm_dot has its vectors along the depth, for operands that are both
+ * adjacent there and too small to be worth packing.  gemm_row is one row of A times a wide B, at
+ * the speed of memory. */
 #include "vec.h"
 
 #include "gemm_block.h"
 
-/* Accumulators TILE_ROWS x TILE_VECTORS, with room left for a row of B and a broadcast: of 32 registers
- * (avx512, neon) or 16. */
+/* Accumulators TILE_ROWS x TILE_VECTORS, with room left for a row of B and a broadcast: of 32
+ * registers (avx512, neon) or 16. */
 #if defined(VEC_AVX512) || defined(VEC_NEON)
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
@@ -18,14 +19,15 @@
 #define DOT_ROWS 3
 #endif
 
+/* Arrays of vectors live in registers only when every loop over them is unrolled. */
 #ifdef __clang__
-#define UNROLL _Pragma("unroll")
+#define UNROLL_FOR(i, count) _Pragma("unroll") for (int i = 0; i < (count); i++)
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL_FOR(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)
 #endif
 
-/* Transposing goes in pieces of 16 bytes: gather() loads the piece at `place` of every fourth (f64: every
- * second) row, transpose() exchanges rows and places within the pieces. */
+/* Transposing goes in pieces of 16 bytes: gather() loads the piece at `place` of every fourth (f64:
+ * every second) row, transpose() exchanges rows and places within the pieces. */
 typedef vec_f4 vec_f4_memory __attribute__((aligned(4), may_alias));
 typedef vec_d2 vec_d2_memory __attribute__((aligned(8), may_alias));
 #define PIECE_F32(i) (*(const vec_f4_memory *)(rows[4 * (i)] + place))
@@ -94,23 +96,28 @@ VEC_INLINE void transpose_f64(vd x[2])
     x[1] = high;
 }
 
-/* out[i] = sum of the lanes of x[i], each in the order of vf_sum(): the halves, then their halves. */
+/* out[i] = sum of the lanes of x[i], each in the order of vf_sum(): the halves, then their halves.
+ */
 VEC_INLINE void four_sums_f32(float out[4], const vf x[4])
 {
     vec_f4 z[4];
     for (int i = 0; i < 4; i++) {
 #if VEC_BYTES == 64
         vec_f8 y = vf_low(x[i]) + vf_high(x[i]);
-        z[i] = __builtin_shufflevector(y, y, 0, 1, 2, 3) + __builtin_shufflevector(y, y, 4, 5, 6, 7);
+        z[i] =
+            __builtin_shufflevector(y, y, 0, 1, 2, 3) + __builtin_shufflevector(y, y, 4, 5, 6, 7);
 #elif VEC_BYTES == 32
         z[i] = vf_low(x[i]) + vf_high(x[i]);
 #else
         z[i] = x[i];
 #endif
     }
-    vec_f4 s = __builtin_shufflevector(z[0], z[1], 0, 4, 1, 5) + __builtin_shufflevector(z[0], z[1], 2, 6, 3, 7);
-    vec_f4 t = __builtin_shufflevector(z[2], z[3], 0, 4, 1, 5) + __builtin_shufflevector(z[2], z[3], 2, 6, 3, 7);
-    vec_f4 sums = __builtin_shufflevector(s, t, 0, 1, 4, 5) + __builtin_shufflevector(s, t, 2, 3, 6, 7);
+    vec_f4 s = __builtin_shufflevector(z[0], z[1], 0, 4, 1, 5) +
+               __builtin_shufflevector(z[0], z[1], 2, 6, 3, 7);
+    vec_f4 t = __builtin_shufflevector(z[2], z[3], 0, 4, 1, 5) +
+               __builtin_shufflevector(z[2], z[3], 2, 6, 3, 7);
+    vec_f4 sums =
+        __builtin_shufflevector(s, t, 0, 1, 4, 5) + __builtin_shufflevector(s, t, 2, 3, 6, 7);
     memcpy(out, &sums, sizeof sums);
 }
 

@@ -6,14 +6,15 @@
 #include <stdint.h>
 
 /* c = alpha a b, or c + alpha a b with `add`; then + bias and the activation, if any.  Steps are in
- * elements.  a: rows x depth, element (i, p) at a[i * a_row + p * a_depth], one of the two steps is 1. */
+ * elements.  a: rows x depth, element (i, p) at a[i * a_row + p * a_depth], one of the two steps
+ * is 1. */
 typedef struct nnl_gemm_block {
     int64_t rows, columns, depth;
     const void *a;
     int64_t a_row, a_depth;
-    /* gemm_block: panels of the tile's width, element (p, j) at b[j / width * b_panel + p * b_step + j % width];
-     * the last panel can be read up to a whole vector.  gemm_dot: element (p, j) at b[j * b_step + p].
-     * gemm_row: element (p, j) at b[p * b_step + j]. */
+    /* gemm_block: panels of the tile's width, element (p, j) at b[j / width * b_panel + p * b_step
+     * + j % width]; the last panel can be read up to a whole vector.  gemm_dot: element (p, j) at
+     * b[j * b_step + p]. gemm_row: element (p, j) at b[p * b_step + j]. */
     const void *b;
     int64_t b_step, b_panel;
     void *c; /* rows x columns */

@@ -3,7 +3,8 @@
 
 #define WIDTH (TILE_VECTORS * LANES)
 
-typedef void T_(tile)(const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias, int64_t columns);
+typedef void T_(tile)(const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias,
+                      int64_t columns);
 
 /* The first n lanes, n < LANES.  A masked store costs many cycles where it is not a native one. */
 VEC_INLINE void T_(store_part)(T *to, V x, int64_t n)
@@ -35,47 +36,55 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const nnl_gemm
     const bool add = g->add, relu = g->relu, whole = rest == LANES;
     const V alpha = V_(set1)((T)g->alpha);
     if (!add && !relu && !bias) {
-        UNROLL for (int i = 0; i < ROWS; i++) {
-            UNROLL for (int v = 0; v < VECTORS; v++) {
+        UNROLL_FOR (i, ROWS) {
+            UNROLL_FOR (v, VECTORS) {
                 T *to = c + i * c_row + v * LANES;
-                if (v < VECTORS - 1 || whole) V_(store)(to, sum[i][v] * alpha);
-                else T_(store_part)(to, sum[i][v] * alpha, rest);
+                if (v < VECTORS - 1 || whole)
+                    V_(store)(to, sum[i][v] * alpha);
+                else
+                    T_(store_part)(to, sum[i][v] * alpha, rest);
             }
         }
         return;
     }
-    UNROLL for (int v = 0; v < VECTORS; v++) {
+    UNROLL_FOR (v, VECTORS) {
         bool all = v < VECTORS - 1 || whole;
         V shift = V_(zero)();
-        if (bias && g->bias_step == 0) shift = V_(set1)(*bias);
-        else if (bias) shift = all ? V_(load)(bias + v * LANES) : V_(load_n)(bias + v * LANES, rest);
-        UNROLL for (int i = 0; i < ROWS; i++) {
+        if (bias && g->bias_step == 0)
+            shift = V_(set1)(*bias);
+        else if (bias)
+            shift = all ? V_(load)(bias + v * LANES) : V_(load_n)(bias + v * LANES, rest);
+        UNROLL_FOR (i, ROWS) {
             T *to = c + i * c_row + v * LANES;
             V value = sum[i][v] * alpha;
             if (add) value = (all ? V_(load)(to) : V_(load_n)(to, rest)) + value;
             if (bias) value = value + shift;
             if (relu) value = V_(max)(V_(zero)(), value);
-            if (all) V_(store)(to, value);
-            else T_(store_part)(to, value, rest);
+            if (all)
+                V_(store)(to, value);
+            else
+                T_(store_part)(to, value, rest);
         }
     }
 }
 
 /* a: ROWS x depth, b: depth x columns in (VECTORS - 1, VECTORS] vectors, c: ROWS x columns. */
-VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_ROW, const nnl_gemm_block *g,
-                              const T *a, const T *b, T *c, const T *bias, int64_t columns)
+VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_ROW,
+                              const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias,
+                              int64_t columns)
 {
     V sum[TILE_ROWS][TILE_VECTORS];
-    UNROLL for (int i = 0; i < ROWS; i++) {
-        UNROLL for (int v = 0; v < VECTORS; v++) sum[i][v] = V_(zero)();
+    UNROLL_FOR (i, ROWS) {
+        UNROLL_FOR (v, VECTORS) sum[i][v] = V_(zero)();
     }
-    const int64_t a_row = BY_ROW ? g->a_row : 1, a_depth = BY_ROW ? 1 : g->a_depth, b_step = g->b_step;
+    const int64_t a_row = BY_ROW ? g->a_row : 1, a_depth = BY_ROW ? 1 : g->a_depth,
+                  b_step = g->b_step;
     for (int64_t p = g->depth; p > 0; p--) {
         V row[TILE_VECTORS];
-        UNROLL for (int v = 0; v < VECTORS; v++) row[v] = V_(load)(b + v * LANES);
-        UNROLL for (int i = 0; i < ROWS; i++) {
+        UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * LANES);
+        UNROLL_FOR (i, ROWS) {
             V x = V_(set1)(a[i * a_row]);
-            UNROLL for (int v = 0; v < VECTORS; v++) sum[i][v] = V_(fma)(x, row[v], sum[i][v]);
+            UNROLL_FOR (v, VECTORS) sum[i][v] = V_(fma)(x, row[v], sum[i][v]);
         }
         a += a_depth;
         b += b_step;
@@ -83,30 +92,34 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     T_(store_tile)(ROWS, VECTORS, g, sum, c, bias, columns - (VECTORS - 1) * LANES);
 }
 
-#define TILE(rows, vectors)                                                                             \
-    static void T_(by_row_##rows##_##vectors)(const nnl_gemm_block *g, const T *a, const T *b, T *c,    \
-                                              const T *bias, int64_t columns)                           \
-    {                                                                                                   \
-        T_(tile_body)(rows, vectors, true, g, a, b, c, bias, columns);                                  \
-    }                                                                                                   \
-    static void T_(by_depth_##rows##_##vectors)(const nnl_gemm_block *g, const T *a, const T *b, T *c,  \
-                                                const T *bias, int64_t columns)                         \
-    {                                                                                                   \
-        T_(tile_body)(rows, vectors, false, g, a, b, c, bias, columns);                                 \
+#define TILE(rows, vectors)                                                                      \
+    static void T_(by_row_##rows##_##vectors)(const nnl_gemm_block *g, const T *a, const T *b,   \
+                                              T *c, const T *bias, int64_t columns)              \
+    {                                                                                            \
+        T_(tile_body)(rows, vectors, true, g, a, b, c, bias, columns);                           \
+    }                                                                                            \
+    static void T_(by_depth_##rows##_##vectors)(const nnl_gemm_block *g, const T *a, const T *b, \
+                                                T *c, const T *bias, int64_t columns)            \
+    {                                                                                            \
+        T_(tile_body)(rows, vectors, false, g, a, b, c, bias, columns);                          \
     }
+/* clang-format off */
 #define TILES(rows) TILE(rows, 1) TILE(rows, 2)
 TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
 #if TILE_ROWS > 6
 TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
 #endif
 
-#define ENTRY(rows) {{T_(by_depth_##rows##_1), T_(by_depth_##rows##_2)}, {T_(by_row_##rows##_1), T_(by_row_##rows##_2)}}
+#define ENTRY(rows)                                      \
+    {{T_(by_depth_##rows##_1), T_(by_depth_##rows##_2)}, \
+     {T_(by_row_##rows##_1), T_(by_row_##rows##_2)}}
 static T_(tile) *const T_(tiles)[TILE_ROWS][2][TILE_VECTORS] = {
     ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6),
 #if TILE_ROWS > 6
     ENTRY(7), ENTRY(8), ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
 #endif
 };
+/* clang-format on */
 #undef TILE
 #undef TILES
 #undef ENTRY
@@ -114,10 +127,11 @@ static T_(tile) *const T_(tiles)[TILE_ROWS][2][TILE_VECTORS] = {
 /* A panel of rows against a panel of columns. */
 VEC_INLINE void T_(one_tile)(const nnl_gemm_block *g, int64_t i, int64_t rows, int64_t panel)
 {
-    const T *a = (const T *)g->a + i * g->a_row, *b = (const T *)g->b + panel * g->b_panel, *bias = g->bias;
+    const T *a = (const T *)g->a + i * g->a_row, *b = (const T *)g->b + panel * g->b_panel,
+            *bias = g->bias;
     int64_t j = panel * WIDTH, columns = g->columns - j < WIDTH ? g->columns - j : WIDTH;
-    T_(tiles)[rows - 1][g->a_depth == 1][(columns - 1) / LANES](g, a, b, (T *)g->c + i * g->c_row + j,
-                                                                bias ? bias + j * g->bias_step : NULL, columns);
+    T_(tile) *tile = T_(tiles)[rows - 1][g->a_depth == 1][(columns - 1) / LANES];
+    tile(g, a, b, (T *)g->c + i * g->c_row + j, bias ? bias + j * g->bias_step : NULL, columns);
 }
 
 void K(T_(gemm_block))(const nnl_gemm_block *g)
@@ -132,9 +146,10 @@ void K(T_(gemm_block))(const nnl_gemm_block *g)
 
 /* ---------------------------------------------------------------- packing */
 
-/* Columns of a panel that lie along the depth: LANES rows of `in` become depth vectors, WIDTH apart.  A row
- * beyond the last is the last again: those sums are never stored. */
-VEC_INLINE void T_(pack_across)(T *restrict out, const T *restrict in, int64_t in_step, int64_t depth, int64_t rows)
+/* Columns of a panel that lie along the depth: LANES rows of `in` become depth vectors, WIDTH
+ * apart.  A row beyond the last is the last again: those sums are never stored. */
+VEC_INLINE void T_(pack_across)(T *restrict out, const T *restrict in, int64_t in_step,
+                                int64_t depth, int64_t rows)
 {
     const T *from[LANES];
     for (int i = 0; i < LANES; i++) from[i] = in + (i < rows ? i : rows - 1) * in_step;
@@ -143,12 +158,12 @@ VEC_INLINE void T_(pack_across)(T *restrict out, const T *restrict in, int64_t i
     /* A whole cache line of each row at once: with rows 4 kB apart not all of them stay in L1. */
     for (; p + 4 * IN_16_BYTES <= depth; p += 4 * IN_16_BYTES) {
         V across[4][IN_16_BYTES];
-        UNROLL for (int r = 0; r < IN_16_BYTES; r++) {
-            UNROLL for (int q = 0; q < 4; q++) across[q][r] = T_(gather)(from + r, p + q * IN_16_BYTES);
+        UNROLL_FOR (r, IN_16_BYTES) {
+            UNROLL_FOR (q, 4) across[q][r] = T_(gather)(from + r, p + q * IN_16_BYTES);
         }
-        UNROLL for (int q = 0; q < 4; q++) {
+        UNROLL_FOR (q, 4) {
             T_(transpose)(across[q]);
-            UNROLL for (int r = 0; r < IN_16_BYTES; r++) {
+            UNROLL_FOR (r, IN_16_BYTES) {
                 V_(store)(out + (p + q * IN_16_BYTES + r) * WIDTH, across[q][r]);
             }
         }
@@ -156,19 +171,19 @@ VEC_INLINE void T_(pack_across)(T *restrict out, const T *restrict in, int64_t i
 #endif
     for (; p + IN_16_BYTES <= depth; p += IN_16_BYTES) {
         V across[IN_16_BYTES];
-        UNROLL for (int r = 0; r < IN_16_BYTES; r++) across[r] = T_(gather)(from + r, p);
+        UNROLL_FOR (r, IN_16_BYTES) across[r] = T_(gather)(from + r, p);
         T_(transpose)(across);
-        UNROLL for (int r = 0; r < IN_16_BYTES; r++) V_(store)(out + (p + r) * WIDTH, across[r]);
+        UNROLL_FOR (r, IN_16_BYTES) V_(store)(out + (p + r) * WIDTH, across[r]);
     }
     for (; p < depth; p++) {
         for (int i = 0; i < LANES; i++) out[p * WIDTH + i] = from[i][p];
     }
 }
 
-/* Panels of WIDTH columns, depth x WIDTH each, the last one filled up to whole vectors.  in is depth x
- * columns, or columns x depth when transposed, its rows in_step apart. */
-void K(T_(gemm_pack))(T *restrict out, const T *restrict in, int64_t in_step, bool transposed, int64_t depth,
-                      int64_t columns)
+/* Panels of WIDTH columns, depth x WIDTH each, the last one filled up to whole vectors.  in is
+ * depth x columns, or columns x depth when transposed, its rows in_step apart. */
+void K(T_(gemm_pack))(T *restrict out, const T *restrict in, int64_t in_step, bool transposed,
+                      int64_t depth, int64_t columns)
 {
     for (int64_t j = 0; j < columns; j += WIDTH, out += depth * WIDTH) {
         int64_t n = columns - j < WIDTH ? columns - j : WIDTH;
@@ -182,12 +197,13 @@ void K(T_(gemm_pack))(T *restrict out, const T *restrict in, int64_t in_step, bo
             const T *from = in + p * in_step + j;
             T *to = out + p * WIDTH;
             if (n == WIDTH) {
-                UNROLL for (int v = 0; v < TILE_VECTORS; v++) {
+                UNROLL_FOR (v, TILE_VECTORS) {
                     V_(store)(to + v * LANES, V_(load)(from + v * LANES));
                 }
             } else {
                 for (int64_t v = 0; v < n; v += LANES) {
-                    V_(store)(to + v, n - v < LANES ? V_(load_n)(from + v, n - v) : V_(load)(from + v));
+                    V x = n - v < LANES ? V_(load_n)(from + v, n - v) : V_(load)(from + v);
+                    V_(store)(to + v, x);
                 }
             }
         }
@@ -196,78 +212,83 @@ void K(T_(gemm_pack))(T *restrict out, const T *restrict in, int64_t in_step, bo
 
 /* ---------------------------------------------------------------- vectors along the depth */
 
-/* The sums of the lanes of x[0 .. n) in the order of V_(sum), scaled, added and so on as in store_tile(). */
-VEC_INLINE void T_(store_dots)(const int COLUMNS, const nnl_gemm_block *g, const V *x, T *c, const T *bias)
+/* The sums of the lanes of x[0 .. n) in the order of V_(sum), scaled, added and so on as in
+ * store_tile(). */
+VEC_INLINE void T_(store_dots)(const int COLUMNS, const nnl_gemm_block *g, const V *x, T *c,
+                               const T *bias)
 {
     T value[8];
     if (COLUMNS == 1) {
         value[0] = V_(sum)(x[0]);
     } else {
-        UNROLL for (int j = 0; j < COLUMNS; j += 4) T_(four_sums)(value + j, x + j);
+        UNROLL_FOR (q, COLUMNS / 4) T_(four_sums)(value + 4 * q, x + 4 * q);
     }
     const T alpha = (T)g->alpha;
     const bool add = g->add, relu = g->relu;
     const int64_t bias_step = g->bias_step;
-    UNROLL for (int j = 0; j < COLUMNS; j++) {
+    UNROLL_FOR (j, COLUMNS) {
         value[j] *= alpha;
         if (add) value[j] = c[j] + value[j];
         if (bias) value[j] = value[j] + bias[j * bias_step];
         if (relu) value[j] = value[j] < 0 ? 0 : value[j];
     }
-    UNROLL for (int j = 0; j < COLUMNS; j++) c[j] = value[j];
+    UNROLL_FOR (j, COLUMNS) c[j] = value[j];
 }
 
-VEC_INLINE void T_(dot_body)(const int ROWS, const int COLUMNS, const nnl_gemm_block *g, const T *a, const T *b,
-                             T *c, const T *bias)
+VEC_INLINE void T_(dot_body)(const int ROWS, const int COLUMNS, const nnl_gemm_block *g, const T *a,
+                             const T *b, T *c, const T *bias)
 {
     V sum[4][8];
     const int64_t a_row = g->a_row, b_row = g->b_step, c_row = g->c_row, depth = g->depth;
-    UNROLL for (int i = 0; i < ROWS; i++) {
-        UNROLL for (int j = 0; j < COLUMNS; j++) sum[i][j] = V_(zero)();
+    UNROLL_FOR (i, ROWS) {
+        UNROLL_FOR (j, COLUMNS) sum[i][j] = V_(zero)();
     }
     int64_t p = 0;
     for (; p + LANES <= depth; p += LANES) {
         V x[4];
-        UNROLL for (int i = 0; i < ROWS; i++) x[i] = V_(load)(a + i * a_row + p);
-        UNROLL for (int j = 0; j < COLUMNS; j++) {
+        UNROLL_FOR (i, ROWS) x[i] = V_(load)(a + i * a_row + p);
+        UNROLL_FOR (j, COLUMNS) {
             V y = V_(load)(b + j * b_row + p);
-            UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = V_(fma)(x[i], y, sum[i][j]);
+            UNROLL_FOR (i, ROWS) sum[i][j] = V_(fma)(x[i], y, sum[i][j]);
         }
     }
     if (p < depth) {
         V x[4];
-        UNROLL for (int i = 0; i < ROWS; i++) x[i] = V_(load_n)(a + i * a_row + p, depth - p);
-        UNROLL for (int j = 0; j < COLUMNS; j++) {
+        UNROLL_FOR (i, ROWS) x[i] = V_(load_n)(a + i * a_row + p, depth - p);
+        UNROLL_FOR (j, COLUMNS) {
             V y = V_(load_n)(b + j * b_row + p, depth - p);
-            UNROLL for (int i = 0; i < ROWS; i++) sum[i][j] = V_(fma)(x[i], y, sum[i][j]);
+            UNROLL_FOR (i, ROWS) sum[i][j] = V_(fma)(x[i], y, sum[i][j]);
         }
     }
-    UNROLL for (int i = 0; i < ROWS; i++) {
+    UNROLL_FOR (i, ROWS) {
         T_(store_dots)(COLUMNS, g, sum[i], c + i * c_row, bias);
     }
 }
 
 typedef void T_(dot)(const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias);
-#define DOT(rows, columns)                                                                               \
-    static void T_(dot_##rows##_##columns)(const nnl_gemm_block *g, const T *a, const T *b, T *c,        \
-                                           const T *bias)                                                \
-    {                                                                                                    \
-        T_(dot_body)(rows, columns, g, a, b, c, bias);                                                   \
+#define DOT(rows, columns)                                                                        \
+    static void T_(dot_##rows##_##columns)(const nnl_gemm_block *g, const T *a, const T *b, T *c, \
+                                           const T *bias)                                         \
+    {                                                                                             \
+        T_(dot_body)(rows, columns, g, a, b, c, bias);                                            \
     }
-DOT(1, 1) DOT(2, 1) DOT(3, 1)
-DOT(1, 8) DOT(2, 4) DOT(3, 4)
+/* clang-format off */
+DOT(1, 1) DOT(2, 1) DOT(3, 1) DOT(1, 8) DOT(2, 4) DOT(3, 4)
 #if DOT_ROWS > 3
 DOT(4, 1) DOT(4, 4)
 #endif
-#undef DOT
+
 static T_(dot) *const T_(dots)[DOT_ROWS][2] = {
     {T_(dot_1_1), T_(dot_1_8)}, {T_(dot_2_1), T_(dot_2_4)}, {T_(dot_3_1), T_(dot_3_4)},
 #if DOT_ROWS > 3
     {T_(dot_4_1), T_(dot_4_4)},
 #endif
 };
+/* clang-format on */
+#undef DOT
 
-/* a, b: rows and columns of `depth` adjacent elements.  Columns outside, rows inside: b is read once. */
+/* a, b: rows and columns of `depth` adjacent elements.  Columns outside, rows inside: b is read
+ * once. */
 void K(T_(gemm_dot))(const nnl_gemm_block *g)
 {
     const T *a = g->a, *b = g->b, *bias = g->bias;
@@ -279,30 +300,34 @@ void K(T_(gemm_dot))(const nnl_gemm_block *g)
         columns = whole ? width : 1;
         for (int64_t s = 0; s < panels; s++) {
             int64_t i = g->rows * s / panels, rows = g->rows * (s + 1) / panels - i;
-            T_(dots)[rows - 1][whole](g, a + i * g->a_row, b + j * g->b_step, c + i * g->c_row + j,
-                                      bias ? bias + j * g->bias_step : NULL);
+            T_(dot) *dot = T_(dots)[rows - 1][whole];
+            dot(g, a + i * g->a_row, b + j * g->b_step, c + i * g->c_row + j,
+                bias ? bias + j * g->bias_step : NULL);
         }
     }
 }
 
 /* ---------------------------------------------------------------- one row */
 
-/* sums[j] += sum over 8 (or fewer) rows p of a[p] b[p][j], one after the other. */
-VEC_INLINE void T_(add_rows)(const int ROWS, T *sums, const T *a, int64_t a_depth, const T *b, int64_t b_step,
-                             int64_t columns)
+/* sums[j] += a[p] b[p][j] for ROWS rows p, one after the other. */
+VEC_INLINE void T_(add_rows)(const int ROWS, T *sums, const nnl_gemm_block *g, int64_t p,
+                             const T *b, int64_t columns)
 {
+    const int64_t b_step = g->b_step;
+    const T *a = (const T *)g->a + p * g->a_depth;
     V x[8];
-    UNROLL for (int p = 0; p < ROWS; p++) x[p] = V_(set1)(a[p * a_depth]);
+    UNROLL_FOR (r, ROWS) x[r] = V_(set1)(a[r * g->a_depth]);
+    b += p * b_step;
     int64_t j = 0;
     for (; j + LANES <= columns; j += LANES) {
         V sum = V_(load)(sums + j);
-        UNROLL for (int p = 0; p < ROWS; p++) sum = V_(fma)(x[p], V_(load)(b + p * b_step + j), sum);
+        UNROLL_FOR (r, ROWS) sum = V_(fma)(x[r], V_(load)(b + r * b_step + j), sum);
         V_(store)(sums + j, sum);
     }
     if (j < columns) {
         V sum = V_(load_n)(sums + j, columns - j);
-        UNROLL for (int p = 0; p < ROWS; p++) {
-            sum = V_(fma)(x[p], V_(load_n)(b + p * b_step + j, columns - j), sum);
+        UNROLL_FOR (r, ROWS) {
+            sum = V_(fma)(x[r], V_(load_n)(b + r * b_step + j, columns - j), sum);
         }
         V_(store_n)(sums + j, sum, columns - j);
     }
@@ -313,18 +338,14 @@ VEC_INLINE void T_(add_rows)(const int ROWS, T *sums, const T *a, int64_t a_dept
 void K(T_(gemm_row))(const nnl_gemm_block *g)
 {
     T sums[ROW_COLUMNS];
-    const T *a = g->a, *bias = g->bias;
+    const T *bias = g->bias;
     T *c = g->c;
     for (int64_t j = 0; j < g->columns; j += ROW_COLUMNS) {
         int64_t columns = g->columns - j < ROW_COLUMNS ? g->columns - j : ROW_COLUMNS, p = 0;
         const T *b = (const T *)g->b + j;
         for (int64_t i = 0; i < columns; i++) sums[i] = 0;
-        for (; p + 8 <= g->depth; p += 8) {
-            T_(add_rows)(8, sums, a + p * g->a_depth, g->a_depth, b + p * g->b_step, g->b_step, columns);
-        }
-        for (; p < g->depth; p++) {
-            T_(add_rows)(1, sums, a + p * g->a_depth, g->a_depth, b + p * g->b_step, g->b_step, columns);
-        }
+        for (; p + 8 <= g->depth; p += 8) T_(add_rows)(8, sums, g, p, b, columns);
+        for (; p < g->depth; p++) T_(add_rows)(1, sums, g, p, b, columns);
         for (int64_t i = 0; i < columns; i++) {
             T value = sums[i] * (T)g->alpha;
             if (g->add) value = c[j + i] + value;

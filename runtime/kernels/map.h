@@ -1,12 +1,13 @@
-/* What the elementwise kernel files share: the declarations made from map.def, the loops over arrays, and
- * one spelling for both float widths.  Kernel files only. */
+/* What the elementwise kernel files share: the declarations made from map.def, the loops over
+ * arrays, and one spelling for both float widths.  Kernel files only. */
 #ifndef NNL_KERNELS_MAP_H
 #define NNL_KERNELS_MAP_H
 
 #include "kernels.h"
 #include "vec.h"
 
-/* The types behind the letters of map.def (b8: bool, whose own name is a macro), with their places in nnl_kernels.map. */
+/* The types behind the letters of map.def (b8 is bool, whose own name is a macro), with their
+ * places in nnl_kernels.map. */
 #define MAP_TYPES_B(DO, name) DO(name, b8, 0)
 #define MAP_TYPES_I(DO, name) DO(name, u8, 1) DO(name, i32, 2) DO(name, i64, 3)
 #define MAP_TYPES_F(DO, name) DO(name, f32, 4) DO(name, f64, 5)
@@ -20,15 +21,15 @@
 #undef X
 #undef MAP_DECLARE
 
-#define MAP_KERNEL(name, type)                                                                      \
-    void K(map_##name##_##type)(void *out, const void *const *in, const int32_t *step,              \
+#define MAP_KERNEL(name, type)                                                                     \
+    void K(map_##name##_##type)(void *out, const void *const *in, const int32_t *step,             \
                                 const double *param, int64_t n)
 
 /* ---------------------------------------------------------------- loops of vectors, f32 and f64 */
 
-/* f gets a vector of each input and the parameters.  An input with step 0 is read again and again from a
- * vector of copies; the last, partial vector passes through the same code by way of padded copies, so that
- * an element's bits do not depend on its place. */
+/* f gets a vector of each input and the parameters.  An input with step 0 is read again and again
+ * from a vector of copies; the last, partial vector passes through the same code by way of padded
+ * copies, so that an element's bits do not depend on its place. */
 VEC_INLINE void map_loop_f32(float *out, const void *const *in, const int32_t *step,
                              const double *param, int64_t n, int inputs, int params,
                              vf (*f)(const vf *x, const vf *p))
@@ -113,29 +114,30 @@ VEC_INLINE void map_loop_f64(double *out, const void *const *in, const int32_t *
     if (rest > 0) vd_store_n(out_rest, vd_load(last), rest);
 }
 
-/* Defines the f32 (f64) kernel of a row from an expression in the inputs x[] and the parameters p[]. */
-#define MAP_F32(name, inputs, params, expression)                                                   \
-    VEC_INLINE vf name##_vf(const vf *x, const vf *p)                                               \
-    {                                                                                               \
-        (void)p;                                                                                    \
-        return expression;                                                                          \
-    }                                                                                               \
-    MAP_KERNEL(name, f32)                                                                           \
-    {                                                                                               \
-        map_loop_f32(out, in, step, param, n, inputs, params, name##_vf);                           \
+/* Defines the f32 (f64) kernel of a row from an expression in the inputs x[] and the parameters
+ * p[]. */
+#define MAP_F32(name, inputs, params, expression)                                                  \
+    VEC_INLINE vf name##_vf(const vf *x, const vf *p)                                              \
+    {                                                                                              \
+        (void)p;                                                                                   \
+        return expression;                                                                         \
+    }                                                                                              \
+    MAP_KERNEL(name, f32)                                                                          \
+    {                                                                                              \
+        map_loop_f32(out, in, step, param, n, inputs, params, name##_vf);                          \
     }
-#define MAP_F64(name, inputs, params, expression)                                                   \
-    VEC_INLINE vd name##_vd(const vd *x, const vd *p)                                               \
-    {                                                                                               \
-        (void)p;                                                                                    \
-        return expression;                                                                          \
-    }                                                                                               \
-    MAP_KERNEL(name, f64)                                                                           \
-    {                                                                                               \
-        map_loop_f64(out, in, step, param, n, inputs, params, name##_vd);                           \
+#define MAP_F64(name, inputs, params, expression)                                                  \
+    VEC_INLINE vd name##_vd(const vd *x, const vd *p)                                              \
+    {                                                                                              \
+        (void)p;                                                                                   \
+        return expression;                                                                         \
+    }                                                                                              \
+    MAP_KERNEL(name, f64)                                                                          \
+    {                                                                                              \
+        map_loop_f64(out, in, step, param, n, inputs, params, name##_vd);                          \
     }
-#define MAP_FLOAT(name, inputs, params, expression)                                                 \
-    MAP_F32(name, inputs, params, expression)                                                       \
+#define MAP_FLOAT(name, inputs, params, expression)                                                \
+    MAP_F32(name, inputs, params, expression)                                                      \
     MAP_F64(name, inputs, params, expression)
 
 /* One spelling for both widths: v_max(a, b) is vf_max or vd_max by the type of a. */
@@ -168,7 +170,7 @@ VEC_INLINE void map_loop_f64(double *out, const void *const *in, const int32_t *
 VEC_INLINE vf vf_splat(double c) { return vf_set1((float)c); }
 VEC_INLINE vd vd_splat(double c) { return vd_set1(c); }
 
-/* ---------------------------------------------------------------- loops of scalars, for the compiler */
+/* ----------------------------------------------------------- loops of scalars, for the compiler */
 
 #if defined(__clang__)
 /* a loop that calls a function is not vectorised, and need not be */
@@ -179,84 +181,85 @@ VEC_INLINE vd vd_splat(double c) { return vd_set1(c); }
 #endif
 
 /* Elements are independent even where out is an input, which the compiler cannot know. */
-#define MAP_EACH(read_a, read_b, read_c, expression)                                                \
-    do {                                                                                            \
-        MAP_INDEPENDENT                                                                             \
-        for (int64_t i = 0; i < n; i++) {                                                           \
-            read_a read_b read_c result[i] = (expression);                                          \
-        }                                                                                           \
+#define MAP_EACH(read_a, read_b, read_c, expression)                                               \
+    do {                                                                                           \
+        MAP_INDEPENDENT                                                                            \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            read_a read_b read_c result[i] = (expression);                                         \
+        }                                                                                          \
     } while (0)
 
-/* Defines a kernel from an expression in the elements a, b and c.  `prepare` stands before the loop. */
-#define MAP_SCALAR1(name, type, element, result_element, prepare, expression)                       \
-    MAP_KERNEL(name, type)                                                                          \
-    {                                                                                               \
-        const element *in_a = in[0];                                                                \
-        result_element *result = out;                                                               \
-        (void)param;                                                                                \
-        if (n <= 0) return;                                                                         \
-        prepare                                                                                     \
-        if (step[0] != 0) {                                                                         \
-            MAP_EACH(const element a = in_a[i];, , , expression);                                   \
-        } else {                                                                                    \
-            const element a = in_a[0];                                                              \
-            MAP_EACH(, , , expression);                                                             \
-        }                                                                                           \
+/* Defines a kernel from an expression in the elements a, b and c.  `prepare` stands before the
+ * loop. */
+#define MAP_SCALAR1(name, type, element, result_element, prepare, expression)                      \
+    MAP_KERNEL(name, type)                                                                         \
+    {                                                                                              \
+        const element *in_a = in[0];                                                               \
+        result_element *result = out;                                                              \
+        (void)param;                                                                               \
+        if (n <= 0) return;                                                                        \
+        prepare                                                                                    \
+        if (step[0] != 0) {                                                                        \
+            MAP_EACH(const element a = in_a[i];, , , expression);                                  \
+        } else {                                                                                   \
+            const element a = in_a[0];                                                             \
+            MAP_EACH(, , , expression);                                                            \
+        }                                                                                          \
     }
 
-#define MAP_SCALAR2(name, type, element_a, element, result_element, prepare, expression)            \
-    MAP_KERNEL(name, type)                                                                          \
-    {                                                                                               \
-        const element_a *in_a = in[0];                                                              \
-        const element *in_b = in[1];                                                                \
-        result_element *result = out;                                                               \
-        (void)param;                                                                                \
-        if (n <= 0) return;                                                                         \
-        prepare                                                                                     \
-        if (step[0] != 0 && step[1] != 0) {                                                         \
-            MAP_EACH(const element_a a = in_a[i];, const element b = in_b[i];, , expression);       \
-        } else if (step[0] != 0) {                                                                  \
-            const element b = in_b[0];                                                              \
-            MAP_EACH(const element_a a = in_a[i];, , , expression);                                 \
-        } else if (step[1] != 0) {                                                                  \
-            const element_a a = in_a[0];                                                            \
-            MAP_EACH(, const element b = in_b[i];, , expression);                                   \
-        } else {                                                                                    \
-            const element_a a = in_a[0];                                                            \
-            const element b = in_b[0];                                                              \
-            MAP_EACH(, , , expression);                                                             \
-        }                                                                                           \
+#define MAP_SCALAR2(name, type, element_a, element, result_element, prepare, expression)           \
+    MAP_KERNEL(name, type)                                                                         \
+    {                                                                                              \
+        const element_a *in_a = in[0];                                                             \
+        const element *in_b = in[1];                                                               \
+        result_element *result = out;                                                              \
+        (void)param;                                                                               \
+        if (n <= 0) return;                                                                        \
+        prepare                                                                                    \
+        if (step[0] != 0 && step[1] != 0) {                                                        \
+            MAP_EACH(const element_a a = in_a[i];, const element b = in_b[i];, , expression);      \
+        } else if (step[0] != 0) {                                                                 \
+            const element b = in_b[0];                                                             \
+            MAP_EACH(const element_a a = in_a[i];, , , expression);                                \
+        } else if (step[1] != 0) {                                                                 \
+            const element_a a = in_a[0];                                                           \
+            MAP_EACH(, const element b = in_b[i];, , expression);                                  \
+        } else {                                                                                   \
+            const element_a a = in_a[0];                                                           \
+            const element b = in_b[0];                                                             \
+            MAP_EACH(, , , expression);                                                            \
+        }                                                                                          \
     }
 
 /* Of three inputs only the common patterns have loops of their own. */
-#define MAP_SCALAR3(name, type, element_a, element, result_element, prepare, expression)            \
-    MAP_KERNEL(name, type)                                                                          \
-    {                                                                                               \
-        const element_a *in_a = in[0];                                                              \
-        const element *in_b = in[1], *in_c = in[2];                                                 \
-        const int64_t step_a = step[0], step_b = step[1], step_c = step[2];                         \
-        result_element *result = out;                                                               \
-        (void)param;                                                                                \
-        if (n <= 0) return;                                                                         \
-        prepare                                                                                     \
-        if (step_a != 0 && step_b != 0 && step_c != 0) {                                            \
-            MAP_EACH(const element_a a = in_a[i];, const element b = in_b[i];,                      \
-                     const element c = in_c[i];, expression);                                       \
-        } else if (step_a != 0 && step_b != 0) {                                                    \
-            const element c = in_c[0];                                                              \
-            MAP_EACH(const element_a a = in_a[i];, const element b = in_b[i];, , expression);       \
-        } else if (step_a != 0 && step_c != 0) {                                                    \
-            const element b = in_b[0];                                                              \
-            MAP_EACH(const element_a a = in_a[i];, , const element c = in_c[i];, expression);       \
-        } else if (step_a != 0) {                                                                   \
-            const element b = in_b[0], c = in_c[0];                                                 \
-            MAP_EACH(const element_a a = in_a[i];, , , expression);                                 \
-        } else {                                                                                    \
-            const element_a a = in_a[0];                                                            \
-            const element b0 = in_b[0], c0 = in_c[0];                                               \
-            MAP_EACH(, const element b = step_b != 0 ? in_b[i] : b0;,                               \
-                     const element c = step_c != 0 ? in_c[i] : c0;, expression);                    \
-        }                                                                                           \
+#define MAP_SCALAR3(name, type, element_a, element, result_element, prepare, expression)           \
+    MAP_KERNEL(name, type)                                                                         \
+    {                                                                                              \
+        const element_a *in_a = in[0];                                                             \
+        const element *in_b = in[1], *in_c = in[2];                                                \
+        const int64_t step_a = step[0], step_b = step[1], step_c = step[2];                        \
+        result_element *result = out;                                                              \
+        (void)param;                                                                               \
+        if (n <= 0) return;                                                                        \
+        prepare                                                                                    \
+        if (step_a != 0 && step_b != 0 && step_c != 0) {                                           \
+            MAP_EACH(const element_a a = in_a[i];, const element b = in_b[i];,                     \
+                     const element c = in_c[i];, expression);                                      \
+        } else if (step_a != 0 && step_b != 0) {                                                   \
+            const element c = in_c[0];                                                             \
+            MAP_EACH(const element_a a = in_a[i];, const element b = in_b[i];, , expression);      \
+        } else if (step_a != 0 && step_c != 0) {                                                   \
+            const element b = in_b[0];                                                             \
+            MAP_EACH(const element_a a = in_a[i];, , const element c = in_c[i];, expression);      \
+        } else if (step_a != 0) {                                                                  \
+            const element b = in_b[0], c = in_c[0];                                                \
+            MAP_EACH(const element_a a = in_a[i];, , , expression);                                \
+        } else {                                                                                   \
+            const element_a a = in_a[0];                                                           \
+            const element b0 = in_b[0], c0 = in_c[0];                                              \
+            MAP_EACH(, const element b = step_b != 0 ? in_b[i] : b0;,                              \
+                     const element c = step_c != 0 ? in_c[i] : c0;, expression);                   \
+        }                                                                                          \
     }
 
 #endif

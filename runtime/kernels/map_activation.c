@@ -43,7 +43,8 @@ MAP_FLOAT(clamp_grad, 2, 2, v_keep(v_ge(x[1], p[0]), v_keep(v_le(x[1], p[1]), x[
 
 /* ---------------------------------------------------------------- smooth */
 
-/* Where a function of 1 / (1 + e^-x) has a factor x, the factor stops where the result is 0 already. */
+/* Where a function of 1 / (1 + e^-x) has a factor x, the factor stops where the result is 0
+ * already. */
 VEC_INLINE vf vf_silu(vf x) { return vf_sigmoid_times(x, vf_max(vf_set1(-130.0f), x)); }
 VEC_INLINE vd vd_silu(vd x) { return vd_sigmoid_times(x, vd_max(vd_set1(-800.0), x)); }
 VEC_INLINE vf vf_gelu(vf x) { return vf_normal_times(x, vf_max(vf_set1(-15.0f), x)); }
@@ -125,7 +126,8 @@ VEC_INLINE vd vd_silu_grad(vd x)
 VEC_INLINE vf vf_gelu_grad(vf x)
 {
     vf a = vf_between(x, -14.5f, 14.5f), n, p = vf_exp_parts(a * a * -0.5f, vf_zero(), &n);
-    return vf_fma(a * vf_splat(INVERSE_ROOT_2PI), vf_scale(p, n), vf_normal_times(x, vf_set1(1.0f)));
+    vf distribution = vf_normal_times(x, vf_set1(1.0f));
+    return vf_fma(a * vf_splat(INVERSE_ROOT_2PI), vf_scale(p, n), distribution);
 }
 VEC_INLINE vd vd_gelu_grad(vd x)
 {
@@ -133,21 +135,22 @@ VEC_INLINE vd vd_gelu_grad(vd x)
     return vd_fma(a * INVERSE_ROOT_2PI, vd_scale(p, n), vd_normal_times(x, vd_set1(1.0)));
 }
 
-/* s + x s (1 - s) u', u' the derivative of the inner polynomial; s (1 - s) is 0 beyond the bounds */
-#define GELU_TANH_GRAD(x, low, high)                                                                \
-    do {                                                                                            \
-        x = v_bound(x, low, high);                                                                  \
-        const __typeof__(x) square = x * x;                                                         \
-        const __typeof__(x) slope = v_like(x, GELU_SLOPE);                                          \
-        const __typeof__(x) inner = x * v_fma(square, v_like(x, GELU_SLOPE * GELU_CUBIC), slope);   \
-        const __typeof__(x) change = v_fma(square, v_like(x, 3 * GELU_SLOPE * GELU_CUBIC), slope);  \
-        const __typeof__(x) s = v_sigmoid(inner);                                                   \
-        return v_fma(x * s * (1.0f - s), change, s);                                                \
+/* s + x s (1 - s) u', u' the inner polynomial's derivative; beyond the bounds s (1 - s) is 0 */
+#define GELU_TANH_GRAD(x, low, high)                                                               \
+    do {                                                                                           \
+        x = v_bound(x, low, high);                                                                 \
+        const __typeof__(x) square = x * x;                                                        \
+        const __typeof__(x) slope = v_like(x, GELU_SLOPE);                                         \
+        const __typeof__(x) inner = x * v_fma(square, v_like(x, GELU_SLOPE * GELU_CUBIC), slope);  \
+        const __typeof__(x) change = v_fma(square, v_like(x, 3 * GELU_SLOPE * GELU_CUBIC), slope); \
+        const __typeof__(x) s = v_sigmoid(inner);                                                  \
+        return v_fma(x * s * (1.0f - s), change, s);                                               \
     } while (0)
 VEC_INLINE vf vf_gelu_tanh_grad(vf x) { GELU_TANH_GRAD(x, -20.0f, 20.0f); }
 VEC_INLINE vd vd_gelu_tanh_grad(vd x) { GELU_TANH_GRAD(x, -40.0, 40.0); }
 
-/* With e = e^x and d = e (e + 2) + 2: tanh(log(1 + e)) = e (e + 2) / d, its derivative 4 e (1 + e) / d^2 */
+/* With e = e^x and d = e (e + 2) + 2: tanh(log(1 + e)) = e (e + 2) / d, its derivative 4 e (1 + e)
+ * / d^2 */
 VEC_INLINE vf vf_mish_grad(vf x)
 {
     vf a = vf_between(x, -130.0f, 20.0f), e = vf_exp(a), t = e * (e + 2.0f), d = t + 2.0f;

@@ -1,5 +1,5 @@
-/* Arithmetic on floats: sums and products, extremes, rounding, sign.  All of it is exact or rounded once
- * for each operation written. */
+/* Arithmetic on floats: sums and products, extremes, rounding, sign.  All of it is exact or
+ * rounded once for each operation written. */
 #include "map.h"
 
 MAP_FLOAT(add, 2, 0, x[0] + x[1])
@@ -7,7 +7,8 @@ MAP_FLOAT(sub, 2, 0, x[0] - x[1])
 MAP_FLOAT(mul, 2, 0, x[0] * x[1])
 MAP_FLOAT(div, 2, 0, x[0] / x[1])
 MAP_FLOAT(floor_divide, 2, 0, v_floor(x[0] / x[1]))
-/* b - a rounds, so an overflow there is an infinity here; w = 0 gives a, w = 1 need not give b exactly */
+/* b - a rounds, so an overflow there is an infinity here; w = 0 gives a, w = 1 need not give b
+ * exactly */
 MAP_FLOAT(lerp, 3, 0, v_fma(x[2], x[1] - x[0], x[0]))
 MAP_FLOAT(addcmul, 3, 1, v_fma(p[0] * x[1], x[2], x[0]))
 MAP_FLOAT(addcdiv, 3, 1, v_fma(p[0], x[1] / x[2], x[0]))
@@ -30,8 +31,8 @@ MAP_FLOAT(frac, 1, 0, v_select(v_eq(v_abs(x[0]), v_like(x[0], __builtin_inf())),
 MAP_FLOAT(sign, 1, 0, v_select(v_gt(v_abs(x[0]), v_like(x[0], 0.0)),
                                v_copysign(v_like(x[0], 1.0), x[0]), x[0]))
 
-/* v_max and v_min give their second operand when either is NaN: a NaN there passes by itself, and one in
- * the first is put back. */
+/* v_max and v_min give their second operand when either is NaN: a NaN there passes by itself, and
+ * one in the first is put back. */
 #define NAN_FIRST(a, otherwise) v_select(v_isnan(a), a, otherwise)
 MAP_FLOAT(maximum, 2, 0, NAN_FIRST(x[0], v_max(x[0], x[1])))
 MAP_FLOAT(minimum, 2, 0, NAN_FIRST(x[0], v_min(x[0], x[1])))

@@ -30,8 +30,8 @@ MAP_FLOAT(atan2, 2, 0, V_PICK(x[0], atan2)(x[0], x[1]))
 
 /* ---------------------------------------------------------------- the rest of a division */
 
-/* The rest of a / b by long division on the integers m 2^e, for finite a and b > 0: exact whatever the
- * quotient, in time that grows with its logarithm. */
+/* The rest of a / b by long division on the integers m 2^e, for finite a and b > 0: exact whatever
+ * the quotient, in time that grows with its logarithm. */
 static double rest_long(double a, double b)
 {
     uint64_t bits_a, bits_b;
@@ -59,8 +59,8 @@ static double rest_long(double a, double b)
     return r;
 }
 
-/* C's fmod.  A quotient below 2^52 is found by division: its whole part q is right or, where the division
- * rounded up to a whole number, one too large, and a - q b is exact in both cases. */
+/* C's fmod.  A quotient below 2^52 is found by division: its whole part q is right or, where the
+ * division rounded up to a whole number, one too large, and a - q b is exact in both cases. */
 static inline vd vd_fmod(vd x, vd y)
 {
     vd a = vd_abs(x), b = vd_abs(y), q = vd_trunc(a / b);

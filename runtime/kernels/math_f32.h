@@ -1,15 +1,15 @@
-/* Vector mathematics in f32 for the functions that networks spend their time in; the rare ones go through
- * f64 (VF_VIA_F64).  Reductions, polynomials and bounds as told in math_f64.h. */
+/* Vector mathematics in f32 for the functions that networks spend their time in; the rare ones go
+ * through f64 (VF_VIA_F64).  Reductions, polynomials and bounds as told in math_f64.h. */
 #ifndef NNL_KERNELS_MATH_F32_H
 #define NNL_KERNELS_MATH_F32_H
 
 #include "math_f64.h"
 
 /* Computes in f64 and rounds: an error little above half an ulp. */
-#define VF_VIA_F64(name)                                                                            \
-    VEC_INLINE vf vf_##name(vf x)                                                                   \
-    {                                                                                               \
-        return vd_to_vf(vd_##name(vf_low_to_vd(x)), vd_##name(vf_high_to_vd(x)));                   \
+#define VF_VIA_F64(name)                                                                           \
+    VEC_INLINE vf vf_##name(vf x)                                                                  \
+    {                                                                                              \
+        return vd_to_vf(vd_##name(vf_low_to_vd(x)), vd_##name(vf_high_to_vd(x)));                  \
     }
 VF_VIA_F64(exp2)
 VF_VIA_F64(log2)
@@ -81,12 +81,13 @@ VEC_INLINE vf vf_square_error(vf x, vf square)
 #define LN2_HIGH_F 0x1.62e4p-1f /* 15 bits */
 #define LN2_LOW_F 0x1.7f7d1cp-20f
 
-/* e^r - 1 for |r| <= ln 2 / 2; (e^r - 1 - r) / r^2, error 2^-27 of r^2 */
-VEC_INLINE vf vf_expm1_reduced(vf r)
+/* (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, error 2^-27 */
+VEC_INLINE vf vf_exp_polynomial(vf r)
 {
     static const float c[5] = {0.5f, 0.166665763f, 0.0416665524f, 0.00836323295f, 0.00139262504f};
-    return vf_fma(r * r, vf_polynomial(r, c, 5), r);
+    return vf_polynomial(r, c, 5);
 }
+VEC_INLINE vf vf_expm1_reduced(vf r) { return vf_fma(r * r, vf_exp_polynomial(r), r); }
 
 /* factor e^(x + low) as 2^n p, |p| in [0.7, 1.42] of factor, for |x| < 2^8. */
 VEC_INLINE vf vf_exp_times(vf x, vf low, vf factor, vf *n)
@@ -125,7 +126,8 @@ VEC_INLINE vf vf_gaussian(vf x)
 
 /* ---------------------------------------------------------------- logarithms */
 
-/* log(1 + f) - f for f in [-0.293, 0.415], plus extra; (log(1 + f) - f + f^2/2) / f^3, error 2^-28 of f^2 */
+/* log(1 + f) - f for f in [-0.293, 0.415], plus extra; (log(1 + f) - f + f^2/2) / f^3, error 2^-28
+ * of f^2 */
 VEC_INLINE vf vf_log1p_rest(vf f, vf extra)
 {
     static const float c[9] = {
@@ -142,9 +144,9 @@ VEC_INLINE vf vf_log(vf x)
     const vf infinite = vf_set1(__builtin_inff());
     mf tiny = vf_lt(x, vf_set1(0x1p-126f));
     vf y = vf_select(tiny, x * 0x1p23f, x);
-    vi offset = (vi)y - vi_set1(0x3f3504f3); /* sqrt(1/2) */
-    vf f = (vf)((vi)y - (offset & vi_set1((int32_t)0xff800000))) - 1.0f;
-    vf k = vi_to_vf(offset >> 23) - vf_select(tiny, vf_set1(23.0f), vf_zero());
+    vu offset = (vu)y - 0x3f3504f3u; /* sqrt(1/2) */
+    vf f = (vf)((vu)y - (offset & 0xff800000u)) - 1.0f;
+    vf k = vi_to_vf((vi)offset >> 23) - vf_select(tiny, vf_set1(23.0f), vf_zero());
     vf rest = vf_log1p_rest(f, k * LN2_LOW_F);
     vf result = vf_fma(k, vf_set1(LN2_HIGH_F), f + rest);
     result = vf_select(vf_eq(x, infinite), infinite, result);
@@ -162,16 +164,19 @@ VEC_INLINE vf vf_log1p_unit(vf t)
     return base + (f + rest);
 }
 
-/* ---------------------------------------------------------------- the logistic function and its kin */
+/* ------------------------------------------------------------ the logistic function and its kin */
 
-/* factor / (1 + e^-x); for x < 0 as factor e^x / (1 + e^x), the power of two last. */
+/* factor / (1 + e^-x); for x < 0 as factor e^x / (1 + e^x), e^x = 2^n (1 + t), the power of two
+ * last. */
 VEC_INLINE vf vf_sigmoid_times(vf x, vf factor)
 {
-    vf n, p = vf_exp_parts(-vf_min(vf_set1(130.0f), vf_abs(x)), vf_zero(), &n);
-    vf e = p * vf_pow2(vf_max(n, vf_set1(-120.0f)));
+    vf y = -vf_min(vf_set1(130.0f), vf_abs(x)), n = vf_round(y * LOG2E_F);
+    vf r = vf_fnma(n, vf_set1(LN2_LOW_F), vf_fnma(n, vf_set1(LN2_HIGH_F), y));
+    vf t = vf_expm1_reduced(r), scale = vf_pow2(vf_max(n, vf_set1(-120.0f)));
+    vf q = factor / (1.0f + vf_fma(scale, t, scale));
     mf negative = vf_lt(x, vf_zero());
-    vf y = vf_select(negative, factor * p, factor) / (1.0f + e);
-    return vf_scale(y, vf_select(negative, n, vf_zero()));
+    q = vf_fma(q, vf_select(negative, t, vf_zero()), q);
+    return vf_scale(q, vf_select(negative, n, vf_zero()));
 }
 VEC_INLINE vf vf_sigmoid(vf x) { return vf_sigmoid_times(x, vf_set1(1.0f)); }
 
@@ -180,7 +185,8 @@ VEC_INLINE vf vf_softplus(vf x)
     return vf_max(vf_zero(), x) + vf_log1p_unit(vf_exp(-vf_abs(x)));
 }
 
-/* (tanh(sqrt z) - sqrt z) / (z sqrt z) for z <= 0.39, error 2^-26; beyond, 1 - 2 / (1 + e^(2 |x|)). */
+/* (tanh(sqrt z) - sqrt z) / (z sqrt z) for z <= 0.39, error 2^-26; beyond, 1 - 2 / (1 + e^(2
+ * |x|)). */
 VEC_INLINE vf vf_tanh(vf x)
 {
     static const float c[5] = {

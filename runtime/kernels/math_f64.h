@@ -1,11 +1,11 @@
-/* Vector mathematics in f64: exponentials, logarithms, error function, inverse and hyperbolic functions;
- * sin, cos and tan are in math_trig.h.  No libm.  Errors in ulp are bounded in ulp.def and measured by
- * spec/ulp.c.
+/* Vector mathematics in f64: exponentials, logarithms, error function, inverse and hyperbolic
+ * functions; sin, cos and tan are in math_trig.h.  No libm.  Errors in ulp are bounded in ulp.def
+ * and measured by spec/ulp.c.
  *
- * Polynomials interpolate the function named at Chebyshev nodes, computed with 60 digits and rounded; the
- * comment gives the largest error relative to the whole result.  Reductions follow Cody and Waite, Software
- * Manual for the Elementary Functions (1980), and Tang, ACM TOMS 16 (1990); pairs of f64 follow Dekker,
- * Numer. Math. 18 (1971). */
+ * Polynomials interpolate the function named at Chebyshev nodes, computed with 60 digits and
+ * rounded; the comment gives the largest error relative to the whole result.  Reductions follow
+ * Cody and Waite, Software Manual for the Elementary Functions (1980), and Tang, ACM TOMS 16
+ * (1990); pairs of f64 follow Dekker, Numer. Math. 18 (1971). */
 #ifndef NNL_KERNELS_MATH_F64_H
 #define NNL_KERNELS_MATH_F64_H
 
@@ -140,24 +140,25 @@ VEC_INLINE vd vd_expm1(vd x)
 
 /* ---------------------------------------------------------------- logarithms */
 
-/* x = 2^k m with m in [sqrt(1/2), sqrt(2)), x > 0 and finite.  *one_over gets 2^-k where that is normal. */
+/* x = 2^k m with m in [sqrt(1/2), sqrt(2)), x > 0 and finite.  *one_over gets 2^-k where that is
+ * normal. */
 VEC_INLINE vd vd_split(vd x, vd *k, vd *one_over)
 {
     md tiny = vd_lt(x, vd_set1(0x1p-1022));
     vd y = vd_select(tiny, x * 0x1p54, x);
-    vl offset = (vl)y - vl_set1(0x3fe6a09e667f3bcd); /* sqrt(1/2) */
-    vl exponent = offset & vl_set1((int64_t)0xfff0000000000000);
+    vul offset = (vul)y - 0x3fe6a09e667f3bcdu; /* sqrt(1/2) */
+    vul exponent = offset & 0xfff0000000000000u;
     /* k + 2048 as an unsigned number, placed into the fraction of 2^52 */
-    vul biased = ((vul)offset + 0x8000000000000000u) >> 52;
+    vul biased = (offset + 0x8000000000000000u) >> 52;
     vd number = (vd)(biased | (vul)vd_set1(0x1p52)) - (0x1p52 + 2048.0);
     *k = number - vd_select(tiny, vd_set1(54.0), vd_zero());
-    *one_over = (vd)((vl)vd_set1(1.0) - exponent);
-    return (vd)((vl)y - exponent);
+    *one_over = (vd)((vul)vd_set1(1.0) - exponent);
+    return (vd)((vul)y - exponent);
 }
 
-/* k ln 2 + log(1 + f), f in [-0.293, 0.415].  With s = f / (2 + f), log(1 + f) = 2 s + s z (2/3 + ...),
- * z = s^2, rearranged so that f itself is added last (Tang 1990; the form of FreeBSD's e_log.c).
- * Error of the polynomial 2^-56. */
+/* k ln 2 + log(1 + f), f in [-0.293, 0.415].  With s = f / (2 + f), log(1 + f) = 2 s + s z (2/3 +
+ * ...), z = s^2, rearranged so that f itself is added last (Tang 1990; the form of FreeBSD's
+ * e_log.c). Error of the polynomial 2^-56. */
 VEC_INLINE vd vd_log_reduced(vd f, vd k)
 {
     static const double c[7] = {
@@ -194,8 +195,9 @@ VEC_INLINE vd vd_log1p(vd x)
     return vd_select(vd_eq(x, vd_zero()), x, result);
 }
 
-/* log(x / 2^k) for x = 2^k m as a pair with an error below 2^-64 of it: the first two terms of the series in
- * s = (m - 1) / (m + 1) are computed in pairs, the rest (z^2 times a polynomial, error 2^-69) is small. */
+/* log(x / 2^k) for x = 2^k m as a pair with an error below 2^-64 of it: the first two terms of the
+ * series in s = (m - 1) / (m + 1) are computed in pairs, the rest (z^2 times a polynomial, error
+ * 2^-69) is small. */
 VEC_INLINE vd_pair vd_log_pair(vd x, vd *k)
 {
     static const double c[8] = {
@@ -210,7 +212,8 @@ VEC_INLINE vd_pair vd_log_pair(vd x, vd *k)
     s.low = (((f - back.high) - back.low) - s.high * divisor.low) / divisor.high;
     vd_pair z = vd_two_product(s.high, s.high);
     z.low += 2.0 * s.high * s.low;
-    vd_pair series = vd_fast_two_sum(vd_set1(0x1.5555555555555p-1), z.high * vd_polynomial(z.high, c, 8));
+    vd rest = z.high * vd_polynomial(z.high, c, 8);
+    vd_pair series = vd_fast_two_sum(vd_set1(0x1.5555555555555p-1), rest);
     series.low += 0x1.5555555555555p-55;
     vd_pair tail = vd_pair_multiply(vd_pair_multiply(s, z), series);
     vd_pair sum = vd_fast_two_sum(2.0 * s.high, tail.high);
@@ -324,8 +327,8 @@ VEC_INLINE vd vd_erfc(vd x)
     return vd_select(vd_isnan(x), x, result);
 }
 
-/* x times the normal distribution function, x erfc(-x / sqrt 2) / 2; scaled last, for it is normal where
- * the distribution function is denormal. */
+/* x times the normal distribution function, x erfc(-x / sqrt 2) / 2; scaled last, for it is normal
+ * where the distribution function is denormal. */
 VEC_INLINE vd vd_normal_times(vd x, vd factor)
 {
     vd a = vd_between(vd_abs(x), 0.0, 39.5), n, z = vd_max(a * 0x1.6a09e667f3bcdp-1, vd_set1(0.5));
@@ -426,7 +429,8 @@ VEC_INLINE vd vd_asin_polynomial(vd z)
     return vd_polynomial(z, c, 13);
 }
 
-/* asin a for a in (1/2, 1] is pi/2 - 2 asin(s), s = sqrt((1 - a) / 2): returns 2 asin(s) as a pair. */
+/* asin a for a in (1/2, 1] is pi/2 - 2 asin(s), s = sqrt((1 - a) / 2): returns 2 asin(s) as a
+ * pair. */
 VEC_INLINE vd_pair vd_asin_beyond_half(vd a)
 {
     vd z = (1.0 - a) * 0.5, s = vd_sqrt(z);
@@ -458,8 +462,8 @@ VEC_INLINE vd vd_acos(vd x)
     return vd_select(vd_gt(a, vd_set1(0.5)), large, small);
 }
 
-/* The angle of the point (x, y) for x >= 0, y >= 0, not both 0 or infinite: turned by 0, pi/4 or pi/2 so
- * that the tangent left is at most tan(pi/8); (atan t - t) / t^3, error 2^-62. */
+/* The angle of the point (x, y) for x >= 0, y >= 0, not both 0 or infinite: turned by 0, pi/4 or
+ * pi/2 so that the tangent left is at most tan(pi/8); (atan t - t) / t^3, error 2^-62. */
 VEC_INLINE vd_pair vd_angle(vd y, vd x)
 {
     static const double c[12] = {
@@ -492,7 +496,8 @@ VEC_INLINE vd vd_atan2(vd y, vd x)
     md both = md_and(vd_eq(ay, infinite), vd_eq(ax, infinite));
     md none = md_and(vd_eq(ay, vd_zero()), vd_eq(ax, vd_zero()));
     vd v = vd_select(both, vd_set1(1.0), ay), h = vd_select(md_or(both, none), vd_set1(1.0), ax);
-    /* an infinity beside a finite number is as good as a large one; sums must neither overflow nor be denormal */
+    /* an infinity beside a finite number is as good as a large one; sums must neither overflow
+     * nor be denormal */
     vd larger = vd_max(v, h);
     md huge = vd_gt(larger, vd_set1(0x1p1000)), tiny = vd_lt(larger, vd_set1(0x1p-900));
     vd scale = vd_select(huge, vd_set1(0x1p-100), vd_select(tiny, vd_set1(0x1p150), vd_set1(1.0)));
@@ -508,7 +513,7 @@ VEC_INLINE vd vd_atan2(vd y, vd x)
     return vd_select(md_or(vd_isnan(x), vd_isnan(y)), x + y, vd_copysign(result, y));
 }
 
-/* ---------------------------------------------------------------- the logistic function and its kin */
+/* ------------------------------------------------------------ the logistic function and its kin */
 
 /* e^(-x^2), x^2 as a pair */
 VEC_INLINE vd vd_gaussian(vd x)

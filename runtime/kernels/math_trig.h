@@ -1,6 +1,6 @@
-/* sin, cos and tan of every f32 and f64.  The argument is brought to [-pi/4, pi/4] with pi/2 in parts (Cody
- * and Waite); a large one, lane by lane, with as many bits of 2/pi as it needs (Payne and Hanek, SIGNUM
- * Newsletter 18 (1983)). */
+/* sin, cos and tan of every f32 and f64.  The argument is brought to [-pi/4, pi/4] with pi/2 in
+ * parts (Cody and Waite); a large one, lane by lane, with as many bits of 2/pi as it needs (Payne
+ * and Hanek, SIGNUM Newsletter 18 (1983)). */
 #ifndef NNL_KERNELS_MATH_TRIG_H
 #define NNL_KERNELS_MATH_TRIG_H
 
@@ -65,12 +65,14 @@ static __attribute__((noinline, unused)) int trig_reduce_large(double x, double 
         f_low += f - (sum - part[i]);
         f = sum;
     }
-    /* times pi/2 as a pair; the halves of the product's factors are split to be exact without fma */
+    /* times pi/2 as a pair; the factors are split so that the products are exact without fma */
     const double pi_half = PI_HALF_HIGH;
     double split_f = f * 0x1.0000002p27, split_p = pi_half * 0x1.0000002p27;
-    double f1 = split_f - (split_f - f), f2 = f - f1, p1 = split_p - (split_p - pi_half), p2 = pi_half - p1;
+    double f1 = split_f - (split_f - f), f2 = f - f1;
+    double p1 = split_p - (split_p - pi_half), p2 = pi_half - p1;
     double y = f * pi_half;
-    double y_low = (((f1 * p1 - y) + f1 * p2 + f2 * p1) + f2 * p2) + (f * PI_HALF_LOW + f_low * pi_half);
+    double y_low = ((f1 * p1 - y) + f1 * p2 + f2 * p1) + f2 * p2;
+    y_low += f * PI_HALF_LOW + f_low * pi_half;
     if ((x < 0) != negative) {
         y = -y;
         y_low = -y_low;
@@ -114,8 +116,9 @@ VEC_INLINE vd_pair vd_trig_reduce(vd x, vl *quadrant)
     return r;
 }
 
-/* (sin r - r) / r^3, error 2^-66, and (cos r - 1 + r^2/2) / r^4, error 2^-60; the low part of r enters by
- * its first derivative, and 1 - r^2/2 is kept as a pair (FreeBSD's k_sin.c and k_cos.c do the same). */
+/* (sin r - r) / r^3, error 2^-66, and (cos r - 1 + r^2/2) / r^4, error 2^-60; the low part of r
+ * enters by its first derivative, and 1 - r^2/2 is kept as a pair (FreeBSD's k_sin.c and k_cos.c
+ * do the same). */
 VEC_INLINE vd vd_sin_reduced(vd_pair r)
 {
     static const double c[7] = {

@@ -1,5 +1,5 @@
-/* The table of kernels of one instruction set, filled from map.def and slots.def by the names' convention:
- * a row or slot without its function does not link. */
+/* The table of kernels of one instruction set, filled from map.def and slots.def by the names'
+ * convention: a row or slot without its function does not link. */
 #include "map.h"
 
 #define SLOT(result, name, arguments) result K(name) arguments;

@@ -1,11 +1,12 @@
-/* The vector layer of the kernel files, and of no other file: one width for each instruction set (base and
- * neon 16 bytes, avx2 32, avx512 64), chosen by NNL_ISA_NAME.  Arithmetic is written with the operators of
- * the compiler's vector types; functions stand here only for what these lack.
+/* The vector layer of the kernel files, and of no other file: one width for each instruction set
+ * (base and neon 16 bytes, avx2 32, avx512 64), chosen by NNL_ISA_NAME.  Arithmetic is written with
+ * the operators of the compiler's vector types; functions stand here only for what these lack.
  *
  *   vf  f32 lanes    vd  f64 lanes    vi  i32, as many as vf    vl  i64, as many as vd
  *   mf  a truth value for each lane of vf and vi                md  the same for vd and vl
  *
- * Everything is static: the same text compiled with other target flags must never be linked instead. */
+ * Everything is static: the same text compiled with other target flags must never be linked
+ * instead. */
 #ifndef NNL_KERNELS_VEC_H
 #define NNL_KERNELS_VEC_H
 
@@ -79,13 +80,13 @@ typedef double vec_d2 __attribute__((vector_size(16)));
 typedef float vec_f8 __attribute__((vector_size(32)));
 typedef double vec_d4 __attribute__((vector_size(32)));
 
-/* ---------------------------------------------------------------- memory: no alignment beyond the element */
+/* ------------------------------------------------------ memory: no alignment beyond the element */
 
-#define VEC_MEMORY(type, element)                                                                   \
+#define VEC_MEMORY(type, element)                                                                  \
     typedef type type##_memory __attribute__((aligned(sizeof(element)), may_alias));               \
-    VEC_INLINE type type##_load(const element *p) { return *(const type##_memory *)p; }             \
-    VEC_INLINE void type##_store(element *p, type x) { *(type##_memory *)p = x; }                   \
-    VEC_INLINE type type##_set1(element x) { return x - (type){0}; }                                \
+    VEC_INLINE type type##_load(const element *p) { return *(const type##_memory *)p; }            \
+    VEC_INLINE void type##_store(element *p, type x) { *(type##_memory *)p = x; }                  \
+    VEC_INLINE type type##_set1(element x) { return x - (type){0}; }                               \
     VEC_INLINE type type##_zero(void) { return (type){0}; }
 VEC_MEMORY(vf, float)
 VEC_MEMORY(vd, double)
@@ -99,7 +100,10 @@ VEC_MEMORY(vl, int64_t)
 VEC_INLINE mf mf_first(int64_t n) { return (mf)((1u << n) - 1u); }
 VEC_INLINE md md_first(int64_t n) { return (md)((1u << n) - 1u); }
 VEC_INLINE vf vf_load_n(const float *p, int64_t n) { return _mm512_maskz_loadu_ps(mf_first(n), p); }
-VEC_INLINE vd vd_load_n(const double *p, int64_t n) { return _mm512_maskz_loadu_pd(md_first(n), p); }
+VEC_INLINE vd vd_load_n(const double *p, int64_t n)
+{
+    return _mm512_maskz_loadu_pd(md_first(n), p);
+}
 VEC_INLINE vi vi_load_n(const int32_t *p, int64_t n)
 {
     return (vi)_mm512_maskz_loadu_epi32(mf_first(n), p);
@@ -121,7 +125,8 @@ VEC_INLINE void vl_store_n(int64_t *p, vl x, int64_t n)
 #elif defined(VEC_AVX2)
 VEC_INLINE mf mf_first(int64_t n)
 {
-    return (mf)_mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return (mf)_mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), lane);
 }
 VEC_INLINE md md_first(int64_t n)
 {
@@ -143,8 +148,14 @@ VEC_INLINE vl vl_load_n(const int64_t *p, int64_t n)
 {
     return (vl)_mm256_maskload_epi64((const long long *)(const void *)p, (__m256i)md_first(n));
 }
-VEC_INLINE void vf_store_n(float *p, vf x, int64_t n) { _mm256_maskstore_ps(p, (__m256i)mf_first(n), x); }
-VEC_INLINE void vd_store_n(double *p, vd x, int64_t n) { _mm256_maskstore_pd(p, (__m256i)md_first(n), x); }
+VEC_INLINE void vf_store_n(float *p, vf x, int64_t n)
+{
+    _mm256_maskstore_ps(p, (__m256i)mf_first(n), x);
+}
+VEC_INLINE void vd_store_n(double *p, vd x, int64_t n)
+{
+    _mm256_maskstore_pd(p, (__m256i)md_first(n), x);
+}
 VEC_INLINE void vi_store_n(int32_t *p, vi x, int64_t n)
 {
     _mm256_maskstore_epi32(p, (__m256i)mf_first(n), (__m256i)x);
@@ -156,22 +167,22 @@ VEC_INLINE void vl_store_n(int64_t *p, vl x, int64_t n)
 #else
 VEC_INLINE mf mf_first(int64_t n) { return (vi){0, 1, 2, 3} < ((int32_t)n - (vi){0}); }
 VEC_INLINE md md_first(int64_t n) { return (vl){0, 1} < (n - (vl){0}); }
-#define VEC_TAILS(type, element, lanes)                                                             \
-    VEC_INLINE type type##_load_n(const element *p, int64_t n)                                      \
-    {                                                                                               \
-        element lane[lanes] = {0};                                                                  \
-        for (int i = 0; i < lanes; i++) {                                                           \
-            if (i < n) lane[i] = p[i];                                                              \
-        }                                                                                           \
-        return type##_load(lane);                                                                   \
-    }                                                                                               \
-    VEC_INLINE void type##_store_n(element *p, type x, int64_t n)                                   \
-    {                                                                                               \
-        element lane[lanes];                                                                        \
-        type##_store(lane, x);                                                                      \
-        for (int i = 0; i < lanes; i++) {                                                           \
-            if (i < n) p[i] = lane[i];                                                              \
-        }                                                                                           \
+#define VEC_TAILS(type, element, lanes)                                                            \
+    VEC_INLINE type type##_load_n(const element *p, int64_t n)                                     \
+    {                                                                                              \
+        element lane[lanes] = {0};                                                                 \
+        for (int i = 0; i < lanes; i++) {                                                          \
+            if (i < n) lane[i] = p[i];                                                             \
+        }                                                                                          \
+        return type##_load(lane);                                                                  \
+    }                                                                                              \
+    VEC_INLINE void type##_store_n(element *p, type x, int64_t n)                                  \
+    {                                                                                              \
+        element lane[lanes];                                                                       \
+        type##_store(lane, x);                                                                     \
+        for (int i = 0; i < lanes; i++) {                                                          \
+            if (i < n) p[i] = lane[i];                                                             \
+        }                                                                                          \
     }
 VEC_TAILS(vf, float, VF_LANES)
 VEC_TAILS(vd, double, VD_LANES)
@@ -203,19 +214,19 @@ VEC_INLINE vd vd_copysign(vd x, vd s)
 VEC_INLINE vf vf_mulsign(vf x, vf s) { return (vf)((vi)x ^ ((vi)s & vi_set1(INT32_MIN))); }
 VEC_INLINE vd vd_mulsign(vd x, vd s) { return (vd)((vl)x ^ ((vl)s & vl_set1(INT64_MIN))); }
 
-/* ---------------------------------------------------------------- compare and choose; NaN compares false */
+/* ------------------------------------------------------- compare and choose; NaN compares false */
 
 #if defined(VEC_AVX512)
-#define VEC_COMPARE(name, code, integer_code)                                                       \
-    VEC_INLINE mf vf_##name(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, code); }                  \
-    VEC_INLINE md vd_##name(vd a, vd b) { return _mm512_cmp_pd_mask(a, b, code); }                  \
-    VEC_INLINE mf vi_##name(vi a, vi b)                                                             \
-    {                                                                                               \
-        return _mm512_cmp_epi32_mask((__m512i)a, (__m512i)b, integer_code);                         \
-    }                                                                                               \
-    VEC_INLINE md vl_##name(vl a, vl b)                                                             \
-    {                                                                                               \
-        return _mm512_cmp_epi64_mask((__m512i)a, (__m512i)b, integer_code);                         \
+#define VEC_COMPARE(name, code, integer_code)                                                      \
+    VEC_INLINE mf vf_##name(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, code); }                 \
+    VEC_INLINE md vd_##name(vd a, vd b) { return _mm512_cmp_pd_mask(a, b, code); }                 \
+    VEC_INLINE mf vi_##name(vi a, vi b)                                                            \
+    {                                                                                              \
+        return _mm512_cmp_epi32_mask((__m512i)a, (__m512i)b, integer_code);                        \
+    }                                                                                              \
+    VEC_INLINE md vl_##name(vl a, vl b)                                                            \
+    {                                                                                              \
+        return _mm512_cmp_epi64_mask((__m512i)a, (__m512i)b, integer_code);                        \
     }
 VEC_COMPARE(eq, _CMP_EQ_OQ, _MM_CMPINT_EQ)
 VEC_COMPARE(ne, _CMP_NEQ_UQ, _MM_CMPINT_NE)
@@ -246,10 +257,10 @@ VEC_INLINE vl vl_select(md m, vl a, vl b)
     return (vl)_mm512_mask_blend_epi64(m, (__m512i)b, (__m512i)a);
 }
 #else
-#define VEC_COMPARE(name, operator)                                                                 \
-    VEC_INLINE mf vf_##name(vf a, vf b) { return (mf)(a operator b); }                              \
-    VEC_INLINE md vd_##name(vd a, vd b) { return (md)(a operator b); }                              \
-    VEC_INLINE mf vi_##name(vi a, vi b) { return (mf)(a operator b); }                              \
+#define VEC_COMPARE(name, operator)                                                                \
+    VEC_INLINE mf vf_##name(vf a, vf b) { return (mf)(a operator b); }                             \
+    VEC_INLINE md vd_##name(vd a, vd b) { return (md)(a operator b); }                             \
+    VEC_INLINE mf vi_##name(vi a, vi b) { return (mf)(a operator b); }                             \
     VEC_INLINE md vl_##name(vl a, vl b) { return (md)(a operator b); }
 VEC_COMPARE(eq, ==)
 VEC_COMPARE(ne, !=)
@@ -311,8 +322,8 @@ VEC_INLINE vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 VEC_INLINE vd vd_max(vd a, vd b) { return _mm512_max_pd(a, b); }
 VEC_INLINE vf vf_sqrt(vf x) { return _mm512_sqrt_ps(x); }
 VEC_INLINE vd vd_sqrt(vd x) { return _mm512_sqrt_pd(x); }
-#define VEC_ROUND(name, mode)                                                                       \
-    VEC_INLINE vf vf_##name(vf x) { return _mm512_roundscale_ps(x, mode); }                         \
+#define VEC_ROUND(name, mode)                                                                      \
+    VEC_INLINE vf vf_##name(vf x) { return _mm512_roundscale_ps(x, mode); }                        \
     VEC_INLINE vd vd_##name(vd x) { return _mm512_roundscale_pd(x, mode); }
 #elif defined(VEC_AVX2)
 VEC_INLINE vf vf_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
@@ -325,8 +336,8 @@ VEC_INLINE vf vf_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 VEC_INLINE vd vd_max(vd a, vd b) { return _mm256_max_pd(a, b); }
 VEC_INLINE vf vf_sqrt(vf x) { return _mm256_sqrt_ps(x); }
 VEC_INLINE vd vd_sqrt(vd x) { return _mm256_sqrt_pd(x); }
-#define VEC_ROUND(name, mode)                                                                       \
-    VEC_INLINE vf vf_##name(vf x) { return _mm256_round_ps(x, mode); }                              \
+#define VEC_ROUND(name, mode)                                                                      \
+    VEC_INLINE vf vf_##name(vf x) { return _mm256_round_ps(x, mode); }                             \
     VEC_INLINE vd vd_##name(vd x) { return _mm256_round_pd(x, mode); }
 #else
 #if defined(VEC_NEON)
@@ -403,11 +414,11 @@ VEC_INLINE vd vd_round(vd x)
     vd magic = vd_set1(0x1p52), a = vd_abs(x);
     return vd_copysign(vd_select(vd_lt(a, magic), (a + magic) - magic, a), x);
 }
-#define VEC_ROUND(name, type, mask, operator, step)                                                 \
-    VEC_INLINE type type##_##name(type x)                                                           \
-    {                                                                                               \
-        type r = type##_round(x);                                                                   \
-        return type##_copysign(type##_select(r operator x, r + type##_set1(step), r), x);           \
+#define VEC_ROUND(name, type, mask, operator, step)                                                \
+    VEC_INLINE type type##_##name(type x)                                                          \
+    {                                                                                              \
+        type r = type##_round(x);                                                                  \
+        return type##_copysign(type##_select(r operator x, r + type##_set1(step), r), x);          \
     }
 VEC_ROUND(floor, vf, mf, >, -1.0f)
 VEC_ROUND(floor, vd, md, >, -1.0)
@@ -421,17 +432,19 @@ VEC_INLINE vd vd_trunc(vd x) { return vd_copysign(vd_floor(vd_abs(x)), x); }
 /* ---------------------------------------------------------------- conversion */
 
 VEC_INLINE vf vi_to_vf(vi x) { return __builtin_convertvector(x, vf); }
-VEC_INLINE vi vf_to_vi(vf x) { return __builtin_convertvector(x, vi); } /* towards zero, |x| < 2^31 */
-/* Between whole f64 and i64 of magnitude below 2^51: few instruction sets have the full conversion. */
+/* towards zero, |x| < 2^31 */
+VEC_INLINE vi vf_to_vi(vf x) { return __builtin_convertvector(x, vi); }
+/* Between whole f64 and i64 of magnitude below 2^51: few instruction sets have the full
+ * conversion. */
 VEC_INLINE vd vl_to_vd(vl x)
 {
     vd magic = vd_set1(0x1.8p52);
-    return (vd)(x + (vl)magic) - magic;
+    return (vd)((vul)x + (vul)magic) - magic;
 }
 VEC_INLINE vl vd_to_vl(vd x)
 {
     vd magic = vd_set1(0x1.8p52);
-    return (vl)(x + magic) - (vl)magic;
+    return (vl)((vul)(x + magic) - (vul)magic);
 }
 
 #if defined(VEC_AVX512)
@@ -464,7 +477,7 @@ VEC_INLINE vd vf_low_to_vd(vf x) { return vf_half_to_vd(vf_low(x)); }
 VEC_INLINE vd vf_high_to_vd(vf x) { return vf_half_to_vd(vf_high(x)); }
 VEC_INLINE vf vd_to_vf(vd low, vd high) { return vf_join(vd_to_vf_half(low), vd_to_vf_half(high)); }
 
-/* ---------------------------------------------------------------- across lanes, in a fixed order */
+/* --------------------------------------------------------------- across lanes, in a fixed order */
 
 /* Lane i with lane i + lanes/2, and so on down to one. */
 VEC_INLINE float vf_sum(vf x)
@@ -476,7 +489,8 @@ VEC_INLINE float vf_sum(vf x)
     vec_f8 y = x;
 #endif
 #if defined(VEC_AVX512) || defined(VEC_AVX2)
-    vec_f4 z = __builtin_shufflevector(y, y, 0, 1, 2, 3) + __builtin_shufflevector(y, y, 4, 5, 6, 7);
+    vec_f4 z = __builtin_shufflevector(y, y, 0, 1, 2, 3) +
+               __builtin_shufflevector(y, y, 4, 5, 6, 7);
 #else
     vec_f4 z = x;
 #endif
@@ -485,7 +499,8 @@ VEC_INLINE float vf_sum(vf x)
 VEC_INLINE double vd_sum(vd x)
 {
 #if defined(VEC_AVX512)
-    vec_d4 y = __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+    vec_d4 y = __builtin_shufflevector(x, x, 0, 1, 2, 3) +
+               __builtin_shufflevector(x, x, 4, 5, 6, 7);
 #elif defined(VEC_AVX2)
     vec_d4 y = x;
 #endif

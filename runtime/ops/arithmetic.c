@@ -1,5 +1,5 @@
-/* Arithmetic on two tensors, or a tensor and a number, with broadcasting. */
-#include "op.h"
+/* Arithmetic, mostly on two tensors, or a tensor and a number, with broadcasting. */
+#include "elementwise.h"
 
 static void add_grad(nnl_grad *g)
 {
@@ -98,3 +98,409 @@ NNL_OP(neg,
     .kernel = NNL_MAP_neg,
     .grad = neg_grad,
     .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK);
+
+/* ---------------------------------------------------------------- products, quotients and their rests */
+
+static nnl_status rsub_run(nnl_call *c)
+{
+    double alpha = -nnl_value_double(&c->attr[0]);
+    nnl_tensor *swapped[] = {c->in[1], c->in[0]};
+    return nnl_map_run(c->rt, alpha == -1 ? NNL_MAP_sub : NNL_MAP_add_scaled, 2, swapped, c->out[0], &alpha);
+}
+
+static void rsub_grad(nnl_grad *g)
+{
+    g->dx[1] = g->dy[0];
+    if (g->needs[0]) g->dx[0] = nnl_scaled(g->s, g->dy[0], -nnl_value_double(&g->attr[0]));
+}
+
+NNL_OP(rsub,
+    .sig = "input:number, other:number|scalar, alpha:scalar=1 -> same",
+    .doc = "other - alpha * input, elementwise with broadcasting.",
+    .example = "nn.tensor({1, 2}):rsub(3)",
+    .infer = nnl_infer_broadcast,
+    .run = rsub_run,
+    .grad = rsub_grad,
+    .sample = "input:3x4 other:3x4; input:3x4 other:4 alpha=2.5",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE);
+
+static nnl_status positive_infer(nnl_call *c)
+{
+    nnl_spec_like(&c->spec[0], c->in[0]);
+    c->out[0] = nnl_tensor_ref(c->in[0]);
+    return NNL_OK;
+}
+
+static nnl_status positive_run(nnl_call *c) { return nnl_copy(c->out[0], c->in[0]); }
+static void pass_grad(nnl_grad *g) { g->dx[0] = g->dy[0]; }
+
+NNL_OP(positive,
+    .sig = "input:number -> same",
+    .doc = "The tensor itself.",
+    .example = "nn.tensor({-1, 2}):positive()",
+    .infer = positive_infer,
+    .run = positive_run,
+    .grad = pass_grad);
+
+NNL_OP(floor_divide, NNL_BINARY("number", floor_divide),
+    .doc = "The whole part, towards minus infinity, of input / other, elementwise with broadcasting; an integer divided by 0 gives "
+           "0.  Its gradient is 0.",
+    .example = "nn.tensor({-7, 7}) // 2",
+    .grad = nnl_flat_grad,
+    .sample = "input:3x4[3.2,3.8] other:3x4[-2,-1.95]");
+
+/* input - other * whole part of the quotient, which is constant between jumps. */
+static void rest_grad(nnl_grad *g, bool floor)
+{
+    g->dx[0] = g->dy[0];
+    if (!g->needs[1]) return;
+    nnl_tensor *quotient = DO(g->s, div, g->in[0], g->in[1]);
+    nnl_tensor *whole = floor ? DO(g->s, floor, quotient) : DO(g->s, trunc, quotient);
+    g->dx[1] = DO(g->s, neg, DO(g->s, mul, g->dy[0], whole));
+}
+
+static void remainder_grad(nnl_grad *g) { rest_grad(g, true); }
+static void fmod_grad(nnl_grad *g) { rest_grad(g, false); }
+
+NNL_OP(remainder, NNL_BINARY("number", remainder),
+    .doc = "input - other * floor(input / other), elementwise with broadcasting: the sign is other's, as with Lua's %.  An integer "
+           "by 0 gives 0.",
+    .example = "nn.tensor({-7, 7}) % 3",
+    .grad = remainder_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4[3.2,3.8] other:3x4[-2,-1.95]; input:3x4[-0.9,-0.1] other:4[1,2]");
+
+NNL_OP(fmod, NNL_BINARY("number", fmod),
+    .doc = "input - other * trunc(input / other), elementwise with broadcasting: the sign is input's, as with C's fmod.  An integer "
+           "by 0 gives 0.",
+    .example = "nn.tensor({-7, 7}):fmod(3)",
+    .grad = fmod_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4[3.2,3.8] other:3x4[-2,-1.95]; input:3x4[-0.9,-0.1] other:4[1,2]");
+
+static void addcmul_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    double value = nnl_value_double(&g->attr[0]);
+    g->dx[0] = g->dy[0];
+    if (!g->needs[1] && !g->needs[2]) return;
+    nnl_tensor *dy = value == 1 ? g->dy[0] : nnl_scaled(s, g->dy[0], value);
+    if (g->needs[1]) g->dx[1] = DO(s, mul, dy, g->in[2]);
+    if (g->needs[2]) g->dx[2] = DO(s, mul, dy, g->in[1]);
+}
+
+NNL_OP(addcmul,
+    .sig = "input:number, tensor1:number, tensor2:number, value:scalar=1 -> same",
+    .doc = "input + value * tensor1 * tensor2, elementwise with broadcasting.",
+    .example = "nn.zeros(2):addcmul(nn.tensor({1, 2}), nn.tensor({3, 4}), 0.5)",
+    .infer = nnl_infer_broadcast,
+    .run = nnl_run_map,
+    .kernel = NNL_MAP_addcmul,
+    .grad = addcmul_grad,
+    .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
+    .sample = "input:3x4 tensor1:3x4 tensor2:3x4; input:3x4 tensor1:3x1 tensor2:4 value=-0.5",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+
+static void addcdiv_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    double value = nnl_value_double(&g->attr[0]);
+    g->dx[0] = g->dy[0];
+    if (!g->needs[1] && !g->needs[2]) return;
+    nnl_tensor *dy = value == 1 ? g->dy[0] : nnl_scaled(s, g->dy[0], value);
+    nnl_tensor *over = g->dx[1] = DO(s, div, dy, g->in[2]);
+    if (g->needs[2]) g->dx[2] = DO(s, neg, DO(s, mul, over, DO(s, div, g->in[1], g->in[2])));
+}
+
+NNL_OP(addcdiv,
+    .sig = "input:float, tensor1:float, tensor2:float, value:scalar=1 -> same",
+    .doc = "input + value * tensor1 / tensor2, elementwise with broadcasting.",
+    .example = "nn.zeros(2):addcdiv(nn.tensor({1, 2}), nn.tensor({4, 4}), 0.5)",
+    .infer = nnl_infer_broadcast,
+    .run = nnl_run_map,
+    .kernel = NNL_MAP_addcdiv,
+    .grad = addcdiv_grad,
+    .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
+    .sample = "input:3x4 tensor1:3x4 tensor2:3x4[0.5,2]; input:3x4 tensor1:3x1 tensor2:4[-2,-0.5] value=-0.5",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+
+static void lerp_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    nnl_tensor *dy = g->dy[0], *weight = g->in[2];
+    if (g->needs[0]) g->dx[0] = DO(s, mul, dy, DO(s, sub, nnl_number(s, weight, 1), weight));
+    if (g->needs[1]) g->dx[1] = DO(s, mul, dy, weight);
+    if (g->needs[2]) g->dx[2] = DO(s, mul, dy, DO(s, sub, g->in[1], g->in[0]));
+}
+
+NNL_OP(lerp,
+    .sig = "input:float, end:float, weight:float|scalar -> same",
+    .doc = "input + weight * (end - input), elementwise with broadcasting; weight is a tensor or a number.",
+    .example = "nn.zeros(2):lerp(nn.tensor({1, 2}), 0.25)",
+    .infer = nnl_infer_broadcast,
+    .run = nnl_run_map,
+    .kernel = NNL_MAP_lerp,
+    .grad = lerp_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
+    .sample = "input:3x4 end:3x4 weight:3x4[0,1]; input:3x4 end:4 weight:0d[0,1]",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+
+/* ---------------------------------------------------------------- powers */
+
+/* Frequent exponents have a kernel of their own. */
+static nnl_status pow_run(nnl_call *c)
+{
+    const nnl_tensor *exponent = c->in[1];
+    int map = NNL_MAP_pow;
+    if (exponent->ndim == 0 && nnl_is_float((nnl_dtype)exponent->dtype)) {
+        double value = nnl_element_double(exponent, 0);
+        if (value == 1) return c->out[0] == c->in[0] ? NNL_OK : nnl_copy(c->out[0], c->in[0]);
+        map = value == 2 ? NNL_MAP_square : value == 0.5 ? NNL_MAP_sqrt : value == -1 ? NNL_MAP_reciprocal : NNL_MAP_pow;
+    }
+    return nnl_map_run(c->rt, map, map == NNL_MAP_pow ? 2 : 1, c->in, c->out[0], NULL);
+}
+
+/* log a for the derivative by the exponent, which is 0 where a is 0 and the exponent not negative. */
+static nnl_tensor *exponent_log(nnl_scope *s, nnl_tensor *a, nnl_tensor *exponent)
+{
+    nnl_tensor *zero = nnl_number(s, a, 0);
+    nnl_tensor *flat = DO(s, logical_and, DO(s, eq, a, zero), DO(s, ge, exponent, zero));
+    return DO(s, log, DO(s, where, flat, nnl_number(s, a, 1), a));
+}
+
+static void pow_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    nnl_tensor *dy = g->dy[0], *a = g->in[0], *b = g->in[1];
+    if (g->needs[0]) g->dx[0] = DO(s, mul, dy, DO(s, pow_slope, a, b));
+    if (g->needs[1]) g->dx[1] = DO(s, mul, dy, DO(s, mul, DO(s, pow, a, b), exponent_log(s, a, b)));
+}
+
+NNL_OP(pow,
+    .sig = "input:number|scalar, exponent:number|scalar -> same",
+    .doc = "input ^ exponent, elementwise with broadcasting; one of the two may be a number.  Of integers, a negative exponent gives the "
+           "whole part.",
+    .example = "nn.tensor({1, 2}) ^ 3",
+    .infer = nnl_infer_broadcast,
+    .run = pow_run,
+    .grad = pow_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4[0.3,2] exponent:3x4; input:3x4[0.3,2] exponent:0d; input:3x4!0 exponent=2; input:3x4!0 exponent=3; "
+              "input:3x4[0.3,2] exponent=0.5; input=2 exponent:3x4",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+
+static nnl_status pow_slope_run(nnl_call *c)
+{
+    const nnl_tensor *exponent = c->in[1];
+    const double twice[] = {2, 0};
+    if (exponent->ndim == 0 && nnl_element_double(exponent, 0) == 2)
+        return nnl_map_run(c->rt, NNL_MAP_scale_shift, 1, c->in, c->out[0], twice);
+    return nnl_map_run(c->rt, NNL_MAP_pow_slope, 2, c->in, c->out[0], NULL);
+}
+
+/* by a: b (b - 1) a^(b - 2);  by b: a^(b - 1) (1 + b log a) */
+static void pow_slope_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    nnl_tensor *dy = g->dy[0], *a = g->in[0], *b = g->in[1], *less = nnl_shifted(s, b, -1);
+    if (g->needs[0]) g->dx[0] = DO(s, mul, dy, DO(s, mul, b, DO(s, pow_slope, a, less)));
+    if (!g->needs[1]) return;
+    nnl_tensor *factor = nnl_shifted(s, DO(s, mul, b, exponent_log(s, a, less)), 1);
+    g->dx[1] = DO(s, mul, dy, DO(s, mul, DO(s, pow, a, less), factor));
+}
+
+NNL_OP(pow_slope,
+    .sig = "input:float, exponent:float -> same",
+    .doc = "exponent * input ^ (exponent - 1), and 0 where exponent is 0.",
+    .infer = nnl_infer_broadcast,
+    .run = pow_slope_run,
+    .grad = pow_slope_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4[0.3,2] exponent:3x4; input:3x4[0.3,2] exponent:0d",
+    .traits = NNL_ELEMENTWISE | NNL_HIDDEN);
+
+static void square_grad(nnl_grad *g) { g->dx[0] = DO(g->s, mul, g->dy[0], nnl_scaled(g->s, g->in[0], 2)); }
+
+NNL_OP(square, NNL_UNARY("number", "", square),
+    .doc = "input ^ 2.",
+    .example = "nn.tensor({-1, 2}):square()",
+    .grad = square_grad,
+    .saves = NNL_SAVE_INPUT(0));
+
+/* d (1 / x) = -dy / x^2 = -dy y^2 */
+static void reciprocal_grad(nnl_grad *g)
+{
+    g->dx[0] = DO(g->s, mul, DO(g->s, neg, g->dy[0]), DO(g->s, square, g->out[0]));
+}
+
+NNL_OP(reciprocal, NNL_UNARY("real", "", reciprocal),
+    .doc = "1 / input.",
+    .example = "nn.tensor({2, 4}):reciprocal()",
+    .grad = reciprocal_grad,
+    .saves = NNL_SAVE_OUTPUT(0),
+    .sample = "input:3x4[0.5,2]; input:3x4[-2,-0.5]");
+
+/* ---------------------------------------------------------------- size and sign */
+
+static void abs_grad(nnl_grad *g) { g->dx[0] = DO(g->s, mul, g->dy[0], DO(g->s, sign, g->in[0])); }
+
+NNL_OP(abs, NNL_UNARY("number", "", abs),
+    .doc = "|input|.  The gradient at 0 is 0.",
+    .example = "nn.tensor({-1, 2}):abs()",
+    .grad = abs_grad,
+    .saves = NNL_SAVE_INPUT(0),
+    .sample = "input:3x4!0");
+
+NNL_OP(sign, NNL_UNARY("number", "", sign),
+    .doc = "-1, 0 or 1.  The gradient is 0.",
+    .example = "nn.tensor({-3, 0, 2}):sign()",
+    .grad = nnl_flat_grad,
+    .sample = "input:3x4!0");
+
+/* d atan(a / b) = (b da - a db) / (a^2 + b^2) */
+static void atan2_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    nnl_tensor *a = g->in[0], *b = g->in[1];
+    nnl_tensor *scaled = DO(s, div, g->dy[0], DO(s, add, DO(s, square, a), DO(s, square, b)));
+    if (g->needs[0]) g->dx[0] = DO(s, mul, scaled, b);
+    if (g->needs[1]) g->dx[1] = DO(s, neg, DO(s, mul, scaled, a));
+}
+
+NNL_OP(atan2, NNL_BINARY("real", atan2),
+    .doc = "The angle in (-pi, pi] of the point with ordinate input and abscissa other, elementwise with broadcasting.",
+    .example = "nn.tensor({1, -1}):atan2(nn.tensor({-1, 1}))",
+    .grad = atan2_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4[0.5,2] other:3x4!0; input:3x4[-2,-0.5] other:4!0");
+
+/* ---------------------------------------------------------------- the larger, the smaller, and between */
+
+/* Nothing flows to a and b: piecewise linear. */
+static void maximum_backward_grad(nnl_grad *g)
+{
+    g->dx[0] = DO(g->s, maximum_backward, g->dy[0], g->in[1], g->in[2]);
+}
+
+NNL_OP(maximum_backward,
+    .sig = "dy:float, a:float, b:float -> same",
+    .doc = "dy where a > b (or one is NaN), dy / 2 where a = b, else 0.",
+    .infer = nnl_infer_broadcast,
+    .run = nnl_run_map,
+    .kernel = NNL_MAP_maximum_grad,
+    .grad = maximum_backward_grad,
+    .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
+    .traits = NNL_ELEMENTWISE | NNL_HIDDEN);
+
+static void maximum_grad(nnl_grad *g)
+{
+    nnl_tensor *dy = g->dy[0], *a = g->in[0], *b = g->in[1];
+    if (g->needs[0]) g->dx[0] = DO(g->s, maximum_backward, dy, a, b);
+    if (g->needs[1]) g->dx[1] = DO(g->s, maximum_backward, dy, b, a);
+}
+
+static void minimum_grad(nnl_grad *g)
+{
+    nnl_tensor *dy = g->dy[0], *a = g->in[0], *b = g->in[1];
+    if (g->needs[0]) g->dx[0] = DO(g->s, maximum_backward, dy, b, a);
+    if (g->needs[1]) g->dx[1] = DO(g->s, maximum_backward, dy, a, b);
+}
+
+NNL_OP(maximum, NNL_BINARY("any", maximum),
+    .doc = "The larger of input and other, elementwise with broadcasting; NaN if either is.  Equal ones share the gradient.",
+    .example = "nn.tensor({1, 4}):maximum(nn.tensor({3, 2}))",
+    .grad = maximum_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4 other:3x4; input:3x4!0.5 other=0.5");
+
+NNL_OP(minimum, NNL_BINARY("any", minimum),
+    .doc = "The smaller of input and other, elementwise with broadcasting; NaN if either is.  Equal ones share the gradient.",
+    .example = "nn.tensor({1, 4}):minimum(nn.tensor({3, 2}))",
+    .grad = minimum_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4 other:3x4; input:3x4!0.5 other=0.5");
+
+static nnl_status clamp_infer(nnl_call *c)
+{
+    if (!c->in[1] && !c->in[2]) return nnl_call_fail(c, NNL_EINVAL, "min or max must be given");
+    NNL_TRY(nnl_infer_compare(c));
+    c->spec[0].dtype = (nnl_dtype)c->in[0]->dtype;
+    return NNL_OK;
+}
+
+static nnl_status clamp_run(nnl_call *c)
+{
+    bool both = c->in[1] && c->in[2];
+    int map = both ? NNL_MAP_clamp_tensor : c->in[1] ? NNL_MAP_maximum : NNL_MAP_minimum;
+    nnl_tensor *in[] = {c->in[0], c->in[1] ? c->in[1] : c->in[2], c->in[2]};
+    return nnl_map_run(c->rt, map, both ? 3 : 2, in, c->out[0], NULL);
+}
+
+/* To input where it lies between or on the bounds; to a bound where it cuts, max before min. */
+static void clamp_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    nnl_tensor *x = g->in[0], *min = g->in[1], *max = g->in[2], *dy = g->dy[0];
+    if (g->needs[0]) {
+        nnl_tensor *above = min ? DO(s, ge, x, min) : NULL, *below = max ? DO(s, le, x, max) : NULL;
+        g->dx[0] = DO(s, masked, min && max ? DO(s, logical_and, above, below) : min ? above : below, dy);
+    }
+    if (g->needs[1]) {
+        nnl_tensor *cuts = DO(s, lt, x, min);
+        g->dx[1] = DO(s, masked, max ? DO(s, logical_and, cuts, DO(s, lt, min, max)) : cuts, dy);
+    }
+    if (g->needs[2]) {
+        nnl_tensor *cuts = DO(s, gt, x, max);
+        g->dx[2] = DO(s, masked, min ? DO(s, logical_or, cuts, DO(s, gt, min, max)) : cuts, dy);
+    }
+}
+
+NNL_OP(clamp,
+    .sig = "input:number, min:number|scalar?, max:number|scalar? -> same",
+    .doc = "min(max(input, min), max), elementwise with broadcasting; the bounds are numbers or tensors, and one of them may be absent.  "
+           "The gradient passes at the bounds.",
+    .example = "nn.tensor({-2, 0.5, 2}):clamp(-1, 1)",
+    .infer = clamp_infer,
+    .run = clamp_run,
+    .grad = clamp_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
+    .sample = "input:3x4!-1!1 min=-1 max=1; input:3x4!0.5 max=0.5; input:3x4 min:3x4[-2,-0.5] max:4[0.5,2]; input:3x4 min:3x4",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+
+static void clamp_min_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    if (g->needs[0]) g->dx[0] = DO(s, masked, DO(s, ge, g->in[0], g->in[1]), g->dy[0]);
+    if (g->needs[1]) g->dx[1] = DO(s, masked, DO(s, lt, g->in[0], g->in[1]), g->dy[0]);
+}
+
+NNL_OP(clamp_min,
+    .sig = "input:number, min:number|scalar -> same",
+    .doc = "max(input, min), elementwise with broadcasting.  The gradient passes at the bound.",
+    .example = "nn.tensor({-2, 2}):clamp_min(-1)",
+    .infer = nnl_infer_broadcast,
+    .run = nnl_run_map,
+    .kernel = NNL_MAP_maximum,
+    .grad = clamp_min_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4!-1 min=-1; input:3x4 min:4",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+
+static void clamp_max_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    if (g->needs[0]) g->dx[0] = DO(s, masked, DO(s, le, g->in[0], g->in[1]), g->dy[0]);
+    if (g->needs[1]) g->dx[1] = DO(s, masked, DO(s, gt, g->in[0], g->in[1]), g->dy[0]);
+}
+
+NNL_OP(clamp_max,
+    .sig = "input:number, max:number|scalar -> same",
+    .doc = "min(input, max), elementwise with broadcasting.  The gradient passes at the bound.",
+    .example = "nn.tensor({-2, 2}):clamp_max(1)",
+    .infer = nnl_infer_broadcast,
+    .run = nnl_run_map,
+    .kernel = NNL_MAP_minimum,
+    .grad = clamp_max_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
+    .sample = "input:3x4!1 max=1; input:3x4 max:4",
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);

@@ -1,5 +1,5 @@
-/* Matrix products: cuts C into tiles by shape, shares them out to threads, cuts the depth into blocks, packs
- * what does not lie well, and calls the kernels of kernels/gemm.c. */
+/* Matrix products: cuts C into tiles by shape, shares them out to threads, cuts the depth into
+ * blocks, packs what does not lie well, and calls the kernels of kernels/gemm.c. */
 #include "gemm.h"
 #include "../kernels/kernels.h"
 
@@ -9,19 +9,24 @@
 #include <cblas.h>
 #endif
 
-/* A block of B (or a copy of A) of this depth stays in L2; sums of blocks are added in C, which also keeps
- * rounding errors of long products down. */
+/* A block of B of this depth stays in L2; sums of blocks are added in C, which also keeps rounding
+ * errors of long products down.  Part of what an element's bits depend on, as DOT_* are. */
 #define DEPTH 256
-/* Of a tile of C at most: with DEPTH, what fits into half of a 1 MB L2. */
-#define TILE_ROWS 192
+/* Of a tile of C at most.  A panel of A is read once and stays in L1 while B's block, DEPTH x
+ * TILE_COLUMNS, passes from L2: only the columns are limited by the cache. */
+#define TILE_ROWS 512
 #define TILE_COLUMNS 256
+/* From so many rows on B is packed even if its rows could be used in place. */
+#define PACK_ROWS 192
 /* m n k below which no worker is woken, and the least worth a task of its own. */
 #define PARALLEL_WORK 1500000
 #define TASK_WORK 250000
-#define TASKS 16
+#define TASKS_PER_THREAD 4
 /* Bytes of B that are packed on the stack: no allocation for tiny products. */
 #define STACK_BYTES 8192
 #define ALIGN 64
+/* Rows this far apart compete for the same sets of a cache. */
+#define PAGE 4096
 #define DOT_ROWS_MAX 12
 #define DOT_DEPTH 16
 
@@ -50,10 +55,11 @@ static void pack_b(const plan *p, void *out, const char *in, int64_t depth, int6
 {
     const nnl_gemm_call *c = p->call;
     if (c->dtype == NNL_F32) {
-        p->kernels->gemm_pack_f32((float *)out, (const float *)(const void *)in, c->ldb, c->trans_b, depth, columns);
+        p->kernels->gemm_pack_f32((float *)out, (const float *)(const void *)in, c->ldb, c->trans_b,
+                                  depth, columns);
     } else {
-        p->kernels->gemm_pack_f64((double *)out, (const double *)(const void *)in, c->ldb, c->trans_b, depth,
-                                  columns);
+        p->kernels->gemm_pack_f64((double *)out, (const double *)(const void *)in, c->ldb,
+                                  c->trans_b, depth, columns);
     }
 }
 
@@ -63,7 +69,8 @@ static int64_t copy_a(const plan *p, char *out, const char *in, int64_t rows, in
     const nnl_gemm_call *c = p->call;
     int64_t n = c->trans_a ? rows : depth, stored = c->trans_a ? depth : rows;
     int64_t step = round_up(n * p->size, ALIGN) / p->size;
-    if (step * p->size % 1024 == 0) step += ALIGN / p->size; /* rows in the same cache sets otherwise */
+    if (step * p->size % 1024 == 0)
+        step += ALIGN / p->size; /* else the copy's rows would collide, too */
     for (int64_t i = 0; i < stored; i++) {
         memcpy(out + i * step * p->size, in + i * c->lda * p->size, (size_t)(n * p->size));
     }
@@ -75,7 +82,10 @@ typedef struct tile {
     int64_t item, r0, r1, c0, c1;
 } tile;
 
-static const char *element(const plan *p, const void *base, int64_t place) { return (const char *)base + place * p->size; }
+static const char *element(const plan *p, const void *base, int64_t place)
+{
+    return (const char *)base + place * p->size;
+}
 
 /* The kernel's description of a tile, with the whole depth and B in place. */
 static nnl_gemm_block describe(const plan *p, const tile *t)
@@ -83,18 +93,28 @@ static nnl_gemm_block describe(const plan *p, const tile *t)
     const nnl_gemm_call *c = p->call;
     int64_t a_row = c->trans_a ? 1 : c->lda, a_depth = c->trans_a ? c->lda : 1;
     return (nnl_gemm_block){
-        .rows = t->r1 - t->r0, .columns = t->c1 - t->c0, .depth = c->k,
-        .a = element(p, c->a, t->item * c->stride_a + t->r0 * a_row), .a_row = a_row, .a_depth = a_depth,
+        .rows = t->r1 - t->r0,
+        .columns = t->c1 - t->c0,
+        .depth = c->k,
+        .a = element(p, c->a, t->item * c->stride_a + t->r0 * a_row),
+        .a_row = a_row,
+        .a_depth = a_depth,
         .b = element(p, c->b, t->item * c->stride_b + t->c0 * (c->trans_b ? c->ldb : 1)),
-        .b_step = c->ldb, .b_panel = p->width,
-        .c = (char *)c->c + (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size, .c_row = c->ldc,
-        .alpha = c->alpha, .add = c->accumulate, .relu = c->activation == NNL_ACT_RELU,
+        .b_step = c->ldb,
+        .b_panel = p->width,
+        .c = (char *)c->c + (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size,
+        .c_row = c->ldc,
+        .alpha = c->alpha,
+        .add = c->accumulate,
+        .relu = c->activation == NNL_ACT_RELU,
         .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
         .bias_step = c->bias ? p->bias_step : 0};
 }
 
-/* One depth block [p0, p1) of a tile, with B in place for whole panels and packed for the others. */
-static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t p0, int64_t p1, char *buffer)
+/* One depth block [p0, p1) of a tile, with B in place for whole panels and packed for the others.
+ */
+static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t p0, int64_t p1,
+                      char *buffer)
 {
     const nnl_gemm_call *c = p->call;
     nnl_gemm_block g = *whole_depth;
@@ -111,8 +131,10 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
     if (p->copy_a) {
         int64_t step = copy_a(p, buffer, g.a, g.rows, g.depth);
         g.a = buffer;
-        if (c->trans_a) g.a_depth = step;
-        else g.a_row = step;
+        if (c->trans_a)
+            g.a_depth = step;
+        else
+            g.a_row = step;
     }
     int64_t whole = p->pack_b ? 0 : p->pack_edge ? g.columns / p->width * p->width : g.columns;
     if (whole > 0) {
@@ -138,7 +160,8 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
     int64_t column = place % p->column_tiles, row = place / p->column_tiles % p->row_tiles;
     int64_t panels = divide_up(c->n, p->width);
     tile t = {.item = place / p->column_tiles / p->row_tiles,
-              .r0 = c->m * row / p->row_tiles, .r1 = c->m * (row + 1) / p->row_tiles,
+              .r0 = c->m * row / p->row_tiles,
+              .r1 = c->m * (row + 1) / p->row_tiles,
               .c0 = panels * column / p->column_tiles * p->width,
               .c1 = NNL_MIN(panels * (column + 1) / p->column_tiles * p->width, c->n)};
     nnl_gemm_block g = describe(p, &t);
@@ -157,7 +180,8 @@ static void run_lane(void *context, int64_t lane)
 {
     const plan *p = context;
     char *buffer = p->buffers ? p->buffers + lane * p->lane_bytes : NULL;
-    for (int64_t i = p->tiles * lane / p->lanes; i < p->tiles * (lane + 1) / p->lanes; i++) run_tile(p, i, buffer);
+    for (int64_t i = p->tiles * lane / p->lanes; i < p->tiles * (lane + 1) / p->lanes; i++)
+        run_tile(p, i, buffer);
 }
 
 /* ---------------------------------------------------------------- choices by shape */
@@ -175,36 +199,37 @@ static void choose_kernels(plan *p, nnl_runtime *rt, const nnl_gemm_call *c)
     p->row = f32 ? k->gemm_row_f32 : k->gemm_row_f64;
 }
 
-/* Few rows against long ones: packing B would cost more than adding up lanes.  Measured on Zen 4, where
- * the two meet near k = 16 m for every n and up to 12 rows. */
+/* Few rows against long ones: packing B would cost more than adding up lanes.  Measured on Zen 4,
+ * where the two meet near k = 16 m for every n and up to 12 rows. */
 static algorithm choose_algorithm(const plan *p, const nnl_gemm_call *c)
 {
     if (c->m == 1 && !c->trans_b) return ROW;
     bool adjacent = !c->trans_a && c->trans_b;
     int64_t two_vectors = 2 * p->kernels->vector_bytes / p->size;
-    if (adjacent && c->m <= DOT_ROWS_MAX && c->k >= NNL_MAX(two_vectors, DOT_DEPTH * c->m)) return DOT;
+    if (adjacent && c->m <= DOT_ROWS_MAX && c->k >= NNL_MAX(two_vectors, DOT_DEPTH * c->m))
+        return DOT;
     return BLOCK;
 }
 
-/* C is cut so that a tile's part of B, then of A, stays in L2, and so that there are tasks enough. */
-static void choose_tiles(plan *p, const nnl_gemm_call *c, double work)
+/* C is cut so that a tile's part of A and B stays in L2, and further so that every thread has work.
+ * Where B is packed, rows are cut last: each tile packs its own columns. */
+static void choose_tiles(plan *p, const nnl_gemm_call *c, int64_t tasks)
 {
     int64_t panels = divide_up(c->n, p->width);
-    p->row_tiles = divide_up(c->m, TILE_ROWS);
-    p->column_tiles = divide_up(c->n, TILE_COLUMNS);
-    if (p->algorithm != BLOCK) {
-        p->row_tiles = 1;
-        p->column_tiles = NNL_MIN(panels, divide_up(c->n, 4096));
-    }
-    if (work >= PARALLEL_WORK) {
-        double tasks = NNL_MIN(work / TASK_WORK, (double)TASKS);
-        while ((double)(p->row_tiles * p->column_tiles) * (double)c->batch < tasks) {
-            bool rows_left = p->algorithm == BLOCK && c->m / p->row_tiles >= 24;
-            bool columns_left = panels / p->column_tiles >= 2;
-            if (columns_left && (!rows_left || c->n / p->column_tiles >= c->m / p->row_tiles)) p->column_tiles *= 2;
-            else if (rows_left) p->row_tiles *= 2;
-            else break;
-        }
+    bool block = p->algorithm == BLOCK;
+    int64_t least_rows = c->trans_b ? 96 : 24;
+    p->row_tiles = block ? divide_up(c->m, TILE_ROWS) : 1;
+    p->column_tiles = block ? divide_up(c->n, TILE_COLUMNS) : 1;
+    while (p->row_tiles * p->column_tiles < divide_up(tasks, c->batch)) {
+        int64_t rows = divide_up(c->m, p->row_tiles),
+                columns = divide_up(panels, p->column_tiles) * p->width;
+        bool cut_rows = block && rows >= 2 * least_rows, cut_columns = columns > p->width;
+        if (cut_columns && (!cut_rows || columns >= rows))
+            p->column_tiles = NNL_MIN(2 * p->column_tiles, panels);
+        else if (cut_rows)
+            p->row_tiles *= 2;
+        else
+            break;
     }
     p->tile_rows = divide_up(c->m, p->row_tiles);
     p->tile_columns = divide_up(panels, p->column_tiles) * p->width;
@@ -216,9 +241,10 @@ static void choose_packing(plan *p, const nnl_gemm_call *c)
 {
     int64_t lanes = p->kernels->vector_bytes / p->size;
     p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
-    p->pack_b = c->trans_b || p->tile_rows >= 96;
+    bool a_collides = c->lda * p->size % PAGE == 0, b_collides = c->ldb * p->size % PAGE == 0;
+    p->pack_b = c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
-    p->copy_a = p->tile_columns >= 96;
+    p->copy_a = a_collides && p->tile_columns >= 4 * p->width;
     int64_t depth = divide_up(c->k, p->depth_blocks);
     if (p->copy_a) {
         int64_t n = c->trans_a ? p->tile_rows : depth, stored = c->trans_a ? depth : p->tile_rows;
@@ -274,17 +300,21 @@ static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
     p.algorithm = choose_algorithm(&p, &c);
     double work = (double)c.m * (double)c.n * (double)c.k * (double)c.batch;
     if (work <= 65536 && c.k <= DEPTH && p.algorithm == BLOCK && run_tiny(&p, &c)) return NNL_OK;
-    choose_tiles(&p, &c, work);
+    /* Tiles may follow the number of threads: no bit depends on where C is cut. */
+    bool parallel = rt->threads > 1 && work >= PARALLEL_WORK;
+    int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
+    choose_tiles(&p, &c, (int64_t)NNL_MIN((double)tasks, work / TASK_WORK + 1));
     if (p.algorithm == BLOCK) choose_packing(&p, &c);
-    p.lanes = work >= PARALLEL_WORK ? NNL_MIN(p.tiles, 4 * (int64_t)rt->threads) : 1;
-    if (rt->threads == 1) p.lanes = 1;
+    p.lanes = NNL_MIN(p.tiles, tasks);
     size_t bytes = (size_t)(p.lanes * p.lane_bytes);
     void *buffers = NULL;
     if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &buffers));
     p.buffers = buffers;
     nnl_status status = NNL_OK;
-    if (p.lanes == 1) run_lane(&p, 0);
-    else status = nnl_parallel(rt, p.lanes, run_lane, &p);
+    if (p.lanes == 1)
+        run_lane(&p, 0);
+    else
+        status = nnl_parallel(rt, p.lanes, run_lane, &p);
     if (bytes > 0) nnl_free(rt, buffers, bytes);
     return status;
 }
@@ -295,30 +325,36 @@ static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
 
 #define BLAS_TILE 1024
 
-static void blas_tile(const nnl_gemm_call *c, int64_t item, int64_t r0, int64_t r1, int64_t c0, int64_t c1)
+static void blas_tile(const nnl_gemm_call *c, int64_t item, int64_t r0, int64_t r1, int64_t c0,
+                      int64_t c1)
 {
     int64_t a_place = item * c->stride_a + r0 * (c->trans_a ? 1 : c->lda);
     int64_t b_place = item * c->stride_b + c0 * (c->trans_b ? c->ldb : 1);
     int64_t c_place = item * c->stride_c + r0 * c->ldc + c0;
-    CBLAS_TRANSPOSE ta = c->trans_a ? CblasTrans : CblasNoTrans, tb = c->trans_b ? CblasTrans : CblasNoTrans;
+    CBLAS_TRANSPOSE ta = c->trans_a ? CblasTrans : CblasNoTrans,
+                    tb = c->trans_b ? CblasTrans : CblasNoTrans;
     int m = (int)(r1 - r0), n = (int)(c1 - c0), k = (int)c->k;
     if (c->dtype == NNL_F32) {
         float *out = (float *)c->c + c_place;
         const float *bias = c->bias ? (const float *)c->bias + c0 : NULL;
-        cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, (float)c->alpha, (const float *)c->a + a_place, (int)c->lda,
-                    (const float *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0, out, (int)c->ldc);
+        cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, (float)c->alpha, (const float *)c->a + a_place,
+                    (int)c->lda, (const float *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0,
+                    out, (int)c->ldc);
         for (int64_t i = 0; i < m; i++, out += c->ldc) {
             for (int64_t j = 0; bias && j < n; j++) out[j] += bias[j];
-            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++) out[j] = out[j] < 0 ? 0 : out[j];
+            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++)
+                out[j] = out[j] < 0 ? 0 : out[j];
         }
     } else {
         double *out = (double *)c->c + c_place;
         const double *bias = c->bias ? (const double *)c->bias + c0 : NULL;
-        cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, c->alpha, (const double *)c->a + a_place, (int)c->lda,
-                    (const double *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0, out, (int)c->ldc);
+        cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, c->alpha, (const double *)c->a + a_place,
+                    (int)c->lda, (const double *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0,
+                    out, (int)c->ldc);
         for (int64_t i = 0; i < m; i++, out += c->ldc) {
             for (int64_t j = 0; bias && j < n; j++) out[j] += bias[j];
-            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++) out[j] = out[j] < 0 ? 0 : out[j];
+            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++)
+                out[j] = out[j] < 0 ? 0 : out[j];
         }
     }
 }
@@ -341,12 +377,15 @@ static void run_blas_tile(void *context, int64_t place)
 /* A few coarse tiles: OpenBLAS's bits depend on them, so they depend on the shape alone. */
 static nnl_status run_blas(nnl_runtime *rt, const nnl_gemm_call *call)
 {
-    blas_plan p = {.call = call, .row_tiles = divide_up(call->m, BLAS_TILE),
+    blas_plan p = {.call = call,
+                   .row_tiles = divide_up(call->m, BLAS_TILE),
                    .column_tiles = divide_up(call->n, BLAS_TILE)};
     double work = (double)call->m * (double)call->n * (double)call->k * (double)call->batch;
     if (work >= PARALLEL_WORK && p.row_tiles * p.column_tiles * call->batch < 4) {
-        if (call->m >= call->n) p.row_tiles = NNL_MIN(p.row_tiles * 4, call->m);
-        else p.column_tiles = NNL_MIN(p.column_tiles * 4, call->n);
+        if (call->m >= call->n)
+            p.row_tiles = NNL_MIN(p.row_tiles * 4, call->m);
+        else
+            p.column_tiles = NNL_MIN(p.column_tiles * 4, call->n);
     }
     int64_t tiles = p.row_tiles * p.column_tiles * call->batch;
     if (work >= PARALLEL_WORK) return nnl_parallel(rt, tiles, run_blas_tile, &p);
@@ -356,8 +395,8 @@ static nnl_status run_blas(nnl_runtime *rt, const nnl_gemm_call *call)
 
 static bool fits_blas(const nnl_gemm_call *c)
 {
-    return c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 && c->k <= INT32_MAX && c->lda <= INT32_MAX &&
-           c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
+    return c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 && c->k <= INT32_MAX &&
+           c->lda <= INT32_MAX && c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
 }
 
 #endif
@@ -368,12 +407,13 @@ nnl_status nnl_gemm_with(nnl_runtime *rt, nnl_gemm_backend backend, const nnl_ge
 #if NNL_BLAS
     if (backend == NNL_GEMM_BLAS && fits_blas(call)) return run_blas(rt, call);
 #else
-    if (backend == NNL_GEMM_BLAS) return NNL_FAIL(rt, NNL_EUNSUPPORTED, "gemm: built without OpenBLAS");
+    if (backend == NNL_GEMM_BLAS)
+        return NNL_FAIL(rt, NNL_EUNSUPPORTED, "gemm: built without OpenBLAS");
 #endif
     return run_own(rt, call);
 }
 
 nnl_status nnl_gemm(nnl_runtime *rt, const nnl_gemm_call *call)
 {
-    return nnl_gemm_with(rt, NNL_GEMM_DEFAULT, call);
+    return nnl_gemm_with(rt, NNL_GEMM_OWN, call);
 }

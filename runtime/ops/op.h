@@ -38,7 +38,7 @@ struct nnl_op {
     nnl_status (*infer)(nnl_call *call);
     nnl_status (*run)(nnl_call *call);
     void (*grad)(nnl_grad *g);
-    void (*define)(nnl_define *d); /* the composition of primitive ops that means the same */
+    void (*define)(nnl_define *d); /* the composition of primitive ops that means the same; without run, it is what runs */
     const char *no_grad;           /* why there is no gradient */
     uint32_t saves, traits;
     int32_t kernel;                /* nnl_map of an elementwise op */

@@ -1,10 +1,11 @@
-/* GFLOP/s of matrix products by shape: this project's kernels with one thread and with all, OpenBLAS with
- * one where it is built in, and the part of the processor's measured FMA rate that one thread reaches.
+/* GFLOP/s of matrix products by shape: this project's kernels with one thread and with all,
+ * OpenBLAS with one where it is built in, and the part of the processor's measured FMA rate that
+ * one thread reaches.
  *
  *     bench_gemm [base|avx2|avx512|neon] [f32|f64] [m n k [tt]]
  *
- * tt is nn, nt, tn or tt: which operands are stored transposed.  Figures are the best of several runs with
- * warm caches. */
+ * tt is nn, nt, tn or tt: which operands are stored transposed.  Figures are the best of several
+ * runs with warm caches. */
 #include "../../runtime/ops/gemm.h"
 
 #include <stdio.h>
@@ -32,14 +33,15 @@ static double now(void)
 #else
 #define PEAK_UNROLL _Pragma("GCC unroll 12")
 #endif
-#define PEAK_BODY(vector, zero, fma)                                      \
-    vector sum[12], one = zero;                                           \
-    PEAK_UNROLL for (int i = 0; i < 12; i++) sum[i] = zero;               \
-    for (int step = 0; step < PEAK_STEPS; step++) {                       \
-        PEAK_UNROLL for (int i = 0; i < 12; i++) {                        \
-            sum[i] = fma(one, one, sum[i]);                               \
-            __asm__ volatile("" : PEAK_REGISTER(sum[i]));                 \
-        }                                                                 \
+#define PEAK_BODY(vector, zero, fma)                        \
+    vector sum[12], one = zero;                             \
+    PEAK_UNROLL for (int i = 0; i < 12; i++) sum[i] = zero; \
+    for (int step = 0; step < PEAK_STEPS; step++) {         \
+        PEAK_UNROLL for (int i = 0; i < 12; i++)            \
+        {                                                   \
+            sum[i] = fma(one, one, sum[i]);                 \
+            __asm__ volatile("" : PEAK_REGISTER(sum[i]));   \
+        }                                                   \
     }
 
 #if defined(__x86_64__)
@@ -59,7 +61,10 @@ static void peak_base(void) { PEAK_BODY(__m128, _mm_setzero_ps(), multiply_add) 
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #define PEAK_REGISTER(x) "+w"(x)
-static float32x4_t multiply_add(float32x4_t a, float32x4_t b, float32x4_t c) { return vfmaq_f32(c, a, b); }
+static float32x4_t multiply_add(float32x4_t a, float32x4_t b, float32x4_t c)
+{
+    return vfmaq_f32(c, a, b);
+}
 static void peak_base(void) { PEAK_BODY(float32x4_t, vdupq_n_f32(0), multiply_add) }
 #else
 #define PEAK_REGISTER(x) "+r"(x)
@@ -94,21 +99,46 @@ typedef struct shape {
     const char *stored;
 } shape;
 
-static const shape shapes[] = {
-    {"square", 128, 128, 128, 1, "nn"}, {"", 256, 256, 256, 1, "nn"}, {"", 512, 512, 512, 1, "nn"},
-    {"", 512, 512, 512, 1, "nt"}, {"", 512, 512, 512, 1, "tn"}, {"", 512, 512, 512, 1, "tt"},
-    {"", 1024, 1024, 1024, 1, "nn"}, {"", 2048, 2048, 2048, 1, "nt"},
-    {"mlp forward", 64, 128, 784, 1, "nt"}, {"", 64, 256, 784, 1, "nt"}, {"", 64, 128, 256, 1, "nt"},
-    {"", 64, 10, 128, 1, "nt"}, {"", 256, 512, 784, 1, "nt"}, {"", 64, 128, 784, 1, "nn"},
-    {"mlp dw", 256, 784, 64, 1, "tn"}, {"", 128, 256, 64, 1, "tn"}, {"", 10, 128, 64, 1, "tn"},
-    {"mlp dx", 64, 256, 128, 1, "nn"}, {"", 64, 128, 10, 1, "nn"},
-    {"one row", 1, 256, 784, 1, "nt"}, {"", 1, 256, 784, 1, "nn"}, {"", 1, 4096, 4096, 1, "nt"},
-    {"", 1, 4096, 4096, 1, "nn"}, {"few rows", 4, 1024, 1024, 1, "nt"}, {"", 8, 1024, 1024, 1, "nt"},
-    {"", 8, 1024, 1024, 1, "nn"}, {"tiny", 2, 1, 3, 1, "nn"}, {"", 3, 2, 2, 1, "nt"}, {"", 100, 3, 2, 1, "nt"},
-    {"", 100, 3, 2, 1, "nn"}, {"", 16, 16, 16, 1, "nn"}, {"", 32, 32, 32, 1, "nt"},
-    {"tall", 20000, 10, 64, 1, "nt"}, {"", 20000, 32, 27, 1, "nt"}, {"", 64, 64, 20000, 1, "tn"},
-    {"attention", 64, 64, 32, 48, "nt"}, {"", 64, 32, 64, 48, "nn"}, {"", 256, 256, 64, 8, "nt"},
-    {"convolution", 784, 32, 288, 8, "nt"}, {"", 12544, 64, 576, 1, "nn"}};
+static const shape shapes[] = {{"square", 128, 128, 128, 1, "nn"},
+                               {"", 256, 256, 256, 1, "nn"},
+                               {"", 512, 512, 512, 1, "nn"},
+                               {"", 512, 512, 512, 1, "nt"},
+                               {"", 512, 512, 512, 1, "tn"},
+                               {"", 512, 512, 512, 1, "tt"},
+                               {"", 1024, 1024, 1024, 1, "nn"},
+                               {"", 2048, 2048, 2048, 1, "nt"},
+                               {"mlp forward", 64, 128, 784, 1, "nt"},
+                               {"", 64, 256, 784, 1, "nt"},
+                               {"", 64, 128, 256, 1, "nt"},
+                               {"", 64, 10, 128, 1, "nt"},
+                               {"", 256, 512, 784, 1, "nt"},
+                               {"", 64, 128, 784, 1, "nn"},
+                               {"mlp dw", 256, 784, 64, 1, "tn"},
+                               {"", 128, 256, 64, 1, "tn"},
+                               {"", 10, 128, 64, 1, "tn"},
+                               {"mlp dx", 64, 256, 128, 1, "nn"},
+                               {"", 64, 128, 10, 1, "nn"},
+                               {"one row", 1, 256, 784, 1, "nt"},
+                               {"", 1, 256, 784, 1, "nn"},
+                               {"", 1, 4096, 4096, 1, "nt"},
+                               {"", 1, 4096, 4096, 1, "nn"},
+                               {"few rows", 4, 1024, 1024, 1, "nt"},
+                               {"", 8, 1024, 1024, 1, "nt"},
+                               {"", 8, 1024, 1024, 1, "nn"},
+                               {"tiny", 2, 1, 3, 1, "nn"},
+                               {"", 3, 2, 2, 1, "nt"},
+                               {"", 100, 3, 2, 1, "nt"},
+                               {"", 100, 3, 2, 1, "nn"},
+                               {"", 16, 16, 16, 1, "nn"},
+                               {"", 32, 32, 32, 1, "nt"},
+                               {"tall", 20000, 10, 64, 1, "nt"},
+                               {"", 20000, 32, 27, 1, "nt"},
+                               {"", 64, 64, 20000, 1, "tn"},
+                               {"attention", 64, 64, 32, 48, "nt"},
+                               {"", 64, 32, 64, 48, "nn"},
+                               {"", 256, 256, 64, 8, "nt"},
+                               {"convolution", 784, 32, 288, 8, "nt"},
+                               {"", 12544, 64, 576, 1, "nn"}};
 
 static double rate(nnl_runtime *rt, nnl_gemm_backend backend, const nnl_gemm_call *c)
 {
@@ -128,17 +158,27 @@ static void fill(void *p, nnl_dtype dtype, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         double value = (double)(i * 7919 % 2001 - 1000) / 1000;
-        if (dtype == NNL_F32) ((float *)p)[i] = (float)value;
-        else ((double *)p)[i] = value;
+        if (dtype == NNL_F32)
+            ((float *)p)[i] = (float)value;
+        else
+            ((double *)p)[i] = value;
     }
 }
 
 static int measure(nnl_runtime *const rt[2], nnl_dtype dtype, double peak, const shape *s)
 {
     size_t size = nnl_dtype_size(dtype);
-    nnl_gemm_call c = {.dtype = dtype, .trans_a = s->stored[0] == 't', .trans_b = s->stored[1] == 't', .m = s->m,
-                       .n = s->n, .k = s->k, .alpha = 1, .batch = s->batch, .stride_a = s->m * s->k,
-                       .stride_b = s->k * s->n, .stride_c = s->m * s->n};
+    nnl_gemm_call c = {.dtype = dtype,
+                       .trans_a = s->stored[0] == 't',
+                       .trans_b = s->stored[1] == 't',
+                       .m = s->m,
+                       .n = s->n,
+                       .k = s->k,
+                       .alpha = 1,
+                       .batch = s->batch,
+                       .stride_a = s->m * s->k,
+                       .stride_b = s->k * s->n,
+                       .stride_c = s->m * s->n};
     c.lda = c.trans_a ? c.m : c.k;
     c.ldb = c.trans_b ? c.k : c.n;
     c.ldc = c.n;
@@ -155,8 +195,9 @@ static int measure(nnl_runtime *const rt[2], nnl_dtype dtype, double peak, const
         double one = rate(rt[0], NNL_GEMM_OWN, &c), all = rate(rt[1], NNL_GEMM_OWN, &c);
         double blas = rate(rt[0], NNL_GEMM_BLAS, &c);
         double us = 2e-3 * (double)c.m * (double)c.n * (double)c.k * (double)c.batch / one;
-        printf("%-12s %2d x %5d x %5d x %5d %s %10.2f us %8.1f %5.1f %% %8.1f %8.1f %6.2f\n", s->what, (int)c.batch,
-               (int)c.m, (int)c.n, (int)c.k, s->stored, us, one, 100 * one / peak, all, blas, blas > 0 ? one / blas : 0);
+        printf("%-12s %2d x %5d x %5d x %5d %s %10.2f us %8.1f %5.1f %% %8.1f %8.1f %6.2f\n",
+               s->what, (int)c.batch, (int)c.m, (int)c.n, (int)c.k, s->stored, us, one,
+               100 * one / peak, all, blas, blas > 0 ? one / blas : 0);
         status = 0;
     }
     free(a);
@@ -171,7 +212,8 @@ int main(int argc, char **argv)
     nnl_dtype dtype = NNL_F32;
     int place = 1;
     if (place < argc && nnl_isa_parse(argv[place], &isa) == NNL_OK) place++;
-    if (place < argc && argv[place][0] == 'f') dtype = strcmp(argv[place++], "f64") == 0 ? NNL_F64 : NNL_F32;
+    if (place < argc && argv[place][0] == 'f')
+        dtype = strcmp(argv[place++], "f64") == 0 ? NNL_F64 : NNL_F32;
     nnl_runtime *rt[2];
     for (int i = 0; i < 2; i++) {
         nnl_runtime_config config = nnl_runtime_defaults();
@@ -183,16 +225,22 @@ int main(int argc, char **argv)
         }
     }
     double peak = measure_peak(nnl_runtime_isa(rt[0])) / (dtype == NNL_F64 ? 2 : 1);
-    printf("%s %s, peak %.1f GFLOP/s a core\n%-12s %2s   %5s   %5s   %5s    %10s    %8s   of peak %d thr. OpenBLAS  ratio\n",
-           nnl_isa_name(nnl_runtime_isa(rt[0])), nnl_dtype_name(dtype), peak, "", "", "m", "n", "k", "time", "GFLOP/s",
-           nnl_runtime_threads(rt[1]));
+    printf("%s %s, peak %.1f GFLOP/s a core\n%-12s %2s   %5s   %5s   %5s    %10s    %8s   of peak "
+           "%d thr. OpenBLAS  ratio\n",
+           nnl_isa_name(nnl_runtime_isa(rt[0])), nnl_dtype_name(dtype), peak, "", "", "m", "n", "k",
+           "time", "GFLOP/s", nnl_runtime_threads(rt[1]));
     int status = 0;
     if (argc - place >= 3) {
-        shape s = {"", atoll(argv[place]), atoll(argv[place + 1]), atoll(argv[place + 2]), 1,
+        shape s = {"",
+                   atoll(argv[place]),
+                   atoll(argv[place + 1]),
+                   atoll(argv[place + 2]),
+                   1,
                    argc - place > 3 ? argv[place + 3] : "nn"};
         status = measure(rt, dtype, peak, &s);
     } else {
-        for (int i = 0; i < NNL_COUNT(shapes) && status == 0; i++) status = measure(rt, dtype, peak, &shapes[i]);
+        for (int i = 0; i < NNL_COUNT(shapes) && status == 0; i++)
+            status = measure(rt, dtype, peak, &shapes[i]);
     }
     for (int i = 0; i < 2; i++) nnl_runtime_free(rt[i]);
     return status;

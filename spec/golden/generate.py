@@ -260,7 +260,7 @@ class Family:
                 l.item_["grad"] = self.put(g)
                 if g.numel():
                     l.item_["scale"] = short(largest(g) + moved_grad.get(id(l), 0.0))
-        entry = {kind: op, "args": Lua(self.list_of(written)), "outputs": results}
+        entry = {kind: str(op), "args": Lua(self.list_of(written)), "outputs": results}
         if opts is not None:
             entry["options"] = opts
         if typed:
@@ -513,7 +513,7 @@ def binary():
     fam = Family("binary")
 
     def pairs(
-        op, fn, lo=-2.0, hi=2.0, avoid=(), lo2=None, hi2=None, avoid2=None, numbers=(1.5, 2), left=True, grad=True
+        op, fn, lo=-2.0, hi=2.0, avoid=(), lo2=None, hi2=None, avoid2=None, numbers=(1.5, 2), left=False, grad=True
     ):
         lo2, hi2 = lo if lo2 is None else lo2, hi if hi2 is None else hi2
         avoid2 = avoid if avoid2 is None else avoid2
@@ -586,11 +586,11 @@ def binary():
             typed=True,
         )
     for op, fn in [("floor_divide", torch.floor_divide), ("remainder", torch.remainder), ("fmod", torch.fmod)]:
-        pairs(op, fn, lo=-9.0, hi=9.0, lo2=0.6, hi2=2.0, left=op == "remainder", grad=op != "floor_divide")
-        pairs(op, fn, lo=-9.0, hi=9.0, lo2=-2.0, hi2=-0.6, numbers=(-1.5,), left=False, grad=op != "floor_divide")
+        pairs(op, fn, lo=-9.0, hi=9.0, lo2=0.6, hi2=2.0, grad=op != "floor_divide")
+        pairs(op, fn, lo=-9.0, hi=9.0, lo2=-2.0, hi2=-0.6, numbers=(-1.5,), grad=op != "floor_divide")
         typed(op, fn, (2, 2.5), bools=False)
         fam.case(op, [T([7, -7, 9, -9], i64), T([2, 2, -4, -4], i64)], fn, typed=True)
-    pairs("pow", torch.pow, lo=0.3, hi=3.0, lo2=-2.0, hi2=2.0, numbers=(2.5, 2, 3, -1, 0.5))
+    pairs("pow", torch.pow, lo=0.3, hi=3.0, lo2=-2.0, hi2=2.0, numbers=(2.5, 2, 3, -1, 0.5), left=True)
     for v in (2, 3, -1, 0, 1, 2.0):
         fam.case("pow", [U(2, 3, avoid=(0,)), v], lambda x: torch.pow(x, v))
     fam.case("pow", [T([2, -3, 4], i64), 3], lambda x: x**3, typed=True)
@@ -607,10 +607,10 @@ def binary():
         exact64=True,
     )
     for op, fn in [("maximum", torch.maximum), ("minimum", torch.minimum)]:
-        pairs(op, fn, numbers=(0.5,))
+        pairs(op, fn, numbers=())
         typed(op, fn, ())
         fam.case(op, [T([nan, 1.0, inf, -0.5], f32), T([0.0, nan, 1.0, -inf], f32)], fn, typed=True)
-    pairs("atan2", torch.atan2, avoid=(0,), numbers=(0.5,))
+    pairs("atan2", torch.atan2, avoid=(0,), numbers=())
     fam.case("atan2", [T([0.0, 0.0, 1.0, -1.0, inf], f32), T([1.0, -1.0, 0.0, 0.0, inf], f32)], torch.atan2, typed=True)
     for op, fn in [
         ("eq", torch.eq),
@@ -620,7 +620,7 @@ def binary():
         ("gt", torch.gt),
         ("ge", torch.ge),
     ]:
-        pairs(op, fn, numbers=(0.5, 0), left=False)
+        pairs(op, fn, numbers=(0.5, 0))
         typed(op, fn, (2, 2.5))
         fam.case(op, [T([nan, 1.0, inf, 2.0], f32), T([nan, 1.0, inf, 3.0], f32)], fn, typed=True)
     for op, fn in [
@@ -680,6 +680,54 @@ def binary():
     lo, hi = U(4, lo=-1, hi=-0.5), U(3, 1, lo=0.5, hi=1)
     fam.case("clamp", [U(3, 4), lo, hi], lambda x, a, b: torch.clamp(x, a, b))
     fam.case("clamp", [U(3, 4), None, hi], lambda x, b: torch.clamp(x, max=b))
+
+    # Lua's operators
+    x, y, p = U(3, 4), U(4, avoid=(0,)), U(3, 4, lo=0.3, hi=3)
+    for source, fn in [
+        ("x + y", lambda x, y: x + y),
+        ("x - y", lambda x, y: x - y),
+        ("x * y", lambda x, y: x * y),
+        ("x / y", lambda x, y: x / y),
+    ]:
+        fam.case(Lua(source), [x, In(y, layout="s")], fn, kind="expression")
+    for source, fn in [
+        ("x + 1", lambda x: x + 1),
+        ("1.5 - x", lambda x: 1.5 - x),
+        ("2 * x", lambda x: 2 * x),
+        ("2 / x", lambda x: 2 / x),
+        ("x / 4", lambda x: x / 4),
+        ("x ^ 2", lambda x: x**2),
+        ("x ^ -0.5", lambda x: x**-0.5),
+        ("2 ^ x", lambda x: 2**x),
+        ("-x", lambda x: -x),
+        ("x % 0.7", lambda x: x % 0.7),
+    ]:
+        fam.case(Lua(source), [p], fn, kind="expression")
+    fam.case(Lua("x // y"), [x, y], lambda x, y: x // y, kind="expression", grad=False)
+    fam.case(Lua("x % y"), [x, y], lambda x, y: x % y, kind="expression")
+    fam.case(Lua("7 // x"), [p], lambda x: 7 // x, kind="expression", grad=False)
+    fam.case(Lua("7 % x"), [p], lambda x: 7 % x, kind="expression", grad=False)
+    i, j = T([7, -7, 9, -4], i64), T([2, 2, -4, 3], i64)
+    for source, fn in [
+        ("x + y", lambda x, y: x + y),
+        ("x // y", lambda x, y: x // y),
+        ("x % y", lambda x, y: x % y),
+        ("x / y", lambda x, y: x / y),
+    ]:
+        fam.case(Lua(source), [i, j], fn, kind="expression", typed=True)
+    for source, fn in [
+        ("1 - x", lambda x: 1 - x),
+        ("x * 2.5", lambda x: x * 2.5),
+        ("x // 2", lambda x: x // 2),
+        ("x % -3", lambda x: x % -3),
+        ("x ^ 2", lambda x: x**2),
+        ("-x", lambda x: -x),
+    ]:
+        fam.case(Lua(source), [i], fn, kind="expression", typed=True)
+    m, n = B(3, 4), B(4)
+    for source, fn in [("x & y", lambda x, y: x & y), ("x | y", lambda x, y: x | y), ("x ~ y", lambda x, y: x ^ y)]:
+        fam.case(Lua(source), [m, n], fn, kind="expression", typed=True)
+    fam.case(Lua("~x"), [m], lambda x: ~x, kind="expression", typed=True)
     return fam
 
 

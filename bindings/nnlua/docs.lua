@@ -1,0 +1,34 @@
+--- What `nnlua help NAME` says of classes and functions of the library: a text for each of them, by value.
+local args = require "nnlua.args"
+
+local docs = {text = setmetatable({}, {__mode = "k"})}
+
+--- "in_features, out_features, bias = true"
+---@param signature string
+---@return string
+function docs.readable(signature)
+  local parts = {}
+  for i, param in ipairs(args.parse(signature)) do
+    parts[i] = param.name
+    if param.text then
+      parts[i] = param.name .. " = " .. (param.words and ('"%s"'):format(param.text) or param.text)
+    elseif param.optional then
+      parts[i] = ("[%s]"):format(param.name)
+    end
+  end
+  return table.concat(parts, ", ")
+end
+
+--- Notes a class or a function; `name` is what stands behind "nn.".
+---@param value any
+---@param name string
+---@param signature string
+---@param doc string
+---@param example string?
+function docs.add(value, name, signature, doc, example)
+  local text = ("nn.%s(%s)\n\n%s"):format(name, docs.readable(signature), doc)
+  if example then text = text .. "\n\nExample:  " .. example end
+  docs.text[value] = text
+end
+
+return docs

@@ -1,0 +1,675 @@
+/* Random tensors, dropout and sampling. */
+#include "random.h"
+#include "window.h"
+
+#include <math.h>
+#include <string.h>
+
+#define BLOCK 512 /* elements made at a time: even, and a whole number of Philox blocks */
+
+/* ---------------------------------------------------------------- numbers in bulk */
+
+void nnl_random_words(const nnl_stream *stream, int64_t first, int64_t n, uint32_t *out)
+{
+    uint32_t one[4];
+    for (; n > 0 && first % 4 != 0; first++, n--) {
+        stream->kernels->random_words(one, stream->seed, stream->call, (uint64_t)first / 4, 1);
+        *out++ = one[first % 4];
+    }
+    stream->kernels->random_words(out, stream->seed, stream->call, (uint64_t)first / 4, n / 4);
+    if (n % 4 == 0) return;
+    stream->kernels->random_words(one, stream->seed, stream->call, (uint64_t)(first + n) / 4, 1);
+    memcpy(out + n / 4 * 4, one, (size_t)(n % 4) * sizeof *out);
+}
+
+void nnl_random_uniform_f32(const nnl_stream *stream, int64_t first, int64_t n, double low, double range, float *out)
+{
+    uint32_t words[BLOCK];
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t count = NNL_MIN(BLOCK, n - i);
+        nnl_random_words(stream, first + i, count, words);
+        stream->kernels->random_uniform_f32(out + i, words, low, range, count);
+    }
+}
+
+void nnl_random_uniform_f64(const nnl_stream *stream, int64_t first, int64_t n, double low, double range, double *out)
+{
+    uint32_t words[2 * BLOCK];
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        int64_t count = NNL_MIN(BLOCK, n - i);
+        nnl_random_words(stream, 2 * (first + i), 2 * count, words);
+        stream->kernels->random_uniform_f64(out + i, words, low, range, count);
+    }
+}
+
+/* The high half of bits * bound: uniform but for one part in 2^64 / bound. */
+uint64_t nnl_random_below(uint64_t bits, uint64_t bound)
+{
+    if (bound == 0) return bits;
+    uint64_t a0 = bits & 0xffffffffu, a1 = bits >> 32, b0 = bound & 0xffffffffu, b1 = bound >> 32;
+    uint64_t middle = a1 * b0 + (a0 * b0 >> 32), other = a0 * b1 + (middle & 0xffffffffu);
+    return a1 * b1 + (middle >> 32) + (other >> 32);
+}
+
+/* ---------------------------------------------------------------- filling a tensor */
+
+typedef struct fill_job fill_job;
+/* Makes elements first .. first + n - 1 in f32, f64 or i64, as job->made says; first is even. */
+typedef void maker(const fill_job *job, int64_t first, int64_t n, void *out);
+
+struct fill_job {
+    nnl_stream stream;
+    maker *make;
+    nnl_dtype made;
+    nnl_tensor *out;
+    double a, b;
+    uint64_t low, bound;
+};
+
+/* Elements are counted in row-major order, whatever the tensor's layout is. */
+static void store_strided(nnl_tensor *out, int64_t first, int64_t n, const char *from)
+{
+    size_t width = nnl_dtype_size((nnl_dtype)out->dtype);
+    for (int64_t i = 0; i < n; i++) {
+        int64_t rest = first + i, offset = 0;
+        for (int d = out->ndim - 1; d >= 0; d--) {
+            offset += rest % out->shape[d] * out->strides[d];
+            rest /= out->shape[d];
+        }
+        memcpy(out->data + (size_t)offset * width, from + (size_t)i * width, width);
+    }
+}
+
+static void fill_task(void *context, int64_t chunk)
+{
+    const fill_job *job = context;
+    nnl_tensor *out = job->out;
+    nnl_dtype dtype = (nnl_dtype)out->dtype;
+    _Alignas(64) char made[BLOCK * 8], converted[BLOCK * 8];
+    int64_t first = chunk * BLOCK, n = NNL_MIN(BLOCK, out->numel - first);
+    char *to = out->data + first * (int64_t)nnl_dtype_size(dtype);
+    if (out->contiguous && dtype == job->made) {
+        job->make(job, first, n, to);
+        return;
+    }
+    job->make(job, first, n, made);
+    if (!out->contiguous) to = converted;
+    if (dtype == job->made) to = made;
+    else job->stream.kernels->convert(dtype, job->made, to, made, n);
+    if (!out->contiguous) store_strided(out, first, n, to);
+}
+
+static nnl_status fill(nnl_call *c, fill_job *job)
+{
+    job->stream = nnl_stream_of(c->rt, c->random);
+    job->out = c->out[0];
+    int64_t chunks = (job->out->numel + BLOCK - 1) / BLOCK;
+    if (job->out->numel * 4 > NNL_SERIAL_WORK) return nnl_parallel(c->rt, chunks, fill_task, job);
+    for (int64_t i = 0; i < chunks; i++) fill_task(job, i);
+    return NNL_OK;
+}
+
+/* Numbers of other types than f64 are made in f32. */
+static nnl_dtype made_in(const nnl_tensor *out) { return out->dtype == NNL_F64 ? NNL_F64 : NNL_F32; }
+
+static void make_uniform(const fill_job *job, int64_t first, int64_t n, void *out)
+{
+    if (job->made == NNL_F32) nnl_random_uniform_f32(&job->stream, first, n, job->a, job->b - job->a, out);
+    else nnl_random_uniform_f64(&job->stream, first, n, job->a, job->b - job->a, out);
+}
+
+static void make_normal(const fill_job *job, int64_t first, int64_t n, void *out)
+{
+    uint32_t words[2 * BLOCK + 4];
+    int64_t even = n + n % 2; /* pairs belong together: an odd end is made beside */
+    float last32[2];
+    double last64[2];
+    if (job->made == NNL_F32) {
+        nnl_random_words(&job->stream, first, even, words);
+        job->stream.kernels->random_normal_f32(out, words, job->a, job->b, n - n % 2);
+        if (n % 2 == 0) return;
+        job->stream.kernels->random_normal_f32(last32, words + n - 1, job->a, job->b, 2);
+        ((float *)out)[n - 1] = last32[0];
+    } else {
+        nnl_random_words(&job->stream, 2 * first, 2 * even, words);
+        job->stream.kernels->random_normal_f64(out, words, job->a, job->b, n - n % 2);
+        if (n % 2 == 0) return;
+        job->stream.kernels->random_normal_f64(last64, words + 2 * (n - 1), job->a, job->b, 2);
+        ((double *)out)[n - 1] = last64[0];
+    }
+}
+
+static void make_integer(const fill_job *job, int64_t first, int64_t n, void *out)
+{
+    uint32_t words[2 * BLOCK];
+    int64_t *to = out;
+    nnl_random_words(&job->stream, 2 * first, 2 * n, words);
+    for (int64_t i = 0; i < n; i++) {
+        uint64_t bits = words[2 * i] | (uint64_t)words[2 * i + 1] << 32;
+        to[i] = (int64_t)(job->low + nnl_random_below(bits, job->bound));
+    }
+}
+
+/* -log(1 - u) / lambda */
+static void make_exponential(const fill_job *job, int64_t first, int64_t n, void *out)
+{
+    const nnl_kernels *kernels = job->stream.kernels;
+    const int32_t step = 1;
+    int map = NNL_MAP_log1p, scale = NNL_MAP_scale_shift;
+    double param[2] = {-1 / job->a, 0};
+    if (job->made == NNL_F32) nnl_random_uniform_f32(&job->stream, first, n, 0, -1, out);
+    else nnl_random_uniform_f64(&job->stream, first, n, 0, -1, out);
+    const void *in[1] = {out};
+    kernels->map[map][job->made](out, in, &step, param, n);
+    kernels->map[scale][job->made](out, in, &step, param, n);
+}
+
+/* ---------------------------------------------------------------- tensors of random numbers */
+
+#define NOTHING NNL_NO_GRAD("it has no inputs")
+#define NOT_OF_VALUES NNL_NO_GRAD("the result does not depend on the input's elements")
+
+static nnl_status sized_infer(nnl_call *c, const nnl_value *sizes, const nnl_value *dtype)
+{
+    int count = nnl_given(sizes) ? sizes->count : 0;
+    if (count > NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%d sizes given, but at most %d are possible", count, NNL_MAX_DIMS);
+    nnl_spec_set(&c->spec[0], (nnl_dtype)dtype->as.i, count, sizes->as.ints);
+    return NNL_OK;
+}
+
+static nnl_status check_float(nnl_call *c)
+{
+    if (nnl_is_float(c->spec[0].dtype)) return NNL_OK;
+    return nnl_call_fail(c, NNL_ETYPE, "dtype must be f32 or f64, got %s", nnl_dtype_name(c->spec[0].dtype));
+}
+
+static nnl_status float_infer(nnl_call *c)
+{
+    NNL_TRY(sized_infer(c, &c->attr[0], &c->attr[1]));
+    return check_float(c);
+}
+
+static nnl_status rand_run(nnl_call *c)
+{
+    fill_job job = {.make = make_uniform, .made = made_in(c->out[0]), .a = 0, .b = 1};
+    return fill(c, &job);
+}
+
+static nnl_status randn_run(nnl_call *c)
+{
+    fill_job job = {.make = make_normal, .made = made_in(c->out[0]), .a = 0, .b = 1};
+    return fill(c, &job);
+}
+
+NNL_OP(rand,
+    .sig = "size:size..., dtype:dtype=f32 -> dtype",
+    .doc = "Uniform random numbers in [0, 1).",
+    .example = "nn.rand(2, 3)",
+    .infer = float_infer,
+    .run = rand_run,
+    .sample = "size={2, 3}; size={2, 3} dtype=\"f64\"",
+    .traits = NNL_RANDOM,
+    NOTHING);
+
+NNL_OP(randn,
+    .sig = "size:size..., dtype:dtype=f32 -> dtype",
+    .doc = "Normal random numbers of mean 0 and standard deviation 1.",
+    .example = "nn.randn(2, 3)",
+    .infer = float_infer,
+    .run = randn_run,
+    .sample = "size={2, 3}; size=5 dtype=\"f64\"",
+    .traits = NNL_RANDOM,
+    NOTHING);
+
+static nnl_status like_infer(nnl_call *c)
+{
+    nnl_spec_like(&c->spec[0], c->in[0]);
+    if (nnl_given(&c->attr[0])) c->spec[0].dtype = (nnl_dtype)c->attr[0].as.i;
+    return check_float(c);
+}
+
+NNL_OP(rand_like,
+    .sig = "input:any, dtype:dtype? -> dtype",
+    .doc = "Uniform random numbers in [0, 1) in input's shape.",
+    .example = "nn.rand_like(nn.ones(2, 3))",
+    .infer = like_infer,
+    .run = rand_run,
+    .traits = NNL_RANDOM,
+    NOT_OF_VALUES);
+
+NNL_OP(randn_like,
+    .sig = "input:any, dtype:dtype? -> dtype",
+    .doc = "Normal random numbers of mean 0 and standard deviation 1 in input's shape.",
+    .example = "nn.randn_like(nn.ones(2, 3))",
+    .infer = like_infer,
+    .run = randn_run,
+    .traits = NNL_RANDOM,
+    NOT_OF_VALUES);
+
+static nnl_status randint_infer(nnl_call *c)
+{
+    int64_t low = c->attr[0].as.i, high = c->attr[1].as.i;
+    if (low > high) return nnl_call_fail(c, NNL_EINVAL, "low (%lld) is above high (%lld)", (long long)low, (long long)high);
+    return sized_infer(c, &c->attr[2], &c->attr[3]);
+}
+
+static nnl_status randint_run(nnl_call *c)
+{
+    uint64_t low = (uint64_t)c->attr[0].as.i, high = (uint64_t)c->attr[1].as.i;
+    fill_job job = {.make = make_integer, .made = NNL_I64, .low = low, .bound = high - low + 1};
+    return fill(c, &job);
+}
+
+NNL_OP(randint,
+    .sig = "low:int, high:int, size:size*, dtype:dtype=i64 -> dtype",
+    .doc = "Uniform random integers from low to high, both included, as math.random's.",
+    .example = "nn.randint(1, 6, {2, 3})",
+    .infer = randint_infer,
+    .run = randint_run,
+    .sample = "low=1 high=6 size={2, 3}; low=-3 high=3 size=7 dtype=\"f32\"",
+    .traits = NNL_RANDOM,
+    NOTHING);
+
+static nnl_status randperm_infer(nnl_call *c)
+{
+    nnl_spec_set(&c->spec[0], (nnl_dtype)c->attr[1].as.i, 1, &c->attr[0].as.i);
+    return NNL_OK;
+}
+
+/* Fisher and Yates's shuffle: number i comes from words 2i and 2i + 1. */
+static nnl_status randperm_run(nnl_call *c)
+{
+    int64_t n = c->attr[0].as.i;
+    nnl_tensor *out = c->out[0], *wide = out;
+    nnl_stream stream = nnl_stream_of(c->rt, c->random);
+    nnl_spec spec;
+    nnl_spec_set(&spec, NNL_I64, 1, &n);
+    if (out->dtype != NNL_I64) NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &wide));
+    int64_t *p = (int64_t *)(void *)wide->data;
+    for (int64_t i = 0; i < n; i++) p[i] = i + c->index_base;
+    uint32_t words[2 * BLOCK];
+    for (int64_t i = 0; i < n; i++) {
+        if (i % BLOCK == 0) nnl_random_words(&stream, 2 * i, 2 * NNL_MIN(BLOCK, n - i), words);
+        uint64_t bits = words[i % BLOCK * 2] | (uint64_t)words[i % BLOCK * 2 + 1] << 32;
+        int64_t j = (int64_t)nnl_random_below(bits, (uint64_t)i + 1), swap = p[i];
+        p[i] = p[j];
+        p[j] = swap;
+    }
+    if (wide == out) return NNL_OK;
+    nnl_status status = nnl_copy(out, wide);
+    nnl_tensor_unref(wide);
+    return status;
+}
+
+NNL_OP(randperm,
+    .sig = "n:size, dtype:dtype=i64 -> dtype",
+    .doc = "The positions 1 .. n (from C: 0 .. n - 1) in random order.",
+    .example = "nn.randperm(10)",
+    .infer = randperm_infer,
+    .run = randperm_run,
+    .sample = "n=10; n=0",
+    .traits = NNL_RANDOM,
+    NOTHING);
+
+/* ---------------------------------------------------------------- filling in place */
+
+static nnl_status two_params(nnl_call *c, maker *make)
+{
+    fill_job job = {.make = make, .made = made_in(c->out[0]), .a = nnl_value_double(&c->attr[0]),
+                    .b = nnl_value_double(&c->attr[1])};
+    return fill(c, &job);
+}
+
+static void no_flow(nnl_grad *g) { (void)g; }
+
+static nnl_status uniform_infer(nnl_call *c)
+{
+    double low = nnl_value_double(&c->attr[0]), high = nnl_value_double(&c->attr[1]);
+    if (!(low <= high)) return nnl_call_fail(c, NNL_EINVAL, "low (%g) is above high (%g)", low, high);
+    return nnl_infer_same(c);
+}
+
+static nnl_status uniform_run(nnl_call *c) { return two_params(c, make_uniform); }
+
+NNL_OP(uniform,
+    .sig = "input:float, low:num=0, high:num=1 -> same",
+    .doc = "Uniform random numbers in [low, high) in input's shape; x:uniform_(low, high) writes them into x.",
+    .example = "nn.zeros(3):uniform_(-1, 1)",
+    .infer = uniform_infer,
+    .run = uniform_run,
+    .grad = no_flow, /* the result does not depend on the input's elements */
+    .traits = NNL_RANDOM | NNL_INPLACE_OK);
+
+static nnl_status normal_infer(nnl_call *c)
+{
+    double std = nnl_value_double(&c->attr[1]);
+    if (!(std >= 0)) return nnl_call_fail(c, NNL_EINVAL, "std is %g, but it cannot be negative", std);
+    return nnl_infer_same(c);
+}
+
+static nnl_status normal_run(nnl_call *c) { return two_params(c, make_normal); }
+
+NNL_OP(normal,
+    .sig = "input:float, mean:num=0, std:num=1 -> same",
+    .doc = "Normal random numbers in input's shape; x:normal_(mean, std) writes them into x.",
+    .example = "nn.zeros(3):normal_(0, 0.02)",
+    .infer = normal_infer,
+    .run = normal_run,
+    .grad = no_flow,
+    .traits = NNL_RANDOM | NNL_INPLACE_OK);
+
+static nnl_status exponential_infer(nnl_call *c)
+{
+    double rate = nnl_value_double(&c->attr[0]);
+    if (!(rate > 0)) return nnl_call_fail(c, NNL_EINVAL, "lambd is %g, but it must be positive", rate);
+    return nnl_infer_same(c);
+}
+
+static nnl_status exponential_run(nnl_call *c)
+{
+    fill_job job = {.make = make_exponential, .made = made_in(c->out[0]), .a = nnl_value_double(&c->attr[0])};
+    return fill(c, &job);
+}
+
+NNL_OP(exponential,
+    .sig = "input:float, lambd:num=1 -> same",
+    .doc = "Random numbers with density lambd e^(-lambd x) in input's shape; x:exponential_(lambd) writes them into x.",
+    .example = "nn.zeros(3):exponential_()",
+    .infer = exponential_infer,
+    .run = exponential_run,
+    .grad = no_flow,
+    .traits = NNL_RANDOM | NNL_INPLACE_OK);
+
+/* ---------------------------------------------------------------- bernoulli */
+
+static nnl_status bernoulli_infer(nnl_call *c)
+{
+    double p = nnl_value_double(&c->attr[0]);
+    if (nnl_given(&c->attr[0]) && !(p >= 0 && p <= 1)) return nnl_call_fail(c, NNL_EINVAL, "p is %g, but it must lie in [0, 1]", p);
+    return nnl_infer_same(c);
+}
+
+/* 1 where a uniform number lies below the probability, in out, which holds uniform numbers; -1 when all is well,
+ * else the place of the first that is no probability. */
+#define COMPARE(type)                                                               \
+    static int64_t compare_##type(type *out, const type *p, int64_t n)              \
+    {                                                                               \
+        for (int64_t i = 0; i < n; i++) {                                           \
+            if (!(p[i] >= 0 && p[i] <= 1)) return i;                                \
+        }                                                                           \
+        for (int64_t i = 0; i < n; i++) out[i] = out[i] < p[i];                     \
+        return -1;                                                                  \
+    }
+COMPARE(float)
+COMPARE(double)
+
+static nnl_status bernoulli_run(nnl_call *c)
+{
+    nnl_tensor *x = c->in[0], *numbers, *p;
+    bool given = nnl_given(&c->attr[0]);
+    nnl_spec spec;
+    nnl_spec_like(&spec, x);
+    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &numbers));
+    nnl_status status = nnl_tensor_make(c->rt, &spec, NULL, &p);
+    if (status == NNL_OK) status = given ? nnl_fill(p, c->attr[0]) : nnl_copy(p, x);
+    if (status == NNL_OK) {
+        nnl_tensor *out = c->out[0];
+        fill_job job = {.make = make_uniform, .made = (nnl_dtype)x->dtype, .a = 0, .b = 1};
+        c->out[0] = numbers;
+        status = fill(c, &job);
+        c->out[0] = out;
+    }
+    if (status == NNL_OK) {
+        int64_t bad = x->dtype == NNL_F32
+                          ? compare_float((float *)(void *)numbers->data, (const float *)(const void *)p->data, x->numel)
+                          : compare_double((double *)(void *)numbers->data, (const double *)(const void *)p->data, x->numel);
+        if (bad >= 0)
+            status = nnl_call_fail(c, NNL_EINVAL, "element %lld is %g, but probabilities lie in [0, 1]", (long long)bad + c->index_base,
+                                   nnl_element_double(p, bad));
+    }
+    if (status == NNL_OK) status = nnl_copy(c->out[0], numbers);
+    nnl_tensor_unref(numbers);
+    nnl_tensor_unref(p);
+    return status;
+}
+
+NNL_OP(bernoulli,
+    .sig = "input:real, p:num? -> same",
+    .doc = "1 with the probability that the input's element gives, else 0; with p, this probability for all.",
+    .example = "nn.bernoulli(nn.full({3}, 0.5))",
+    .infer = bernoulli_infer,
+    .run = bernoulli_run,
+    .grad = no_flow,
+    .sample = "input:3x4[0,1]; input:3x4 p=0.25",
+    .traits = NNL_RANDOM | NNL_INPLACE_OK);
+
+/* ---------------------------------------------------------------- dropout */
+
+typedef struct keep_job {
+    nnl_stream stream;
+    const nnl_tensor *in;
+    nnl_tensor *out;
+    uint32_t threshold;
+    double scale;
+} keep_job;
+
+static void keep_task(void *context, int64_t chunk)
+{
+    const keep_job *job = context;
+    int64_t first = chunk * BLOCK, n = NNL_MIN(BLOCK, job->out->numel - first);
+    uint32_t words[BLOCK];
+    nnl_random_words(&job->stream, first, n, words);
+    if (job->out->dtype == NNL_F32)
+        job->stream.kernels->random_keep_f32((float *)(void *)job->out->data + first, (const float *)(const void *)job->in->data + first,
+                                             words, job->threshold, job->scale, n);
+    else
+        job->stream.kernels->random_keep_f64((double *)(void *)job->out->data + first, (const double *)(const void *)job->in->data + first,
+                                             words, job->threshold, job->scale, n);
+}
+
+/* out = in / (1 - p) where the element's word of the stream says keep, else 0. */
+static nnl_status keep(nnl_call *c, double p, nnl_stream stream)
+{
+    nnl_tensor *packed = nnl_tensor_ref(c->in[0]), *out = c->out[0];
+    if (p >= 1) {
+        nnl_tensor_unref(packed);
+        memset(out->data, 0, (size_t)out->numel * nnl_dtype_size((nnl_dtype)out->dtype));
+        return NNL_OK;
+    }
+    nnl_status status = NNL_OK;
+    if (!packed->contiguous) {
+        nnl_spec spec;
+        nnl_spec_like(&spec, packed);
+        nnl_tensor_unref(packed);
+        NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &packed));
+        status = nnl_copy(packed, c->in[0]);
+    }
+    keep_job job = {.stream = stream, .in = packed, .out = out, .threshold = (uint32_t)(p * 0x1p32), .scale = 1 / (1 - p)};
+    int64_t chunks = (out->numel + BLOCK - 1) / BLOCK;
+    if (status == NNL_OK && out->numel * 4 > NNL_SERIAL_WORK) status = nnl_parallel(c->rt, chunks, keep_task, &job);
+    else for (int64_t i = 0; i < chunks && status == NNL_OK; i++) keep_task(&job, i);
+    nnl_tensor_unref(packed);
+    return status;
+}
+
+static nnl_status dropout_infer(nnl_call *c)
+{
+    double p = c->attr[0].as.f;
+    if (!(p >= 0 && p <= 1)) return nnl_call_fail(c, NNL_EINVAL, "p is %g, but it must lie in [0, 1]", p);
+    nnl_spec_like(&c->spec[0], c->in[0]);
+    if (!c->attr[1].as.i || p == 0) c->out[0] = nnl_tensor_ref(c->in[0]);
+    return NNL_OK;
+}
+
+static nnl_status dropout_run(nnl_call *c) { return keep(c, c->attr[0].as.f, nnl_stream_of(c->rt, c->random)); }
+
+static void dropout_grad(nnl_grad *g)
+{
+    g->dx[0] = DO_WITH(g->s, dropout_backward, (g->attr[0], V_INT((int64_t)g->random), V_INT((int64_t)g->s->rt->seed)), g->dy[0]);
+}
+
+NNL_OP(dropout,
+    .sig = "input:real, p:num=0.5, training:flag=true -> same",
+    .doc = "While training, each element is 0 with probability p, else divided by 1 - p; the input itself otherwise "
+           "(Srivastava et al., JMLR 15, 2014).",
+    .example = "nn.F.dropout(nn.ones(8), 0.25)",
+    .infer = dropout_infer,
+    .run = dropout_run,
+    .grad = dropout_grad,
+    .sample = "input:3x4; input:3x4 p=0.2; input:3x4 p=0.5 training=false",
+    .traits = NNL_RANDOM);
+
+/* The numbers are made again, which is cheaper than keeping a mask. */
+static nnl_status dropout_backward_run(nnl_call *c)
+{
+    nnl_stream stream = {c->rt->kernels, (uint64_t)c->attr[2].as.i, (uint64_t)c->attr[1].as.i};
+    return keep(c, c->attr[0].as.f, stream);
+}
+
+static void dropout_backward_grad(nnl_grad *g)
+{
+    g->dx[0] = DO_WITH(g->s, dropout_backward, (g->attr[0], g->attr[1], g->attr[2]), g->dy[0]);
+}
+
+NNL_OP(dropout_backward,
+    .sig = "dy:float, p:num, call:int, seed:int -> same",
+    .doc = "dy / (1 - p) where that call of dropout kept the element, else 0.",
+    .infer = nnl_infer_same,
+    .run = dropout_backward_run,
+    .grad = dropout_backward_grad,
+    .traits = NNL_HIDDEN);
+
+/* ---------------------------------------------------------------- multinomial */
+
+static nnl_status multinomial_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0];
+    int64_t count = c->attr[0].as.i;
+    char text[NNL_NAMED_TEXT];
+    if (x->ndim < 1 || x->ndim > 2 || x->shape[x->ndim - 1] == 0)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must be a row of weights or a matrix of rows", nnl_call_input_text(c, 0, text));
+    if (!c->attr[1].as.i && count > x->shape[x->ndim - 1])
+        return nnl_call_fail(c, NNL_EINVAL, "num_samples is %lld, but there are %lld weights; draw with replacement = true",
+                             (long long)count, (long long)x->shape[x->ndim - 1]);
+    nnl_spec_set(&c->spec[0], NNL_I64, x->ndim, x->shape);
+    c->spec[0].shape[x->ndim - 1] = count;
+    return NNL_OK;
+}
+
+static nnl_status check_weights(nnl_call *c, const double *w, int64_t row, int64_t n, int64_t count, bool replacement)
+{
+    double sum = 0;
+    int64_t positive = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!(w[i] >= 0) || !isfinite(w[i]))
+            return nnl_call_fail(c, NNL_EINVAL, "weight %lld of row %lld is %g, but weights are finite and not negative",
+                                 (long long)i + c->index_base, (long long)row + c->index_base, w[i]);
+        sum += w[i];
+        positive += w[i] > 0;
+    }
+    if (positive == 0 || !isfinite(sum))
+        return nnl_call_fail(c, NNL_EINVAL, "the weights of row %lld sum up to %g", (long long)row + c->index_base, sum);
+    if (!replacement && positive < count)
+        return nnl_call_fail(c, NNL_EINVAL, "row %lld has %lld weights above 0, fewer than num_samples (%lld)",
+                             (long long)row + c->index_base, (long long)positive, (long long)count);
+    return NNL_OK;
+}
+
+/* Drawing by the running sum of the weights, which replaces them. */
+static void draw_again(const nnl_stream *stream, int64_t row, double *w, int64_t n, int64_t *out, int64_t count)
+{
+    int64_t last = 0; /* with a weight: for numbers that rounding puts at the very end */
+    for (int64_t i = 0; i < n; i++) {
+        if (w[i] > 0) last = i;
+        if (i > 0) w[i] += w[i - 1];
+    }
+    for (int64_t k = 0; k < count; k++) {
+        double u;
+        nnl_random_uniform_f64(stream, row * count + k, 1, 0, w[n - 1], &u);
+        int64_t low = 0, high = last; /* the first whose running sum lies above u */
+        while (low < high) {
+            int64_t middle = (low + high) / 2;
+            if (w[middle] > u) high = middle;
+            else low = middle + 1;
+        }
+        out[k] = low;
+    }
+}
+
+/* Without replacement: the smallest of e_i / w_i with e_i exponential (Efraimidis and Spirakis, Information
+ * Processing Letters 97, 2006), in ascending order, which is the order of drawing one after the other. */
+static void draw_once(const nnl_stream *stream, int64_t row, double *w, double *key, int64_t n, int64_t *out, int64_t count)
+{
+    const int32_t step = 1;
+    const void *in[1] = {key};
+    nnl_random_uniform_f64(stream, row * n, n, 0, -1, key);
+    stream->kernels->map[NNL_MAP_log1p][NNL_F64](key, in, &step, NULL, n);
+    for (int64_t i = 0; i < n; i++) key[i] = w[i] > 0 ? -key[i] / w[i] : INFINITY;
+    /* A heap of the count smallest, the largest of them on top; then sorted by taking it off. */
+    int64_t held = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (held == count && (count == 0 || !(key[i] < key[out[0]]))) continue;
+        int64_t at;
+        if (held < count) {
+            for (at = held++; at > 0 && key[out[(at - 1) / 2]] < key[i]; at = (at - 1) / 2) out[at] = out[(at - 1) / 2];
+        } else {
+            for (at = 0;;) {
+                int64_t child = 2 * at + 1;
+                if (child + 1 < held && key[out[child + 1]] > key[out[child]]) child++;
+                if (child >= held || key[out[child]] <= key[i]) break;
+                out[at] = out[child];
+                at = child;
+            }
+        }
+        out[at] = i;
+    }
+    for (int64_t end = held - 1; end > 0; end--) {
+        int64_t moved = out[end], at = 0;
+        out[end] = out[0];
+        for (;;) {
+            int64_t child = 2 * at + 1;
+            if (child + 1 < end && key[out[child + 1]] > key[out[child]]) child++;
+            if (child >= end || key[out[child]] <= key[moved]) break;
+            out[at] = out[child];
+            at = child;
+        }
+        out[at] = moved;
+    }
+}
+
+static nnl_status multinomial_run(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0];
+    bool replacement = c->attr[1].as.i;
+    int64_t n = x->shape[x->ndim - 1], rows = x->numel / n, count = c->attr[0].as.i;
+    int64_t *out = (int64_t *)(void *)c->out[0]->data;
+    nnl_stream stream = nnl_stream_of(c->rt, c->random);
+    size_t bytes = (size_t)(x->numel + n) * sizeof(double);
+    void *block;
+    NNL_TRY(nnl_alloc(c->rt, bytes, &block));
+    double *weights = block, *key = weights + x->numel;
+    nnl_tensor like = {.dtype = NNL_F64, .rt = c->rt};
+    int64_t strides[NNL_MAX_DIMS];
+    nnl_strides_contiguous(x->ndim, x->shape, strides);
+    nnl_tensor wide = nnl_window(&like, block, x->ndim, x->shape, strides);
+    nnl_status status = nnl_copy(&wide, x);
+    for (int64_t r = 0; r < rows && status == NNL_OK; r++) status = check_weights(c, weights + r * n, r, n, count, replacement);
+    for (int64_t r = 0; r < rows && status == NNL_OK; r++) {
+        if (replacement) draw_again(&stream, r, weights + r * n, n, out + r * count, count);
+        else draw_once(&stream, r, weights + r * n, key, n, out + r * count, count);
+        for (int64_t k = 0; k < count; k++) out[r * count + k] += c->index_base;
+        status = nnl_poll_cancel(c->rt);
+    }
+    nnl_free(c->rt, block, bytes);
+    return status;
+}
+
+NNL_OP(multinomial,
+    .sig = "input:real, num_samples:size, replacement:flag=false -> i64",
+    .doc = "Positions drawn from each row with probabilities proportional to its weights; without replacement, each at most once.",
+    .example = "nn.multinomial(nn.tensor({1, 2, 7}), 2)",
+    .infer = multinomial_infer,
+    .run = multinomial_run,
+    .sample = "input:3x4[0.1,2] num_samples=2; input:5[0.1,2] num_samples=8 replacement=true",
+    .traits = NNL_RANDOM,
+    NNL_NO_GRAD("drawing is not differentiable"));
