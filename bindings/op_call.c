@@ -149,7 +149,11 @@ static void too_many(reading *r)
          wanted, wanted == 1 ? "" : "s", r->args);
 }
 
-static bool takes_numbers(const nnl_param *p) { return p->variadic && p->type != NNL_T_STRING; }
+/* Whether an argument can belong to a variadic parameter. */
+static bool fits_run(const reading *r, const nnl_param *p, int arg)
+{
+    return nnl_is_tensor_type(p->type) ? nnl_lua_to_box(r->L, arg) != NULL : lua_type(r->L, arg) == LUA_TNUMBER;
+}
 
 /* Arguments in the signature's order, then options by name. */
 static void assign(reading *r)
@@ -159,12 +163,11 @@ static void assign(reading *r)
     memset(r->given, 0, sizeof r->given);
     for (int p = 0; p < r->sig->params && arg <= r->args; p++, arg++) {
         const nnl_param *param = &r->sig->param[p];
-        if (takes_numbers(param) && lua_type(L, arg) != LUA_TTABLE && !lua_isnil(L, arg)) {
+        if (param->variadic && lua_type(L, arg) != LUA_TTABLE && !lua_isnil(L, arg)) {
             int first = arg;
-            while (arg <= r->args && lua_type(L, arg) == LUA_TNUMBER) arg++;
-            if (arg == first) continue; /* a value for a later parameter */
-            r->given[p] = -(first * 256 + (arg - first)); /* a run of numbers */
-            arg--;
+            while (arg <= r->args && fits_run(r, param, arg)) arg++;
+            if (arg > first) r->given[p] = -(first * 256 + (arg - first)); /* a run of arguments */
+            arg--; /* what follows is for the next parameter */
             continue;
         }
         if (!lua_isnil(L, arg)) r->given[p] = arg;
@@ -417,7 +420,9 @@ static void read_params(reading *r)
             continue;
         }
         r->start[param->place] = (int16_t)r->n_in;
-        if (param->list && given) read_tensor_list(r, param, given);
+        if (given < 0) {
+            for (int i = 0; i < -given % 256; i++) read_tensor(r, param, -given / 256 + i);
+        } else if (param->list && given) read_tensor_list(r, param, given);
         else if (given) read_tensor(r, param, given);
         else if (!param->list || !param->optional) {
             if (!param->optional) FAIL(r, "%s is missing%s", param->name, p == 0 ? "; call a method with a colon, as in x:sum()" : "");

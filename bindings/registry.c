@@ -249,6 +249,22 @@ static int lua_set_rng_state(lua_State *L)
     return 0;
 }
 
+/* set_threads(n): from now on; results do not depend on it */
+static int lua_set_threads(lua_State *L)
+{
+    nnl_runtime *rt = nnl_lua_upvalue(L)->rt;
+    int64_t count = nnl_lua_check_int(L, 1, "set_threads", "n");
+    if (count < 1 || count > 1024) return nnl_lua_error(L, "set_threads: n is %lld, 1 to 1024 are possible", (long long)count);
+    if (nnl_runtime_set_threads(rt, (int)count) != NNL_OK) return nnl_lua_raise(L, rt);
+    return 0;
+}
+
+static int lua_threads(lua_State *L)
+{
+    lua_pushinteger(L, nnl_lua_upvalue(L)->rt->threads);
+    return 1;
+}
+
 static int lua_clock(lua_State *L)
 {
     struct timespec t;
@@ -345,7 +361,7 @@ void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods)
         {"ops", lua_ops}, {"op", lua_op}, {"run_define", lua_run_define}, {"memory", lua_memory},
         {"set_memory_limit", lua_set_memory_limit}, {"fail_allocation", lua_fail_allocation}, {"profile", lua_profile},
         {"manual_seed", lua_manual_seed}, {"rng_state", lua_rng_state}, {"set_rng_state", lua_set_rng_state},
-        {"clock", lua_clock}, {"info", lua_info}, {"set_module_hooks", lua_set_module_hooks}, {"nearest", lua_nearest}, {"data_paths", lua_data_paths},
+        {"clock", lua_clock}, {"set_threads", lua_set_threads}, {"threads", lua_threads}, {"info", lua_info}, {"set_module_hooks", lua_set_module_hooks}, {"nearest", lua_nearest}, {"data_paths", lua_data_paths},
         {NULL, NULL},
     };
     (void)methods;

@@ -92,14 +92,17 @@ static int shape_tostring(lua_State *L)
 {
     luaL_Buffer b;
     lua_Integer n = (lua_Integer)lua_rawlen(L, 1);
-    if (n == 0) lua_pushliteral(L, "0-d");
+    if (n == 0) {
+        lua_pushliteral(L, "0-d");
+        return 1;
+    }
     luaL_buffinit(L, &b);
     for (lua_Integer i = 1; i <= n; i++) {
         if (i > 1) luaL_addchar(&b, 'x');
         lua_rawgeti(L, 1, i);
         luaL_addvalue(&b);
     }
-    if (n > 0) luaL_pushresult(&b);
+    luaL_pushresult(&b);
     return 1;
 }
 

@@ -100,6 +100,9 @@ NNL_API void nnl_manual_seed(nnl_runtime *rt, uint64_t seed);
 NNL_API nnl_isa nnl_runtime_isa(const nnl_runtime *rt);
 NNL_API const char *nnl_isa_name(nnl_isa isa); /* "base", "avx2", "avx512", "neon", "auto" */
 NNL_API int nnl_runtime_threads(const nnl_runtime *rt);
+/* From now on; 0: the processors this process may use.  Without effect with the host's own parallel-for.
+ * Results do not depend on it. */
+NNL_API nnl_status nnl_runtime_set_threads(nnl_runtime *rt, int threads);
 
 typedef struct nnl_memory {
     size_t size;      /* sizeof(nnl_memory), set by the caller */

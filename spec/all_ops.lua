@@ -23,7 +23,7 @@ end
 local failures = {}
 for _, record in ipairs(nn.ops()) do
   local f = samples.op(record)
-  if f then
+  if f and not samples.undefined[record.name] then
     for k, case in ipairs(samples.cases(record)) do
       for _, dtype in ipairs {"f32", "f64"} do
         local scaled = part == "large"
@@ -62,7 +62,7 @@ if part == "large" then
     for i = 1, #outs do outs[i] = outs[i]:detach() end
     keep("large." .. name, outs)
   end
-  local op = helpers.op
+  local function op(name) return assert(helpers.op(name), "there is no op " .. name) end
   try("matmul", op "matmul", draw {257, 131}, draw {131, 203})
   try("matmul.batch", op "matmul", draw {6, 65, 70}, draw {70, 33})
   try("matmul.skinny", op "matmul", draw {3, 2003}, draw {2003, 5})

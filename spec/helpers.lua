@@ -72,14 +72,27 @@ function helpers.layout(x, kind)
     for i = 1, dims do back[i] = dims + 1 - i end
     out = x:permute(back):clone():contiguous():permute(back)
   elseif kind == "s" then
-    local sizes, subscript = {}, {}
-    for i = 1, dims do
-      sizes[i] = 2 * x:size(i) + 1
-      subscript[i] = x:size(i) == 0 and {2, 1} or {2, 2 * x:size(i), 2}
+    -- between any two neighbours of every dimension stands another element
+    local values, elements, shape, filler = helpers.flat(x), {}, {}, x.dtype == "bool" and true or 77
+    local function lay(d, first, count) -- elements first .. first + count - 1 of x, from dimension d on
+      if d > dims then
+        elements[#elements + 1] = values[first]
+        return
+      end
+      for i = 0, x:size(d) - 1 do
+        local before = #elements
+        lay(d + 1, first + i * (count // x:size(d)), count // x:size(d))
+        for _ = 1, #elements - before do elements[#elements + 1] = filler end
+      end
     end
-    local room = nn.zeros(sizes, {dtype = x.dtype})
-    room[subscript] = x
-    out = room[subscript]
+    lay(1, 1, x:numel())
+    for d = 1, dims do
+      shape[2 * d - 1] = x:size(d)
+      shape[2 * d] = 2
+    end
+    if dims > 4 then return helpers.layout(x, "t") end -- 8 dimensions at most
+    out = helpers.tensor(elements, shape, x.dtype)
+    for d = dims, 1, -1 do out = out:select(2 * d, 1) end
   else
     error("layout " .. tostring(kind))
   end

@@ -105,7 +105,7 @@ for _, record in ipairs(records) do
 
       it("is a function and says what it does", function()
         assert(f, "there is no function")
-        assert(type(record.doc) == "string" and #record.doc > 10, "no doc")
+        assert(type(record.doc) == "string" and record.doc:find "%S", "no doc")
         assert(record.has_grad or record.has_define or record.no_grad or record.traits.in_place or record.traits.view,
           "neither a gradient nor a reason why there is none")
       end)
@@ -129,7 +129,7 @@ for _, record in ipairs(records) do
 
       for number, case in ipairs(cases) do
         local with = " (" .. case.text .. ")"
-        local deterministic = not record.traits.random
+        local deterministic = not record.traits.random and not samples.undefined[name]
         local pure = not record.traits.in_place
 
         it("gives the same in f32 as in f64" .. with, function()
@@ -212,10 +212,15 @@ for _, record in ipairs(records) do
           it("does not see how its inputs lie in memory" .. with, function()
             local wanted = samples.everything(record, f, case, "f32")
             for _, kind in ipairs {"t", "s"} do
-              local got = samples.everything(record, f, case, "f32",
-                {map = function(x) return helpers.layout(x, kind) end})
-              assert(#got == #wanted, "as many results")
-              for i, x in ipairs(wanted) do helpers.assert_same("layout " .. kind .. ", result " .. i, got[i], x) end
+              local options = {map = function(x) return helpers.layout(x, kind) end}
+              local got
+              local message = helpers.error_of(function() got = samples.everything(record, f, case, "f32", options) end)
+              if message then -- some layouts cannot be viewed as some shapes
+                assert(record.traits.view and begins(message, name), message)
+              elseif not samples.undefined[name] then
+                assert(#got == #wanted, "as many results")
+                for i, x in ipairs(wanted) do helpers.assert_same("layout " .. kind .. ", result " .. i, got[i], x) end
+              end
             end
           end)
 
@@ -230,7 +235,8 @@ for _, record in ipairs(records) do
         if record.traits.inplace then
           it("has a twin in place that gives the same" .. with, function()
             local arguments = samples.arguments(record, case, {dtype = "f32"})
-            local twin = arguments.tensors[1].x[name .. "_"]
+            if not nn.is_tensor(arguments[1]) then return end
+            local twin = arguments[1][name .. "_"]
             local wanted = samples.call(record, f, arguments)[1]
             if wanted.dtype ~= arguments[1].dtype or
               helpers.shape_text(wanted.shape) ~= helpers.shape_text(arguments[1].shape) then
@@ -412,7 +418,7 @@ for _, record in ipairs(records) do
         for i, param in ipairs(record.params) do
           if not param.optional then required = i end
         end
-        if given.n <= required or record.traits.in_place then return end
+        if given.n <= required or record.traits.in_place or samples.undefined[name] then return end
         local by_name, options = {n = required + 1, tensors = given.tensors}, {}
         for i = 1, required do by_name[i] = given[i] end
         for i = required + 1, given.n do options[record.params[i].name] = given[i] end
@@ -425,7 +431,7 @@ for _, record in ipairs(records) do
         local first = record.params[1]
         if not (first and first.tensor and not first.list and not first.optional) or record.traits.no_method then return end
         local arguments = samples.arguments(record, case, {dtype = "f32"})
-        if not nn.is_tensor(arguments[1]) then return end
+        if not nn.is_tensor(arguments[1]) or samples.undefined[name] then return end
         local again = samples.arguments(record, case, {dtype = "f32"})
         local wanted = samples.call(record, f, arguments)
         local got = samples.call(record, again[1][name], again)
@@ -474,7 +480,9 @@ describe("all ops", function()
 
   for _, isa in ipairs {"avx2", "avx512", "neon"} do
     it("agree between the instruction sets base and " .. isa, function()
-      local status, _, complaint = helpers.nnlua {"--isa", isa, "-e", ""}
+      local status, _, complaint = helpers.nnlua {"-e", ""}
+      assert(status == 0, complaint)
+      status, _, complaint = helpers.nnlua {"--isa", isa, "-e", ""}
       if status ~= 0 then
         pending("this machine has no " .. isa .. ": " .. complaint)
         return

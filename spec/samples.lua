@@ -259,6 +259,9 @@ function samples.op(record)
   return record.traits.in_place and helpers.op(record.name .. "_") or helpers.op(record.name)
 end
 
+--- Ops whose results have no particular values.
+samples.undefined = {empty = true, empty_like = true}
+
 --- Calls f as the op of the record: seeds ops that draw random numbers, returns the tensors among the results.
 function samples.call(record, f, arguments)
   if record.traits.random then nn.manual_seed(7) end

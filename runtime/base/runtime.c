@@ -96,3 +96,26 @@ int nnl_runtime_threads(const nnl_runtime *rt)
 {
     return rt->threads;
 }
+
+nnl_status nnl_runtime_set_threads(nnl_runtime *rt, int threads)
+{
+    if (threads < 0 || threads > 1024)
+        return NNL_FAIL(rt, NNL_EINVAL, "set_threads: threads is %d, 0 (all processors) to 1024 are possible", threads);
+    if (threads == 0) threads = nnl_processors();
+    if (threads == rt->threads || rt->parallel_for) return NNL_OK;
+    nnl_pool *old_pool = rt->pool;
+    int old_threads = rt->threads;
+    rt->pool = NULL;
+    rt->threads = threads;
+    nnl_status status = threads > 1 ? nnl_pool_new(rt) : NNL_OK;
+    if (status != NNL_OK) { /* go on with the old ones */
+        rt->pool = old_pool;
+        rt->threads = old_threads;
+        return status;
+    }
+    nnl_pool *new_pool = rt->pool;
+    rt->pool = old_pool;
+    nnl_pool_free(rt);
+    rt->pool = new_pool;
+    return NNL_OK;
+}

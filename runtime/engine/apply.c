@@ -510,6 +510,7 @@ static nnl_status pass(visit *v, const nnl_request *request)
         if (!(c->op->traits & NNL_INPLACE_OK))
             return nnl_call_fail(c, NNL_EUNSUPPORTED, "%s has no in-place form", c->op->name);
         v->target = c->n_in > 0 ? c->in[0] : NULL;
+        if (!v->target) return nnl_call_fail(c, NNL_EINVAL, "only a tensor can be changed in place");
     }
     NNL_TRY(check_inputs(v, request));
     if (c->op->traits & NNL_PROMOTE) NNL_TRY(promote(v, request));

@@ -171,11 +171,13 @@ VEC_INLINE vf vf_log1p_unit(vf t)
 VEC_INLINE vf vf_sigmoid_times(vf x, vf factor)
 {
     vf y = -vf_min(vf_set1(130.0f), vf_abs(x)), n = vf_round(y * LOG2E_F);
-    vf r = vf_fnma(n, vf_set1(LN2_LOW_F), vf_fnma(n, vf_set1(LN2_HIGH_F), y));
-    vf t = vf_expm1_reduced(r), scale = vf_pow2(vf_max(n, vf_set1(-120.0f)));
-    vf q = factor / (1.0f + vf_fma(scale, t, scale));
+    vf high = vf_fnma(n, vf_set1(LN2_HIGH_F), y), r = vf_fnma(n, vf_set1(LN2_LOW_F), high);
+    vf lost = vf_fnma(n, vf_set1(LN2_LOW_F), high - r); /* by rounding r */
+    vf t = r + vf_fma(r * r, vf_exp_polynomial(r), lost);
+    vf scale = vf_pow2(vf_max(n, vf_set1(-120.0f)));
+    vf q = factor / vf_fma(scale, t, 1.0f + scale);
     mf negative = vf_lt(x, vf_zero());
-    q = vf_fma(q, vf_select(negative, t, vf_zero()), q);
+    q = vf_select(negative, vf_fma(q, t, q), q);
     return vf_scale(q, vf_select(negative, n, vf_zero()));
 }
 VEC_INLINE vf vf_sigmoid(vf x) { return vf_sigmoid_times(x, vf_set1(1.0f)); }
@@ -200,25 +202,31 @@ VEC_INLINE vf vf_tanh(vf x)
 
 /* ---------------------------------------------------------------- the error function */
 
-/* erf(sqrt z) / sqrt z - 1 for z <= 0.81, error 2^-26; beyond, log(erfc a), error 2^-27 of erf. */
-VEC_INLINE vf vf_erf(vf x)
+/* erf(sqrt z) / sqrt z - 1 for z <= 0.81, error 2^-26 */
+VEC_INLINE vf vf_erf_small(vf x)
 {
-    static const float small_c[6] = {
+    static const float c[6] = {
         0.128379151f, -0.376125276f, 0.112821944f, -0.0267807189f, 0.00501448428f, -0.000610268675f,
     };
+    return vf_fma(x, vf_polynomial(x * x, c, 6), x);
+}
+
+/* Beyond 0.9 by a polynomial for log(erfc a), error 2^-27 of erf. */
+VEC_INLINE vf vf_erf(vf x)
+{
     static const float large_c[9] = {
         0.000324776251f, -1.13025916f, -0.63177073f, -0.110142507f, 0.0264622327f,
         -0.00477595674f, 0.000600684201f, -4.65619269e-05f, 1.6647582e-06f,
     };
-    vf a = vf_abs(x), square = x * x, n;
-    vf small = vf_fma(x, vf_polynomial(square, small_c, 6), x);
+    vf a = vf_abs(x), small = vf_erf_small(x), n;
     vf p = vf_exp_parts(vf_polynomial(vf_min(vf_set1(3.93f), a), large_c, 9), vf_zero(), &n);
     vf large = vf_copysign(1.0f - p * vf_pow2(n), x);
     return vf_select(vf_lt(a, vf_set1(0.9f)), small, large);
 }
 
 /* factor times the normal distribution function.  Its tail at -a is e^(-a^2 / 2) h(u) / (a + 3),
- * u = (a - 1/2) / (a + 3) and h a polynomial, error 2^-29; the power of two last. */
+ * u = (a - 1/2) / (a + 3) and h a polynomial, error 2^-29; the power of two last.  Near 0 it is
+ * (1 + erf(x / sqrt 2)) / 2, as long as that does not cancel. */
 VEC_INLINE vf vf_normal_times(vf x, vf factor)
 {
     static const float c[11] = {
@@ -230,8 +238,10 @@ VEC_INLINE vf vf_normal_times(vf x, vf factor)
     vf tail = vf_exp_times(square * -0.5f, vf_square_error(a, square) * -0.5f, scaled, &n);
     mf negative = vf_lt(x, vf_zero());
     vf upper = 1.0f - tail * vf_pow2(vf_max(n, vf_set1(-120.0f)));
-    vf y = factor * vf_select(negative, tail, upper);
-    return vf_scale(y, vf_select(negative, n, vf_zero()));
+    vf small = vf_fma(vf_erf_small(x * 0x1.6a09e6p-1f), vf_set1(0.5f), vf_set1(0.5f));
+    mf near = mf_and(vf_gt(x, vf_set1(-0.5f)), vf_lt(x, vf_set1(1.25f)));
+    vf y = factor * vf_select(near, small, vf_select(negative, tail, upper));
+    return vf_scale(y, vf_select(near, vf_zero(), vf_select(negative, n, vf_zero())));
 }
 
 #endif

@@ -524,14 +524,17 @@ VEC_INLINE vd vd_gaussian(vd x)
     return vd_select(vd_isnan(x), x, vd_scale(p, n));
 }
 
-/* factor / (1 + e^-x); for x < 0 as factor e^x / (1 + e^x), the power of two last. */
+/* factor / (1 + e^-x); for x < 0 as factor e^x / (1 + e^x), e^x = 2^n (1 + t), the power of two
+ * last. */
 VEC_INLINE vd vd_sigmoid_times(vd x, vd factor)
 {
-    vd n, p = vd_exp_parts(-vd_min(vd_set1(760.0), vd_abs(x)), vd_zero(), &n);
-    vd e = p * vd_pow2(vd_max(n, vd_set1(-1000.0)));
+    vd y = -vd_min(vd_set1(760.0), vd_abs(x)), n = vd_round(y * LOG2E);
+    vd r = vd_fnma(n, vd_set1(LN2_LOW), vd_fnma(n, vd_set1(LN2_HIGH), y));
+    vd t = vd_expm1_reduced(r), scale = vd_pow2(vd_max(n, vd_set1(-1000.0)));
+    vd q = factor / vd_fma(scale, t, 1.0 + scale);
     md negative = vd_lt(x, vd_zero());
-    vd y = vd_select(negative, factor * p, factor) / (1.0 + e);
-    return vd_scale(y, vd_select(negative, n, vd_zero()));
+    q = vd_select(negative, vd_fma(q, t, q), q);
+    return vd_scale(q, vd_select(negative, n, vd_zero()));
 }
 VEC_INLINE vd vd_sigmoid(vd x) { return vd_sigmoid_times(x, vd_set1(1.0)); }
 

@@ -252,6 +252,8 @@ EXTREME_COLUMNS(min_columns_f32, float, SELF, <)
 EXTREME_COLUMNS(min_columns_f64, double, SELF, <)
 EXTREME_COLUMNS(max_abs_columns_f32, float, __builtin_fabsf, >)
 EXTREME_COLUMNS(max_abs_columns_f64, double, __builtin_fabs, >)
+EXTREME_COLUMNS(min_abs_columns_f32, float, __builtin_fabsf, <)
+EXTREME_COLUMNS(min_abs_columns_f64, double, __builtin_fabs, <)
 
 /* ---------------------------------------------------------------- integers */
 
@@ -314,9 +316,13 @@ INTEGER(i64, int64_t)
         default:                                                                                             \
             for (int64_t r = 0; r < rows; r++, x += step) {                                                  \
                 const element *row = (const element *)x;                                                     \
-                if (kind == NNL_REDUCE_MIN) extreme_join(false, &acc[r], extreme_row_##suffix(false, false, row, n)); \
-                else if (kind == NNL_REDUCE_MAX) extreme_join(true, &acc[r], extreme_row_##suffix(true, false, row, n)); \
-                else extreme_join(true, &acc[r], extreme_row_##suffix(true, true, row, n));                  \
+                const bool largest = kind == NNL_REDUCE_MAX || kind == NNL_REDUCE_MAX_ABS;                   \
+                double best;                                                                                 \
+                if (kind == NNL_REDUCE_MIN) best = extreme_row_##suffix(false, false, row, n);               \
+                else if (kind == NNL_REDUCE_MAX) best = extreme_row_##suffix(true, false, row, n);           \
+                else if (kind == NNL_REDUCE_MAX_ABS) best = extreme_row_##suffix(true, true, row, n);        \
+                else best = extreme_row_##suffix(false, true, row, n);                                       \
+                extreme_join(largest, &acc[r], best);                                                        \
             }                                                                                                \
         }                                                                                                    \
     }
@@ -356,7 +362,8 @@ void K(reduce_rows)(int kind, int dtype, void *acc, const void *x, int64_t step,
             SUM_KINDS(COLUMN_CASE_##suffix)                                                                  \
         case NNL_REDUCE_MIN: min_columns_##suffix(acc, x, step, rows, n); break;                             \
         case NNL_REDUCE_MAX: max_columns_##suffix(acc, x, step, rows, n); break;                             \
-        default: max_abs_columns_##suffix(acc, x, step, rows, n); break;                                     \
+        case NNL_REDUCE_MAX_ABS: max_abs_columns_##suffix(acc, x, step, rows, n); break;                     \
+        default: min_abs_columns_##suffix(acc, x, step, rows, n); break;                                     \
         }                                                                                                    \
     }
 FLOAT_COLUMNS(f32)

@@ -450,11 +450,16 @@ static picked pick_labels(nnl_scope *s, nnl_tensor *target, const nnl_value *ign
     return p;
 }
 
+/* a (N, C, d1, ...), which broadcasts to like's shape, at the labels (N, d1, ...). */
 static nnl_tensor *at_labels(nnl_scope *s, nnl_tensor *a, const nnl_tensor *like, nnl_tensor *labels)
 {
     if (s->status != NNL_OK) return NULL;
+    int64_t shape[NNL_MAX_DIMS];
+    int dim = class_dim(like->ndim);
+    for (int d = 0; d < like->ndim; d++) shape[d] = d == dim ? 1 : like->shape[d];
     if (!nnl_same_shape(a, like)) a = nnl_expanded(s, a, like->ndim, like->shape);
-    return DO_WITH(s, take_along, (class_value(like), V_FLAG(false), V_FLAG(false)), a, labels);
+    nnl_tensor *picks = DO_WITH(s, gather, (V_INT(dim)), a, nnl_reshaped(s, labels, like->ndim, shape));
+    return nnl_reshaped(s, picks, labels->ndim, labels->shape);
 }
 
 /* -w_y a_y for every label y, and in *weights what its mean is divided by, or NULL. */

@@ -263,7 +263,7 @@ static void einsum_define(nnl_define *d)
 }
 
 NNL_OP(einsum,
-    .sig = "equation:string, operands:float* -> same",
+    .sig = "equation:string, operands:float... -> same",
     .doc = "Einstein summation: every label of the equation names a dimension; labels that are not in the result are summed "
            "over.  \"...\" stands for any dimensions, a label twice in a term for the diagonal.  Operands are contracted from "
            "left to right.",

@@ -9,8 +9,8 @@ typedef enum nnl_activation { NNL_ACT_NONE, NNL_ACT_RELU } nnl_activation;
 /* For each matrix of the batch: C = act(alpha A B [+ C] + bias).  C overlaps no operand. */
 typedef struct nnl_gemm_call {
     nnl_dtype dtype; /* F32 or F64 */
-    bool trans_a,
-        trans_b; /* A is m x k (k x m stored if trans), B is k x n (n x k stored if trans) */
+    /* A is m x k (stored k x m if trans), B is k x n (stored n x k if trans) */
+    bool trans_a, trans_b;
     int64_t m, n, k;
     const void *a;
     int64_t lda; /* steps between stored rows, in elements */
@@ -22,8 +22,8 @@ typedef struct nnl_gemm_call {
     double alpha;
     const void *bias; /* n values added to each row, or NULL */
     nnl_activation activation;
-    int64_t batch, stride_a, stride_b,
-        stride_c; /* batch >= 1; elements between matrices, 0 shares a or b */
+    /* batch >= 1; elements between matrices, 0 shares a or b */
+    int64_t batch, stride_a, stride_b, stride_c;
 } nnl_gemm_call;
 
 /* Fails with NNL_ENOMEM (C is then unchanged) or NNL_ECANCELLED only.  An element of C depends on

@@ -866,3 +866,537 @@ NNL_OP(take_backward,
     .grad = take_backward_grad,
     .saves = NNL_SAVE_INPUT(1),
     .traits = NNL_HIDDEN);
+
+/* ---------------------------------------------------------------- several index tensors at once: x[{a, {}, b}] */
+
+#define FIRST_INDEX(c) ((c)->start[(c)->sig->tensors - 1])
+
+/* What the index tensors (the call's last list) make of a tensor. */
+typedef struct index_plan {
+    nnl_tensor *target;      /* the tensor that is indexed, or one like it */
+    int n_index;             /* entries of the list; NULL ones keep their dimension */
+    int of_dim[NNL_MAX_DIMS]; /* of each dimension: the entry, or -1 */
+    int ndim;                /* of the result */
+    int64_t shape[NNL_MAX_DIMS];
+    int64_t strides[NNL_MAX_DIMS]; /* of target along the result's dimensions; 0 for those of the positions */
+    int at, n_places;        /* the positions' dimensions begin at `at` in the result */
+    int64_t places;          /* how many there are */
+} index_plan;
+
+static int64_t count_true(const nnl_tensor *mask)
+{
+    int64_t count = 0;
+    if (mask->contiguous) {
+        const uint8_t *truth = (const uint8_t *)mask->data;
+        for (int64_t i = 0; i < mask->numel; i++) count += truth[i] != 0;
+        return count;
+    }
+    for (int64_t i = 0; i < mask->numel; i++) {
+        int64_t rest = i, offset = 0;
+        for (int d = mask->ndim - 1; d >= 0; d--) {
+            offset += rest % mask->shape[d] * mask->strides[d];
+            rest /= mask->shape[d];
+        }
+        count += mask->data[offset] != 0;
+    }
+    return count;
+}
+
+/* An entry takes one dimension, a mask as many as it has. */
+static nnl_status place_entry(nnl_call *c, index_plan *p, int entry, const nnl_tensor *t, int *dim)
+{
+    const nnl_tensor *x = p->target;
+    char text[NNL_SHAPE_TEXT], whole[NNL_SHAPE_TEXT];
+    bool mask = t->dtype == NNL_BOOL;
+    int takes = mask ? t->ndim : 1;
+    if (nnl_is_float((nnl_dtype)t->dtype))
+        return nnl_call_fail(c, NNL_ETYPE, "index %d is %s; positions are integers, masks bool: convert it with :to(\"i64\")", entry + 1,
+                             nnl_dtype_name((nnl_dtype)t->dtype));
+    if (mask && takes == 0) return nnl_call_fail(c, NNL_ESHAPE, "index %d is a 0-d mask; a mask needs a dimension", entry + 1);
+    bool fits = *dim + takes <= x->ndim;
+    for (int d = 0; mask && d < takes && fits; d++) fits = t->shape[d] == x->shape[*dim + d];
+    if (!fits)
+        return nnl_call_fail(c, NNL_ESHAPE, "index %d is %s%s and stands for dimension %d%s of a tensor of %s", entry + 1,
+                             mask ? "a mask of " : "positions of ", nnl_shape_text(text, t->ndim, t->shape), *dim + c->index_base,
+                             takes > 1 ? " and the following" : "", nnl_shape_text(whole, x->ndim, x->shape));
+    for (int d = 0; d < takes; d++) p->of_dim[(*dim)++] = entry;
+    return NNL_OK;
+}
+
+static nnl_status plan_index(nnl_call *c, nnl_tensor *target, index_plan *p)
+{
+    int first = FIRST_INDEX(c), dim = 0, indexed = 0, at = -1, last = -1, places_ndim = 0;
+    int64_t places[NNL_MAX_DIMS];
+    p->target = target;
+    p->n_index = c->n_in - first;
+    for (int d = 0; d < NNL_MAX_DIMS; d++) p->of_dim[d] = -1;
+    for (int e = 0; e < p->n_index; e++) {
+        const nnl_tensor *t = c->in[first + e];
+        if (!t) {
+            if (dim++ >= target->ndim) return nnl_call_fail(c, NNL_ESHAPE, "more entries than the tensor has dimensions");
+            continue;
+        }
+        NNL_TRY(place_entry(c, p, e, t, &dim));
+        int64_t count = t->dtype == NNL_BOOL ? count_true(t) : 0;
+        bool joins = t->dtype == NNL_BOOL ? nnl_broadcast(&places_ndim, places, 1, &count)
+                                          : nnl_broadcast(&places_ndim, places, t->ndim, t->shape);
+        if (!joins)
+            return nnl_call_fail(c, NNL_ESHAPE, "the index tensors do not broadcast: number %d does not fit those before it", e + 1);
+    }
+    bool adjacent = true;
+    for (int d = 0; d < target->ndim; d++) {
+        if (p->of_dim[d] < 0) continue;
+        if (at < 0) at = d;
+        else adjacent &= d == last + 1;
+        last = d;
+        indexed++;
+    }
+    if (indexed == 0) return nnl_call_fail(c, NNL_EINVAL, "no index tensor is given");
+    if (target->ndim - indexed + places_ndim > NNL_MAX_DIMS)
+        return nnl_call_fail(c, NNL_ESHAPE, "the result would have more than %d dimensions", NNL_MAX_DIMS);
+    /* Between the other dimensions when the indexed ones are neighbours, else in front: as in torch. */
+    p->at = adjacent ? at : 0;
+    p->n_places = places_ndim;
+    p->ndim = 0;
+    p->places = nnl_shape_numel(places_ndim, places);
+    for (int d = 0, done = false; d <= target->ndim; d++) {
+        if (!done && p->ndim == p->at && (d == target->ndim || p->of_dim[d] >= 0 || !adjacent)) {
+            for (int i = 0; i < places_ndim; i++, p->ndim++) {
+                p->shape[p->ndim] = places[i];
+                p->strides[p->ndim] = 0;
+            }
+            done = true;
+        }
+        if (d == target->ndim || p->of_dim[d] >= 0) continue;
+        p->shape[p->ndim] = target->shape[d];
+        p->strides[p->ndim++] = target->strides[d];
+    }
+    return NNL_OK;
+}
+
+/* Byte offsets of a mask's true places from its dimensions' first. */
+static void mask_offsets(const nnl_tensor *mask, const nnl_tensor *target, int dim, int64_t *out)
+{
+    for (int64_t i = 0; i < mask->numel; i++) {
+        int64_t rest = i, offset = 0, place = 0;
+        for (int d = mask->ndim - 1; d >= 0; d--) {
+            int64_t at = rest % mask->shape[d];
+            offset += at * mask->strides[d];
+            place += at * stride_bytes(target, dim + d);
+            rest /= mask->shape[d];
+        }
+        if (mask->data[offset] != 0) *out++ = place;
+    }
+}
+
+/* Adds an entry's offsets, broadcast, to all. */
+static nnl_status add_entry(nnl_call *c, const index_plan *p, int entry, int dim, nnl_tensor *all)
+{
+    const nnl_tensor *t = c->in[FIRST_INDEX(c) + entry];
+    bool mask = t->dtype == NNL_BOOL;
+    int64_t count = mask ? count_true(t) : t->numel;
+    nnl_offsets own;
+    NNL_TRY(offsets_new(c->rt, count, &own));
+    nnl_status status = NNL_OK;
+    if (mask) mask_offsets(t, p->target, dim, own.at);
+    else status = read_positions(c, FIRST_INDEX(c) + entry, dim, p->target->shape[dim], stride_bytes(p->target, dim), own.at);
+    if (status == NNL_OK) {
+        nnl_tensor part = header_of(c->rt, NNL_I64, own.at, mask ? 1 : t->ndim, mask ? &count : t->shape);
+        status = nnl_map_run(c->rt, NNL_MAP_add, 2, (nnl_tensor *[]){all, &part}, all, NULL);
+    }
+    nnl_offsets_free(c->rt, &own);
+    return status;
+}
+
+static nnl_status plan_offsets(nnl_call *c, const index_plan *p, nnl_offsets *out)
+{
+    int only = -1, entries = 0, entry = -1;
+    for (int d = 0; d < p->target->ndim; d++) {
+        if (p->of_dim[d] < 0 || p->of_dim[d] == entry) continue;
+        entry = p->of_dim[d];
+        only = d;
+        entries++;
+    }
+    const nnl_tensor *t = c->in[FIRST_INDEX(c) + entry];
+    if (entries == 1 && t->dtype != NNL_BOOL)
+        return nnl_offsets_read(c, FIRST_INDEX(c) + entry, only, p->target->shape[only], stride_bytes(p->target, only), out);
+    NNL_TRY(offsets_new(c->rt, p->places, out));
+    memset(out->at, 0, (size_t)p->places * sizeof(int64_t));
+    nnl_tensor all = header_of(c->rt, NNL_I64, out->at, p->n_places, p->shape + p->at);
+    nnl_status status = NNL_OK;
+    entry = -1;
+    for (int d = 0; d < p->target->ndim && status == NNL_OK; d++) {
+        if (p->of_dim[d] < 0 || p->of_dim[d] == entry) continue;
+        entry = p->of_dim[d];
+        status = add_entry(c, p, entry, d, &all);
+    }
+    if (status != NNL_OK) nnl_offsets_free(c->rt, out);
+    return status;
+}
+
+static void plan_walk(const index_plan *p, const nnl_tensor *packed, const nnl_tensor *base, int64_t *offsets, walk *w)
+{
+    int64_t strides[NNL_MAX_DIMS] = {0};
+    nnl_strides_contiguous(p->n_places, p->shape + p->at, strides + p->at);
+    for (int d = 0; d < p->ndim; d++) {
+        w->apart[d] = d < p->at || d >= p->at + p->n_places;
+        if (w->apart[d]) strides[d] = 0;
+    }
+    walk_set(w, packed, base, offsets, strides, p->strides);
+}
+
+static nnl_status index_infer(nnl_call *c)
+{
+    index_plan p;
+    NNL_TRY(plan_index(c, c->in[0], &p));
+    nnl_spec_set(&c->spec[0], (nnl_dtype)c->in[0]->dtype, p.ndim, p.shape);
+    return NNL_OK;
+}
+
+static nnl_status index_run(nnl_call *c)
+{
+    index_plan p;
+    nnl_offsets offsets;
+    walk w;
+    NNL_TRY(plan_index(c, c->in[0], &p));
+    NNL_TRY(plan_offsets(c, &p, &offsets));
+    plan_walk(&p, c->out[0], c->in[0], offsets.at, &w);
+    nnl_status status = gather_walk(c->rt, &w);
+    nnl_offsets_free(c->rt, &offsets);
+    return status;
+}
+
+/* The gradient's inputs: one or two tensors, then the index tensors. */
+static nnl_tensor *with_indices(nnl_grad *g, const nnl_op *op, int n, nnl_tensor *const *first, int n_attr, const nnl_value *attr)
+{
+    nnl_tensor *in[NNL_MAX_DIMS + 2];
+    int from = g->start[g->sig->tensors - 1], count = g->n_in - from;
+    for (int i = 0; i < n; i++) in[i] = first[i];
+    for (int i = 0; i < count; i++) in[n + i] = g->in[from + i];
+    return nnl_do(g->s, op, n + count, in, n_attr, attr);
+}
+
+static void index_grad(nnl_grad *g)
+{
+    const nnl_layout *x = &g->in_layout[0];
+    g->dx[0] = with_indices(g, &nnl_op_index_backward, 1, g->dy, 1, &V_INTS(x->ndim, x->shape));
+}
+
+#define SAVE_FROM(place) (NNL_SAVE_INPUTS & ~((1u << (place)) - 1u))
+
+NNL_OP(index,
+    .sig = "input:any, index:any*? -> same",
+    .doc = "x[{a, {}, b}]: index tensors of positions or masks, one for each dimension (a mask for several), absent ones keep it; "
+           "they are broadcast against each other.  Their dimensions stand in place of the indexed ones, or first if these are no "
+           "neighbours.",
+    .infer = index_infer,
+    .run = index_run,
+    .grad = index_grad,
+    .saves = SAVE_FROM(1),
+    .traits = NNL_HIDDEN);
+
+static nnl_status index_backward_infer(nnl_call *c) { return shape_attr_infer(c, &c->attr[0]); }
+
+/* Values broadcast to the plan's shape and made contiguous, so that the order of writing is always the same. */
+static nnl_status packed_values(nnl_call *c, const index_plan *p, nnl_tensor *values, nnl_tensor **out)
+{
+    bool same = values->contiguous && values->ndim == p->ndim && memcmp(values->shape, p->shape, sizeof(int64_t) * (size_t)p->ndim) == 0;
+    if (same) {
+        *out = nnl_tensor_ref(values);
+        return NNL_OK;
+    }
+    nnl_spec spec;
+    nnl_spec_set(&spec, (nnl_dtype)values->dtype, p->ndim, p->shape);
+    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, out));
+    nnl_status status = nnl_copy(*out, values);
+    if (status != NNL_OK) nnl_tensor_unref(*out);
+    return status;
+}
+
+/* One index tensor for the first dimension of something contiguous: rows. */
+static bool are_rows(const index_plan *p, const nnl_tensor *out)
+{
+    if (!out->contiguous || p->of_dim[0] < 0 || p->n_index < 1) return false;
+    for (int d = 1; d < out->ndim; d++) {
+        if (p->of_dim[d] >= 0) return false;
+    }
+    return true;
+}
+
+static nnl_status put(nnl_call *c, const index_plan *p, const nnl_tensor *input, nnl_tensor *values, bool add)
+{
+    nnl_tensor *out = c->out[0], *packed;
+    nnl_offsets offsets;
+    walk w;
+    NNL_TRY(plan_offsets(c, p, &offsets));
+    nnl_status status = packed_values(c, p, values, &packed);
+    if (status == NNL_OK) {
+        status = input ? begin_with(out, input) : NNL_OK;
+        int64_t row = out->ndim ? stride_bytes(out, 0) : 0;
+        if (status != NNL_OK || packed->numel == 0) {
+            /* nothing to write */
+        } else if (add && are_rows(p, out) && row > 0) {
+            for (int64_t i = 0; i < offsets.count; i++) offsets.at[i] /= row;
+            status = nnl_add_rows(c->rt, (nnl_dtype)out->dtype, out->data, out->shape[0], packed->data, offsets.at, offsets.count,
+                                  out->numel / out->shape[0]);
+        } else {
+            plan_walk(p, packed, out, offsets.at, &w);
+            status = add ? add_walk(c->rt, &w, 1) : set_walk(c->rt, &w);
+        }
+        nnl_tensor_unref(packed);
+    }
+    nnl_offsets_free(c->rt, &offsets);
+    return status;
+}
+
+static nnl_status index_backward_run(nnl_call *c)
+{
+    index_plan p;
+    NNL_TRY(plan_index(c, c->out[0], &p));
+    set_zero(c->out[0]);
+    return put(c, &p, NULL, c->in[0], true);
+}
+
+static void index_backward_grad(nnl_grad *g) { g->dx[0] = with_indices(g, &nnl_op_index, 1, g->dy, 0, NULL); }
+
+NNL_OP(index_backward,
+    .sig = "dy:float, index:any*?, shape:int* -> same",
+    .doc = "Zeros of a shape with dy added at the places that index took.",
+    .infer = index_backward_infer,
+    .run = index_backward_run,
+    .grad = index_backward_grad,
+    .saves = SAVE_FROM(1),
+    .traits = NNL_HIDDEN);
+
+static nnl_status index_put_infer(nnl_call *c)
+{
+    index_plan p;
+    const nnl_tensor *values = c->in[1];
+    if (values->dtype != c->in[0]->dtype)
+        return nnl_call_fail(c, NNL_ETYPE, "values is %s, but input is %s", nnl_dtype_name((nnl_dtype)values->dtype),
+                             nnl_dtype_name((nnl_dtype)c->in[0]->dtype));
+    NNL_TRY(plan_index(c, c->in[0], &p));
+    nnl_spec_like(&c->spec[0], c->in[0]);
+    int ndim = p.ndim;
+    int64_t shape[NNL_MAX_DIMS];
+    char a[NNL_NAMED_TEXT], b[NNL_SHAPE_TEXT];
+    memcpy(shape, p.shape, sizeof shape);
+    if (nnl_broadcast(&ndim, shape, values->ndim, values->shape) && ndim == p.ndim &&
+        memcmp(shape, p.shape, sizeof(int64_t) * (size_t)ndim) == 0)
+        return NNL_OK;
+    return nnl_call_fail(c, NNL_ESHAPE, "%s does not fit the elements that are named (%s)", nnl_call_input_text(c, 1, a),
+                         nnl_shape_text(b, p.ndim, p.shape));
+}
+
+static nnl_status index_put_run(nnl_call *c)
+{
+    index_plan p;
+    NNL_TRY(plan_index(c, c->out[0], &p));
+    return put(c, &p, c->in[0], c->in[1], c->attr[0].as.i);
+}
+
+static void index_put_grad(nnl_grad *g)
+{
+    bool add = g->attr[0].as.i;
+    if (g->needs[0]) {
+        nnl_tensor *zero = add ? NULL : nnl_number(g->s, g->dy[0], 0);
+        g->dx[0] = add ? g->dy[0] : with_indices(g, &nnl_op_index_put, 2, (nnl_tensor *[]){g->dy[0], zero}, 1, &V_FLAG(false));
+    }
+    if (g->needs[1]) g->dx[1] = with_indices(g, add ? &nnl_op_index : &nnl_op_index_last, 1, g->dy, 0, NULL);
+}
+
+NNL_OP(index_put,
+    .sig = "input:any, values:any, index:any*?, accumulate:flag=false -> same",
+    .doc = "x[{a, {}, b}] = values: input with values (broadcast) put, or added, at the elements that `index` would take.  Of several "
+           "for one place the last one stays; sums are in the values' order.",
+    .infer = index_put_infer,
+    .run = index_put_run,
+    .grad = index_put_grad,
+    .saves = SAVE_FROM(2),
+    .traits = NNL_INPLACE_OK | NNL_HIDDEN);
+
+static nnl_status index_last_run(nnl_call *c)
+{
+    index_plan p;
+    nnl_offsets offsets;
+    nnl_tensor *spoilt;
+    walk w;
+    NNL_TRY(copy_new(c->rt, c->in[0], &spoilt));
+    nnl_status status = plan_index(c, spoilt, &p);
+    if (status == NNL_OK) status = plan_offsets(c, &p, &offsets);
+    if (status == NNL_OK) {
+        plan_walk(&p, c->out[0], spoilt, offsets.at, &w);
+        status = take_last_walk(c->rt, &w);
+        nnl_offsets_free(c->rt, &offsets);
+    }
+    nnl_tensor_unref(spoilt);
+    return status;
+}
+
+static void index_last_grad(nnl_grad *g)
+{
+    const nnl_layout *x = &g->in_layout[0];
+    nnl_tensor *zeros = nnl_full(g->s, (nnl_dtype)x->dtype, x->ndim, x->shape, 0);
+    g->dx[0] = with_indices(g, &nnl_op_index_put, 2, (nnl_tensor *[]){zeros, g->dy[0]}, 1, &V_FLAG(false));
+}
+
+NNL_OP(index_last,
+    .sig = "input:float, index:any*? -> same",
+    .doc = "As index, but of several places that take the same element only the last one gets it, the others 0: what flows back "
+           "through index_put.",
+    .infer = index_infer,
+    .run = index_last_run,
+    .grad = index_last_grad,
+    .saves = SAVE_FROM(1),
+    .traits = NNL_HIDDEN);
+
+/* ---------------------------------------------------------------- masks */
+
+/* The mask broadcast to a shape, its true places as byte offsets into `base` seen in that shape. */
+static nnl_status true_offsets(nnl_call *c, const nnl_tensor *mask, const nnl_tensor *base, int64_t count, nnl_offsets *out)
+{
+    NNL_TRY(offsets_new(c->rt, count, out));
+    int64_t *to = out->at, width = (int64_t)nnl_dtype_size((nnl_dtype)base->dtype);
+    if (mask->contiguous && base->contiguous) {
+        for (int64_t i = 0; i < mask->numel; i++) {
+            if (mask->data[i] != 0) *to++ = i * width;
+        }
+    } else {
+        mask_offsets(mask, base, 0, to);
+    }
+    return NNL_OK;
+}
+
+static const int64_t *expanded_strides(const nnl_tensor *t, int ndim, const int64_t *shape, int64_t out[NNL_MAX_DIMS])
+{
+    int missing = ndim - t->ndim;
+    for (int d = 0; d < ndim; d++)
+        out[d] = d < missing || (t->shape[d - missing] == 1 && shape[d] != 1) ? 0 : t->strides[d - missing];
+    return out;
+}
+
+static nnl_tensor expanded(const nnl_tensor *t, int ndim, const int64_t *shape)
+{
+    int64_t strides[NNL_MAX_DIMS];
+    return nnl_window(t, t->data, ndim, shape, expanded_strides(t, ndim, shape, strides));
+}
+
+/* The common shape of input 0 and the mask. */
+static nnl_status masked_shape(nnl_call *c, nnl_spec *spec)
+{
+    char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
+    nnl_spec_like(spec, c->in[0]);
+    if (nnl_broadcast(&spec->ndim, spec->shape, c->in[1]->ndim, c->in[1]->shape)) return NNL_OK;
+    return nnl_call_fail(c, NNL_ESHAPE, "%s and %s do not broadcast", nnl_call_input_text(c, 0, a), nnl_call_input_text(c, 1, b));
+}
+
+static nnl_status masked_select_infer(nnl_call *c)
+{
+    nnl_spec common;
+    NNL_TRY(masked_shape(c, &common));
+    nnl_tensor mask = expanded(c->in[1], common.ndim, common.shape);
+    int64_t count = count_true(&mask);
+    nnl_spec_set(&c->spec[0], common.dtype, 1, &count);
+    return NNL_OK;
+}
+
+static nnl_status masked_select_run(nnl_call *c)
+{
+    nnl_spec common;
+    nnl_offsets offsets;
+    walk w;
+    NNL_TRY(masked_shape(c, &common));
+    nnl_tensor mask = expanded(c->in[1], common.ndim, common.shape), x = expanded(c->in[0], common.ndim, common.shape);
+    NNL_TRY(true_offsets(c, &mask, &x, c->out[0]->numel, &offsets));
+    flat_walk(&w, c->out[0], &x, offsets.at);
+    nnl_status status = gather_walk(c->rt, &w);
+    nnl_offsets_free(c->rt, &offsets);
+    return status;
+}
+
+static void masked_select_grad(nnl_grad *g)
+{
+    const nnl_layout *x = &g->in_layout[0];
+    nnl_tensor *mask = g->in[1];
+    int ndim = x->ndim;
+    int64_t shape[NNL_MAX_DIMS];
+    memcpy(shape, x->shape, sizeof shape);
+    nnl_broadcast(&ndim, shape, mask->ndim, mask->shape);
+    nnl_tensor *zeros = nnl_full(g->s, (nnl_dtype)x->dtype, ndim, shape, 0);
+    g->dx[0] = DO(g->s, masked_scatter, zeros, mask, g->dy[0]);
+}
+
+NNL_OP(masked_select,
+    .sig = "input:any, mask:bool -> same",
+    .doc = "The elements where mask (broadcast) is true, in row-major order, as one dimension.",
+    .example = "nn.arange(5):masked_select(nn.arange(5):gt(2))",
+    .infer = masked_select_infer,
+    .run = masked_select_run,
+    .grad = masked_select_grad,
+    .saves = NNL_SAVE_INPUT(1),
+    .sample = "input:3x4 mask:3x4; input:2x3 mask:3; input:3 mask:2x1");
+
+static nnl_status masked_scatter_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0];
+    nnl_spec common;
+    char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
+    NNL_TRY(masked_shape(c, &common));
+    nnl_spec_like(&c->spec[0], x);
+    if (common.ndim != x->ndim || memcmp(common.shape, x->shape, sizeof(int64_t) * x->ndim) != 0)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s does not fit into %s", nnl_call_input_text(c, 1, b), nnl_call_input_text(c, 0, a));
+    nnl_tensor mask = expanded(c->in[1], x->ndim, x->shape);
+    int64_t count = count_true(&mask);
+    if (count <= c->in[2]->numel) return NNL_OK;
+    return nnl_call_fail(c, NNL_ESHAPE, "mask is true at %lld places, but %s has %lld elements", (long long)count,
+                         nnl_call_input_text(c, 2, b), (long long)c->in[2]->numel);
+}
+
+static nnl_status masked_scatter_run(nnl_call *c)
+{
+    nnl_tensor *out = c->out[0], *source = nnl_tensor_ref(c->in[2]);
+    nnl_tensor mask = expanded(c->in[1], out->ndim, out->shape);
+    nnl_offsets offsets;
+    walk w;
+    nnl_status status = NNL_OK;
+    if (!source->contiguous) {
+        nnl_tensor_unref(source);
+        NNL_TRY(copy_new(c->rt, c->in[2], &source));
+    }
+    status = true_offsets(c, &mask, out, count_true(&mask), &offsets);
+    if (status == NNL_OK) {
+        status = begin_with(out, c->in[0]);
+        nnl_tensor packed = header_of(c->rt, (nnl_dtype)source->dtype, source->data, 1, &offsets.count);
+        flat_walk(&w, &packed, out, offsets.at);
+        if (status == NNL_OK) status = set_walk(c->rt, &w);
+        nnl_offsets_free(c->rt, &offsets);
+    }
+    nnl_tensor_unref(source);
+    return status;
+}
+
+static void masked_scatter_grad(nnl_grad *g)
+{
+    const nnl_layout *source = &g->in_layout[2];
+    if (g->needs[0]) {
+        nnl_tensor *zeros = nnl_full(g->s, (nnl_dtype)source->dtype, source->ndim, source->shape, 0);
+        g->dx[0] = DO(g->s, masked_scatter, g->dy[0], g->in[1], zeros);
+    }
+    if (!g->needs[2]) return;
+    /* What was not used of the source gets 0. */
+    int64_t numel = nnl_shape_numel(source->ndim, source->shape), one = 1;
+    nnl_tensor *dy = g->dy[0], *picked = DO(g->s, masked_select, dy, g->in[1]);
+    nnl_tensor *padded = DO_WITH(g->s, place, (V_INTS(1, &numel), V_INTS(1, &one), V_INT(0)), picked);
+    g->dx[2] = nnl_reshaped(g->s, padded, source->ndim, source->shape);
+}
+
+NNL_OP(masked_scatter,
+    .sig = "input:any, mask:bool, source:any -> same",
+    .doc = "input with the elements where mask (broadcast) is true replaced by source's, one after the other.",
+    .example = "nn.zeros(4):masked_scatter(nn.arange(4):gt(2), nn.tensor({7, 8}))",
+    .infer = masked_scatter_infer,
+    .run = masked_scatter_run,
+    .grad = masked_scatter_grad,
+    .saves = NNL_SAVE_INPUT(1),
+    .sample = "input:3x4 mask:3x4 source:3x5; input:2x3 mask:3 source:6",
+    .traits = NNL_PROMOTE | NNL_INPLACE_OK);

@@ -1,7 +1,7 @@
 /* Reductions over any set of dimensions. */
 #include "reduce.h"
 
-#include <string.h>
+#include <math.h>
 
 static nnl_dtype type_of(const nnl_tensor *t) { return (nnl_dtype)t->dtype; }
 
@@ -124,15 +124,23 @@ static nnl_tensor *ties_grad(nnl_grad *g, int dims, int keepdim)
     return DO(g->s, mul, spread(g, g->dy[0], dims, keepdim), share);
 }
 
+/* Zeros but for dy at the places along the dimension of the first attribute. */
+static nnl_tensor *along_grad(nnl_grad *g, nnl_tensor *dy, nnl_tensor *places)
+{
+    const nnl_layout *x = &g->in_layout[0];
+    int64_t shape[NNL_MAX_DIMS];
+    for (int d = 0; d < x->ndim; d++) shape[d] = d == g->attr[0].as.i ? 1 : x->shape[d];
+    dy = nnl_reshaped(g->s, dy, x->ndim, shape);
+    places = nnl_reshaped(g->s, places, x->ndim, shape);
+    return DO_WITH(g->s, gather_backward, (g->attr[0], V_INTS(x->ndim, x->shape)), dy, places);
+}
+
 static void max_grad(nnl_grad *g)
 {
     if (!nnl_given(&g->attr[0])) {
         g->dx[0] = ties_grad(g, 0, 1);
     } else if (g->dy[0]) {
-        const nnl_layout *layout = &g->in_layout[0];
-        int64_t size = layout->ndim ? layout->shape[g->attr[0].as.i] : 1;
-        g->dx[0] = DO_WITH(g->s, place_along, (g->attr[0], g->attr[1], V_INT(size), V_FLAG(layout->ndim == 0)),
-                           g->dy[0], g->out[1]);
+        g->dx[0] = along_grad(g, g->dy[0], g->out[1]);
     }
 }
 
@@ -263,109 +271,312 @@ NNL_OP(extreme_share,
     .sample = "input:3x4^ y:3x4^",
     .traits = NNL_HIDDEN);
 
-/* ---------------------------------------------------------------- one element along a dimension */
+/* ---------------------------------------------------------------- products */
 
-/* Between a tensor and one element of it along a dimension, for every place of the other dimensions. */
-typedef struct along {
-    int64_t step; /* bytes, along the dimension, of operand 0 */
-    int width, base;
-    bool into;    /* operand 1 into operand 0, or the reverse */
-} along;
-
-static void along_body(void *context, const nnl_loop *loop, char *const *address, int64_t n)
+/* The reduced dimensions last, as one: x as kept x reduced. */
+static nnl_tensor *reduced_last(nnl_grad *g, nnl_tensor *x, int64_t order[NNL_MAX_DIMS], int64_t size[2])
 {
-    const along *a = context;
-    int inner = loop->ndim - 1;
-    int64_t big_step = loop->step[0][inner], small_step = loop->step[1][inner], place_step = loop->step[2][inner];
-    for (int64_t i = 0; i < n; i++) {
-        int64_t place = *(const int64_t *)(const void *)(address[2] + i * place_step) - a->base;
-        char *big = address[0] + i * big_step + place * a->step, *small = address[1] + i * small_step;
-        if (a->into) memcpy(big, small, (size_t)a->width);
-        else memcpy(small, big, (size_t)a->width);
+    const nnl_layout *layout = &g->in_layout[0];
+    bool reduced[NNL_MAX_DIMS];
+    int count = 0;
+    nnl_dim_flags(&g->attr[0], layout->ndim, reduced);
+    size[0] = size[1] = 1;
+    for (int last = 0; last < 2; last++) {
+        for (int d = 0; d < layout->ndim; d++) {
+            if (reduced[d] != (last == 1)) continue;
+            order[count++] = d;
+            size[last] *= layout->shape[d];
+        }
     }
+    if (count > 0) x = DO_WITH(g->s, permute, (V_INTS(count, order)), x);
+    return nnl_reshaped(g->s, x, 2, size);
 }
 
-/* small and places have big's shape without the dimension, or with size 1 there. */
-static nnl_status run_along(nnl_call *c, nnl_tensor *big, nnl_tensor *small, nnl_tensor *places, bool into)
+/* dx_i is dy times the product of what stands before x_i and behind it: as cumprod's gradient, with dy at
+ * the last place. */
+static void prod_grad(nnl_grad *g)
 {
-    int64_t dim = c->attr[0].as.i, strides[NNL_MAX_DIMS];
-    nnl_spec spec;
-    nnl_tensor *face;
-    nnl_spec_like(&spec, small);
-    for (int d = 0; d < small->ndim; d++)
-        strides[d] = small->ndim == big->ndim ? big->strides[d] : big->strides[d + (d >= dim)];
-    nnl_spec_view(&spec, strides, 0);
-    NNL_TRY(nnl_tensor_make(c->rt, &spec, big, &face));
-    nnl_loop loop;
-    nnl_loop_plan(&loop, small->ndim, small->shape, 3, (nnl_tensor *[]){face, small, places});
-    along a = {.width = (int)nnl_dtype_size(type_of(big)), .base = c->index_base, .into = into};
-    a.step = big->ndim ? big->strides[dim] * a.width : 0;
-    nnl_status status = nnl_loop_run(c->rt, &loop, 4, along_body, &a);
-    nnl_tensor_unref(face);
+    nnl_scope *s = g->s;
+    const nnl_layout *layout = &g->in_layout[0];
+    int64_t order[NNL_MAX_DIMS], inverse[NNL_MAX_DIMS], shape[NNL_MAX_DIMS], size[2];
+    nnl_tensor *x = reduced_last(g, g->in[0], order, size);
+    if (size[1] == 0) return;
+    const nnl_value dim = V_INT(1);
+    nnl_tensor *before = DO_WITH(s, shift_along, (dim, V_NUM(1)), DO_WITH(s, cumprod, (dim), x));
+    nnl_tensor *zeros = nnl_full(s, (nnl_dtype)layout->dtype, 2, size, 0);
+    nnl_tensor *dy = nnl_reshaped(s, g->dy[0], 1, size);
+    dy = DO_WITH(s, as_strided_scatter, (V_INTS(1, size), V_INTS(1, &size[1]), V_INT(size[1] - 1)), zeros, dy);
+    nnl_tensor *behind = DO_WITH(s, linear_scan, (dim, V_FLAG(true)), dy, x);
+    nnl_tensor *dx = DO(s, mul, before, behind);
+    for (int d = 0; d < layout->ndim; d++) {
+        shape[d] = layout->shape[order[d]];
+        inverse[order[d]] = d;
+    }
+    dx = nnl_reshaped(s, dx, layout->ndim, shape);
+    g->dx[0] = layout->ndim > 0 ? DO_WITH(s, permute, (V_INTS(layout->ndim, inverse)), dx) : dx;
+}
+
+NNL_OP(prod,
+    .sig = "input:any, dim:dim*?, keepdim:flag=false -> same",
+    .doc = "Product over the given dimensions, or over all.  Integers and bool give i64.  The product of no elements is 1.",
+    .example = "nn.tensor({1, 2, 3}):prod()",
+    .infer = sum_infer,
+    .run = sum_run,
+    .variant = NNL_REDUCE_PROD,
+    .grad = prod_grad,
+    .saves = NNL_SAVE_INPUT(0),
+    .sample = "input:3x4; input:3x4 dim=1; input:2x3x4 dim={1, 3} keepdim=true");
+
+/* ---------------------------------------------------------------- counting */
+
+static nnl_status count_infer(nnl_call *c)
+{
+    nnl_reduce_spec(c, 0, NNL_I64, &c->attr[0], false);
+    return NNL_OK;
+}
+
+NNL_OP(count_nonzero,
+    .sig = "input:any, dim:dim*? -> i64",
+    .doc = "How many elements are not 0, over the given dimensions or over all.",
+    .example = "nn.tensor({1, 0, 3}):count_nonzero()",
+    .infer = count_infer,
+    .run = sum_run,
+    .variant = NNL_REDUCE_NONZERO,
+    NNL_NO_GRAD("counts are whole numbers"),
+    .sample = "input:3x4; input:3x4 dim=1");
+
+static nnl_status any_infer(nnl_call *c)
+{
+    nnl_reduce_spec(c, 0, NNL_BOOL, &c->attr[0], c->attr[1].as.i);
+    return NNL_OK;
+}
+
+/* variant: how many elements, of all, must be true: 0 all, 1 one */
+static nnl_status any_run(nnl_call *c)
+{
+    nnl_tensor *x = c->in[0];
+    int64_t terms = nnl_reduce_count(x->ndim, x->shape, &c->attr[0]), wanted = c->op->variant ? 1 : terms;
+    bool reduced[NNL_MAX_DIMS];
+    nnl_accumulators acc;
+    nnl_dim_flags(&c->attr[0], x->ndim, reduced);
+    NNL_TRY(nnl_reduce_accumulate(c->rt, NNL_REDUCE_NONZERO, x, reduced, NULL, false, &acc));
+    uint8_t *out = (uint8_t *)c->out[0]->data;
+    for (int64_t i = 0; i < acc.count; i++)
+        out[i] = nnl_is_float(type_of(x)) ? ((double *)acc.data)[i] >= (double)wanted : ((int64_t *)acc.data)[i] >= wanted;
+    nnl_accumulators_free(c->rt, &acc);
+    return NNL_OK;
+}
+
+NNL_OP(any,
+    .sig = "input:any, dim:dim*?, keepdim:flag=false -> bool",
+    .doc = "Whether some element is true (not 0), over the given dimensions or over all.",
+    .example = "nn.tensor({1, 2, 3}):gt(2):any()",
+    .infer = any_infer,
+    .run = any_run,
+    .variant = 1,
+    NNL_NO_GRAD("the result is a truth value"),
+    .sample = "input:3x4{bool}; input:3x4{bool} dim=1; input:2x3x4{bool} dim={1, 3} keepdim=true");
+
+NNL_OP(all,
+    .sig = "input:any, dim:dim*?, keepdim:flag=false -> bool",
+    .doc = "Whether every element is true (not 0), over the given dimensions or over all.",
+    .example = "nn.tensor({1, 2, 3}):gt(0):all()",
+    .infer = any_infer,
+    .run = any_run,
+    .variant = 0,
+    NNL_NO_GRAD("the result is a truth value"),
+    .sample = "input:3x4{bool}; input:3x4{bool} dim=1; input:2x3x4{bool} dim={1, 3} keepdim=true");
+
+/* ---------------------------------------------------------------- variance */
+
+enum { DIM, UNBIASED, KEEPDIM, CORRECTION }; /* attributes of var and std */
+
+static nnl_status var_infer(nnl_call *c)
+{
+    nnl_reduce_spec(c, 0, type_of(c->in[0]), &c->attr[DIM], c->attr[KEEPDIM].as.i);
+    return NNL_OK;
+}
+
+/* n - correction, but not below 0 */
+static double degrees(const nnl_value *attr, int ndim, const int64_t *shape)
+{
+    double correction = nnl_given(&attr[CORRECTION]) ? nnl_value_double(&attr[CORRECTION]) : attr[UNBIASED].as.i ? 1 : 0;
+    double n = (double)nnl_reduce_count(ndim, shape, &attr[DIM]) - correction;
+    return n > 0 ? n : 0;
+}
+
+/* Two passes: the mean, then the squared distances from it. */
+static nnl_status var_run(nnl_call *c)
+{
+    nnl_tensor *x = c->in[0];
+    bool reduced[NNL_MAX_DIMS];
+    nnl_accumulators mean, squares;
+    nnl_dim_flags(&c->attr[DIM], x->ndim, reduced);
+    double terms = (double)nnl_reduce_count(x->ndim, x->shape, &c->attr[DIM]);
+    NNL_TRY(nnl_reduce_accumulate(c->rt, NNL_REDUCE_SUM, x, reduced, NULL, false, &mean));
+    for (int64_t i = 0; i < mean.count; i++) ((double *)mean.data)[i] /= terms;
+    nnl_status status = nnl_reduce_accumulate(c->rt, NNL_REDUCE_DEVIATIONS, x, reduced, mean.data, true, &squares);
+    if (status == NNL_OK) {
+        nnl_accumulators_store(c->rt, &squares, true, (nnl_reduce_end)c->op->variant,
+                               1 / degrees(c->attr, x->ndim, x->shape), c->out[0]);
+        nnl_accumulators_free(c->rt, &squares);
+    }
+    nnl_accumulators_free(c->rt, &mean);
     return status;
 }
 
-/* Attributes dim, keepdim, size. */
-static nnl_status place_along_infer(nnl_call *c)
+/* x - mean */
+static nnl_tensor *centred(nnl_grad *g)
 {
-    const nnl_tensor *x = c->in[0];
-    nnl_spec *spec = &c->spec[0];
-    int64_t dim = c->attr[0].as.i;
-    bool keepdim = c->attr[1].as.i;
-    nnl_spec_like(spec, x);
-    if (keepdim) {
-        if (x->ndim > 0) spec->shape[dim] = c->attr[2].as.i;
-        return NNL_OK;
+    nnl_tensor *mean = DO_WITH(g->s, mean, (g->attr[DIM], V_FLAG(true)), g->in[0]);
+    return DO(g->s, sub, g->in[0], mean);
+}
+
+static void var_grad(nnl_grad *g)
+{
+    double n = degrees(g->attr, g->in_layout[0].ndim, g->in_layout[0].shape);
+    nnl_tensor *dy = spread(g, nnl_scaled(g->s, g->dy[0], 2 / n), DIM, KEEPDIM);
+    g->dx[0] = DO(g->s, mul, dy, centred(g));
+}
+
+NNL_OP(var,
+    .sig = "input:real, dim:dim*?, unbiased:flag=true, keepdim:flag=false, correction:num? -> same",
+    .doc = "Variance over the given dimensions, or over all: the sum of (x - mean)^2 divided by n - correction, where "
+           "correction is 1, or 0 with unbiased = false.",
+    .example = "nn.tensor({1, 2, 6}):var()",
+    .infer = var_infer,
+    .run = var_run,
+    .variant = NNL_END_SCALE,
+    .grad = var_grad,
+    .saves = NNL_SAVE_INPUT(0),
+    .sample = "input:3x4; input:3x4 dim=1 unbiased=false; input:2x3x4 dim={1, 3} keepdim=true; input:3x4 dim=2 correction=2");
+
+/* a / b, 0 where b is 0 */
+static nnl_tensor *safe_ratio(nnl_scope *s, nnl_tensor *a, nnl_tensor *b)
+{
+    if (s->status != NNL_OK) return NULL;
+    nnl_tensor *valid = DO(s, ne, b, nnl_number(s, b, 0));
+    return DO(s, masked, valid, DO(s, div, a, DO(s, where, valid, b, nnl_number(s, b, 1))));
+}
+
+static void std_grad(nnl_grad *g)
+{
+    double n = degrees(g->attr, g->in_layout[0].ndim, g->in_layout[0].shape);
+    nnl_tensor *slope = nnl_scaled(g->s, safe_ratio(g->s, g->dy[0], g->out[0]), 1 / n);
+    g->dx[0] = DO(g->s, mul, spread(g, slope, DIM, KEEPDIM), centred(g));
+}
+
+NNL_OP(std,
+    .sig = "input:real, dim:dim*?, unbiased:flag=true, keepdim:flag=false, correction:num? -> same",
+    .doc = "Standard deviation: the square root of var.  Where it is 0 its gradient counts as 0.",
+    .example = "nn.tensor({1, 2, 6}):std()",
+    .infer = var_infer,
+    .run = var_run,
+    .variant = NNL_END_ROOT,
+    .grad = std_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_OUTPUT(0),
+    .sample = "input:3x4; input:3x4 dim=1 unbiased=false; input:2x3x4 dim={1, 3} keepdim=true; input:3x4 dim=2 correction=2");
+
+/* ---------------------------------------------------------------- norms */
+
+/* Attributes p, dim, keepdim. */
+static nnl_status norm_infer(nnl_call *c)
+{
+    if (nnl_value_double(&c->attr[0]) == -HUGE_VAL || isinf(nnl_value_double(&c->attr[0]))) NNL_TRY(check_choice(c, &c->attr[1]));
+    nnl_reduce_spec(c, 0, type_of(c->in[0]), &c->attr[1], c->attr[2].as.i);
+    return NNL_OK;
+}
+
+static nnl_status norm_run(nnl_call *c)
+{
+    nnl_tensor *x = c->in[0];
+    double p = nnl_value_double(&c->attr[0]);
+    bool reduced[NNL_MAX_DIMS];
+    nnl_accumulators acc;
+    nnl_dim_flags(&c->attr[1], x->ndim, reduced);
+    nnl_reduce_kind kind = p == 2 ? NNL_REDUCE_SQUARES : p == 1 ? NNL_REDUCE_ABS : p == 0 ? NNL_REDUCE_NONZERO
+                         : p == HUGE_VAL ? NNL_REDUCE_MAX_ABS : p == -HUGE_VAL ? NNL_REDUCE_MIN_ABS : NNL_REDUCE_POWERS;
+    NNL_TRY(nnl_reduce_accumulate(c->rt, kind, x, reduced, &p, false, &acc));
+    if (kind == NNL_REDUCE_POWERS) {
+        const double root = 1 / p;
+        const void *in[2] = {acc.data, &root};
+        c->rt->kernels->map[NNL_MAP_pow][NNL_F64](acc.data, in, (const int32_t[]){1, 0}, NULL, acc.count);
     }
-    if (x->ndim == 0 && dim == 0 && c->attr[2].as.i == 1 && c->attr[3].as.i) return NNL_OK;
-    for (int64_t d = spec->ndim++; d > dim; d--) spec->shape[d] = spec->shape[d - 1];
-    spec->shape[dim] = c->attr[2].as.i;
+    nnl_accumulators_store(c->rt, &acc, true, p == 2 ? NNL_END_ROOT : NNL_END_PLAIN, 1, c->out[0]);
+    nnl_accumulators_free(c->rt, &acc);
     return NNL_OK;
 }
 
-static nnl_status place_along_run(nnl_call *c)
+/* p = 2: x dy / y;  p = 1: sign(x) dy;  p = inf: sign(x) dy, shared among the largest;
+ * else: x |x|^(p - 2) dy / y^(p - 1).  0 where y is 0. */
+static void norm_grad(nnl_grad *g)
 {
-    NNL_TRY(nnl_fill(c->out[0], V_INT(0)));
-    return run_along(c, c->out[0], c->in[0], c->in[1], true);
+    nnl_scope *s = g->s;
+    double p = nnl_value_double(&g->attr[0]);
+    nnl_tensor *x = g->in[0], *dy = g->dy[0], *y = g->out[0];
+    if (p == 0) return;
+    if (p == 2) {
+        g->dx[0] = DO(s, mul, x, spread(g, safe_ratio(s, dy, y), 1, 2));
+    } else if (p == 1) {
+        g->dx[0] = DO(s, mul, DO(s, sign, x), spread(g, dy, 1, 2));
+    } else if (isinf(p)) {
+        nnl_tensor *share = DO_WITH(s, extreme_share, (g->attr[1]), DO(s, abs, x), spread(g, y, 1, 2));
+        g->dx[0] = DO(s, mul, DO(s, mul, DO(s, sign, x), share), spread(g, dy, 1, 2));
+    } else {
+        nnl_tensor *slope = safe_ratio(s, dy, DO(s, pow, y, nnl_number(s, y, p - 1)));
+        nnl_tensor *size = DO(s, abs, x), *power = DO(s, pow, size, nnl_number(s, size, p - 1));
+        if (p < 1) power = DO(s, masked, DO(s, ne, x, nnl_number(s, x, 0)), power);
+        g->dx[0] = DO(s, mul, DO(s, mul, DO(s, sign, x), power), spread(g, slope, 1, 2));
+    }
 }
 
-static void place_along_grad(nnl_grad *g)
+NNL_OP(norm,
+    .sig = "input:real, p:num=2, dim:dim*?, keepdim:flag=false -> same",
+    .doc = "(sum of |x|^p)^(1/p) over the given dimensions, or over all; p = math.huge: the largest |x|, -math.huge: the "
+           "smallest, 0: how many are not 0.",
+    .example = "nn.tensor({3, 4}):norm()",
+    .infer = norm_infer,
+    .run = norm_run,
+    .grad = norm_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_OUTPUT(0),
+    .sample = "input:3x4!0; input:3x4!0 p=1 dim=1; input:2x3x4!0 p=3 dim={1, 3} keepdim=true; input:3x4!0^ p=math.huge dim=2");
+
+/* ---------------------------------------------------------------- log of a sum of exponentials */
+
+/* m + log(sum of e^(x - m)), m the largest x, or 0 where that is infinite */
+static nnl_status logsumexp_run(nnl_call *c)
 {
-    g->dx[0] = DO_WITH(g->s, take_along, (g->attr[0], g->attr[1], g->attr[3]), g->dy[0], g->in[1]);
+    nnl_tensor *x = c->in[0];
+    bool reduced[NNL_MAX_DIMS];
+    nnl_accumulators top, sum;
+    nnl_dim_flags(&c->attr[0], x->ndim, reduced);
+    NNL_TRY(nnl_reduce_accumulate(c->rt, NNL_REDUCE_MAX, x, reduced, NULL, false, &top));
+    double *m = top.data;
+    for (int64_t i = 0; i < top.count; i++) m[i] = isinf(m[i]) ? 0 : m[i];
+    nnl_status status = nnl_reduce_accumulate(c->rt, NNL_REDUCE_EXPS, x, reduced, m, true, &sum);
+    if (status == NNL_OK) {
+        const void *in[1] = {sum.data};
+        c->rt->kernels->map[NNL_MAP_log][NNL_F64](sum.data, in, (const int32_t[]){1}, NULL, sum.count);
+        for (int64_t i = 0; i < sum.count; i++) ((double *)sum.data)[i] += m[i];
+        nnl_accumulators_store(c->rt, &sum, true, NNL_END_PLAIN, 1, c->out[0]);
+        nnl_accumulators_free(c->rt, &sum);
+    }
+    nnl_accumulators_free(c->rt, &top);
+    return status;
 }
 
-NNL_OP(place_along,
-    .sig = "input:any, places:index, dim:int, keepdim:flag, size:int, whole:flag=false -> same",
-    .doc = "Zeros but for the elements of input, which stand at their places along a dimension.  whole: of a 0-d tensor.",
-    .infer = place_along_infer,
-    .run = place_along_run,
-    .grad = place_along_grad,
-    .saves = NNL_SAVE_INPUT(1),
-    .sample = "input:3 places:3<4>{i64} dim=1 keepdim=false size=4",
-    .traits = NNL_HIDDEN);
-
-static nnl_status take_along_infer(nnl_call *c)
+static void logsumexp_grad(nnl_grad *g)
 {
-    nnl_spec_like(&c->spec[0], c->in[1]);
-    c->spec[0].dtype = type_of(c->in[0]);
-    return NNL_OK;
+    nnl_tensor *share = DO(g->s, exp, DO(g->s, sub, g->in[0], spread(g, g->out[0], 0, 1)));
+    g->dx[0] = DO(g->s, mul, spread(g, g->dy[0], 0, 1), share);
 }
 
-static nnl_status take_along_run(nnl_call *c) { return run_along(c, c->in[0], c->out[0], c->in[1], false); }
-
-static void take_along_grad(nnl_grad *g)
-{
-    const nnl_layout *layout = &g->in_layout[0];
-    int64_t size = layout->ndim ? layout->shape[g->attr[0].as.i] : 1;
-    g->dx[0] = DO_WITH(g->s, place_along, (g->attr[0], g->attr[1], V_INT(size), g->attr[2]), g->dy[0], g->in[1]);
-}
-
-NNL_OP(take_along,
-    .sig = "input:any, places:index, dim:int, keepdim:flag, whole:flag=false -> same",
-    .doc = "The elements at these places along a dimension: one for each place of the other dimensions.",
-    .infer = take_along_infer,
-    .run = take_along_run,
-    .grad = take_along_grad,
-    .saves = NNL_SAVE_INPUT(1),
-    .sample = "input:3x4 places:3<4>{i64} dim=1 keepdim=false",
-    .traits = NNL_HIDDEN);
+NNL_OP(logsumexp,
+    .sig = "input:real, dim:dim*?, keepdim:flag=false -> same",
+    .doc = "log(sum of exp(x)) over the given dimensions, or over all, computed without overflow.",
+    .example = "nn.tensor({1000, 1000}):logsumexp(1)",
+    .infer = same_infer,
+    .run = logsumexp_run,
+    .grad = logsumexp_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_OUTPUT(0),
+    .sample = "input:3x4 dim=1; input:2x3x4 dim={1, 3} keepdim=true");

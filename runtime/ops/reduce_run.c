@@ -152,6 +152,7 @@ static void start(const plan *p, void *acc, int64_t count)
     int64_t i = 0;
     switch (p->kind) {
     case NNL_REDUCE_PROD: f = 1; i = 1; break;
+    case NNL_REDUCE_MIN_ABS:
     case NNL_REDUCE_MIN: f = HUGE_VAL; i = INT64_MAX; break;
     case NNL_REDUCE_MAX: f = -HUGE_VAL; i = INT64_MIN; break;
     default: break;
@@ -189,6 +190,7 @@ static double join_f64(nnl_reduce_kind kind, double a, double b)
 {
     switch (kind) {
     case NNL_REDUCE_PROD: return a * b;
+    case NNL_REDUCE_MIN_ABS:
     case NNL_REDUCE_MIN: return b < a || isnan(b) ? (isnan(a) ? a : b) : a;
     case NNL_REDUCE_MAX:
     case NNL_REDUCE_MAX_ABS: return b > a || isnan(b) ? (isnan(a) ? a : b) : a;

@@ -8,13 +8,14 @@
 /* t's storage with another shape; data is its first element, strides count elements. */
 static inline nnl_tensor nnl_window(const nnl_tensor *t, char *data, int ndim, const int64_t *shape, const int64_t *strides)
 {
-    nnl_tensor w = {.refs = 1, .dtype = t->dtype, .ndim = (uint8_t)ndim, .numel = nnl_shape_numel(ndim, shape), .data = data,
-                    .storage = t->storage, .rt = t->rt};
+    nnl_tensor w = {.refs = 1, .dtype = t->dtype, .ndim = (uint8_t)ndim, .numel = 1, .data = data, .storage = t->storage,
+                    .rt = t->rt};
     for (int d = 0; d < ndim; d++) {
+        w.numel *= shape[d];
         w.shape[d] = shape[d];
         w.strides[d] = strides[d];
     }
-    w.contiguous = nnl_is_contiguous(ndim, shape, strides);
+    w.contiguous = nnl_is_contiguous(ndim, w.shape, w.strides);
     return w;
 }
 

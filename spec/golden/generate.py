@@ -130,6 +130,19 @@ def weights_of(shape, k):
     return ((2 * ((i * 7 + 3 * k) % 11) - 9) / 8).reshape(shape)
 
 
+# torch differentiates these two with constants rounded to f32 (1/6, 1/alpha), which shows in f64.
+
+
+def celu(x, alpha=1.0):
+    return torch.where(x > 0, x, alpha * torch.expm1(torch.clamp(x, max=0) / alpha))
+
+
+def hardsigmoid(x, inplace=False):
+    return torch.clamp(x / 6 + 0.5, 0, 1)
+
+
+F.hardsigmoid = hardsigmoid
+
 # ---------------------------------------------------------------- a family
 
 
@@ -259,7 +272,9 @@ class Family:
             if g is not None and (g.numel() == 0 or bool((g != 0).any())):
                 l.item_["grad"] = self.put(g)
                 if g.numel():
-                    l.item_["scale"] = short(largest(g) + moved_grad.get(id(l), 0.0))
+                    # a derivative is often a difference of numbers near 1 (1 - tanh(x)^2): measured as r times 1
+                    one = 1.375 if rel else 0.0
+                    l.item_["scale"] = short(largest(g) + moved_grad.get(id(l), one))
         entry = {kind: str(op), "args": Lua(self.list_of(written)), "outputs": results}
         if opts is not None:
             entry["options"] = opts
@@ -432,8 +447,8 @@ def activation():
         ("elu", F.elu, [], kinks, {}),
         ("elu", lambda x: F.elu(x, 1.3), [1.3], kinks, {}),
         ("selu", F.selu, [], kinks, {}),
-        ("celu", F.celu, [], kinks, {}),
-        ("celu", lambda x: F.celu(x, 0.7), [0.7], kinks, {}),
+        ("celu", celu, [], kinks, {}),
+        ("celu", lambda x: celu(x, 0.7), [0.7], kinks, {}),
         ("softplus", F.softplus, [], (), {}),
         ("softplus", lambda x: F.softplus(x, 2.0, 5.0), [2.0, 5.0], (2.5,), {}),
         ("silu", F.silu, [], (), {}),
