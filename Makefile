@@ -65,7 +65,7 @@ ROOMS := base tensor ops engine program data formats
 RUNTIME := $(foreach room,$(ROOMS),$(wildcard runtime/$(room)/*.c)) runtime/kernels/select.c
 KERNELS := $(filter-out runtime/kernels/select.c,$(wildcard runtime/kernels/*.c))
 GLUE := $(filter-out bindings/nnlua.c bindings/repl.c bindings/module.c,$(wildcard bindings/*.c))
-LUA_SOURCES := $(shell find bindings/nnlua -name '*.lua' 2>/dev/null | sort)
+LUA_SOURCES := $(shell find bindings/nnlua -name '*.lua' -o -name '*.idx' 2>/dev/null | LC_ALL=C sort)
 
 OBJ := $(BUILD)/obj
 RUNTIME_O := $(RUNTIME:%.c=$(OBJ)/%.o)

@@ -178,6 +178,21 @@ static int search_embedded(lua_State *L)
     return 1;
 }
 
+/* resource("data/digits-images.idx") -> the bytes of a data file that is built in, or nil */
+static int lua_resource(lua_State *L)
+{
+    lua_pushliteral(L, "nnlua.");
+    luaL_gsub(L, luaL_checkstring(L, 1), "/", ".");
+    lua_concat(L, 2);
+    const char *name = lua_tostring(L, -1);
+    for (const struct nnl_embedded *e = nnl_embedded; e->name; e++) {
+        if (strcmp(e->name, name) != 0) continue;
+        lua_pushlstring(L, e->text, e->size);
+        return 1;
+    }
+    return 0;
+}
+
 /* The loader of "nnlua" itself: a file on the path overrides what is built in. */
 int nnl_lua_load_library(lua_State *L)
 {
@@ -238,7 +253,7 @@ static void push_native(lua_State *L, nnl_lua *state)
     nnl_lua_open_registry(L, state, methods);
     nnl_lua_open_files(L, state, methods);
     nnl_lua_open_tensor(L, state, methods);
-    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"raise", lua_raise}, {NULL, NULL}});
+    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"raise", lua_raise}, {"resource", lua_resource}, {NULL, NULL}});
     lua_pushstring(L, NNL_VERSION);
     lua_setfield(L, -2, "version");
     lua_pushvalue(L, methods);

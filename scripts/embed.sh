@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes a C file that holds the given Lua files: bindings/nnlua/data.lua becomes module "nnlua.data",
-# bindings/nnlua/init.lua module "nnlua".
+# Writes a C file that holds the given Lua and data files: bindings/nnlua/data.lua becomes module "nnlua.data",
+# bindings/nnlua/init.lua module "nnlua", bindings/nnlua/data/x.idx "nnlua.data.x.idx".
 set -eu
 printf '#include <stddef.h>\n'
 printf 'extern const struct nnl_embedded { const char *name; const char *text; size_t size; } nnl_embedded[];\n'

@@ -4,7 +4,7 @@ local helpers = require "spec.helpers"
 local nn = helpers.nn
 
 -- Errors are allowed up to this many eps times the case's measure.
-local allowed = {f32 = 8, f64 = 32} -- f64: the golden numbers have errors of their own
+local allowed = {f32 = 4, f64 = 4} -- 2 were needed with AVX-512
 
 ---------------------------------------------------------------- reading
 
@@ -270,7 +270,7 @@ describe("golden results of PyTorch, modules:", function()
           local opt = nn.optim[case.optimizer](net:parameters(), case.options)
           local loss = nn.CrossEntropyLoss()
           -- ten steps carry the first step's rounding along: one step's measure for each
-          local c = 10 * allowed[dtype] * helpers.eps[dtype]
+          local c = 20 * allowed[dtype] * helpers.eps[dtype]
           for step = 1, 10 do
             opt:zero_grad()
             local l = loss(net(x), y)
@@ -282,7 +282,7 @@ describe("golden results of PyTorch, modules:", function()
           end
           for name, p in pairs(net:state_dict()) do
             helpers.assert_close(dtype .. " " .. name, p, data.tensor(case.final[name]),
-              {c = 10 * allowed[dtype], scale = 4})
+              {c = 20 * allowed[dtype], scale = 4})
           end
         end
       end)

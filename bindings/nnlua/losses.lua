@@ -56,7 +56,8 @@ loss("HuberLoss", "huber_loss", reduction .. ", delta:num=1.0",
     return function(self, input, target) return f(input, target, self.reduction, self.delta) end
   end)
 
-loss("CrossEntropyLoss", "cross_entropy", "weight:tensor?, ignore_index:int?, " .. reduction .. ", label_smoothing:num=0.0",
+loss("CrossEntropyLoss", "cross_entropy",
+  "weight:tensor?, ignore_index:int?, " .. reduction .. ", label_smoothing:num=0.0",
   "-log softmax(input)[target] over dimension 2 (1 of an input with one dimension); target holds class numbers from "
   .. "1, or probabilities in the input's shape.  weight: one number a class; the mean is weighted by it.  "
   .. "ignore_index: a class number that does not count.", function(f)

@@ -51,9 +51,9 @@ function utils.clip_grad_norm_(parameters, max_norm, norm_type, ...)
   end
   local grads = gradients(list_of("clip_grad_norm_", parameters))
   if error_if_nonfinite then
-    local total = clip_grads(grads, math.huge, norm_type)
-    if not (math.abs(total:item()) < math.huge) then -- luacheck: ignore 582
-      raise(("clip_grad_norm_: the norm of the gradients is %s"):format(total:item()))
+    local total = clip_grads(grads, math.huge, norm_type):item()
+    if total ~= total or total == math.huge then
+      raise(("clip_grad_norm_: the norm of the gradients is %s"):format(total))
     end
   end
   return clip_grads(grads, max_norm, norm_type or 2)

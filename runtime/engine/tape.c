@@ -318,6 +318,7 @@ void nnl_tape_forget(nnl_runtime *rt, nnl_record *record)
     for (int i = 0; i < NNL_COUNT(nodes); i++) {
         if (nodes[i]) nnl_node_unref(rt, nodes[i]);
     }
+    *record = (nnl_record){NULL, NULL, NULL};
 }
 
 void nnl_tape_commit(nnl_call *c, nnl_record *record)

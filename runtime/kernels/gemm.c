@@ -21,7 +21,7 @@
 
 /* Arrays of vectors live in registers only when every loop over them is unrolled. */
 #ifdef __clang__
-#define UNROLL_FOR(i, count) _Pragma("unroll") for (int i = 0; i < (count); i++)
+#define UNROLL_FOR(i, count) _Pragma("clang loop unroll(full)") for (int i = 0; i < (count); i++)
 #else
 #define UNROLL_FOR(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)
 #endif

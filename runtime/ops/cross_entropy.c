@@ -1,8 +1,7 @@
 /* Cross entropy from class numbers or probabilities, and the negative log likelihood. */
+#include "loss.h"
 #include "window.h"
-#include "op.h"
 
-#include <math.h>
 #include <string.h>
 
 enum { MEAN, SUM, NONE };
@@ -112,18 +111,21 @@ static nnl_status find_rows(rows *v, const nnl_tensor *x)
     return nnl_copy(v->dense, &last);
 }
 
-/* The place of element i of a tensor, as a user writes it: "3" or "{2, 3}". */
-static void place_text(char *text, size_t size, const nnl_tensor *t, int64_t i, int base)
+const char *nnl_place_text(char text[NNL_PLACE_TEXT], const nnl_tensor *t, int64_t i, int base)
 {
     int64_t place[NNL_MAX_DIMS];
+    size_t size = NNL_PLACE_TEXT;
+    text[0] = 0;
+    if (t->ndim == 0) return text;
     for (int d = t->ndim - 1; d >= 0; d--) {
         place[d] = i % t->shape[d] + base;
         i /= t->shape[d];
     }
-    size_t length = (size_t)nnl_format(text, size, t->ndim == 1 ? "" : "{");
+    size_t length = (size_t)nnl_format(text, size, t->ndim == 1 ? " at position " : " at position {");
     for (int d = 0; d < t->ndim && length < size; d++)
         length += (size_t)nnl_format(text + length, size - length, d ? ", %lld" : "%lld", (long long)place[d]);
-    if (t->ndim != 1 && length < size) nnl_format(text + length, size - length, "}");
+    if (t->ndim > 1 && length < size) nnl_format(text + length, size - length, "}");
+    return text;
 }
 
 /* Labels from 0, -1 for ignored ones; fails at the first that is no class. */
@@ -147,11 +149,9 @@ static nnl_status find_labels(nnl_call *c, rows *v, const nnl_tensor *target)
         }
         at[i] = number - base;
         if (number < base || at[i] >= v->classes) {
-            char place[128], where[160] = "";
-            place_text(place, sizeof place, target, i, base);
-            if (target->ndim > 0) nnl_format(where, sizeof where, " at position %s", place);
+            char place[NNL_PLACE_TEXT];
             return nnl_call_fail(c, NNL_EINDEX, "target is %lld%s, but the classes are %d to %lld", (long long)number,
-                                 where, base, (long long)(v->classes - 1 + base));
+                                 nnl_place_text(place, target, i, base), base, (long long)(v->classes - 1 + base));
         }
         v->total += weight_of(v, at[i]);
     }
@@ -270,8 +270,7 @@ static nnl_status run_numbers(nnl_call *c)
     return status;
 }
 
-/* Probabilities are the rarer case: computed as composed. */
-static nnl_status run_composed(nnl_call *c)
+nnl_status nnl_run_define(nnl_call *c)
 {
     nnl_scope s;
     nnl_tensor *out[NNL_MAX_RESULTS] = {NULL};
@@ -288,7 +287,7 @@ static nnl_status run_composed(nnl_call *c)
 
 static nnl_status cross_entropy_run(nnl_call *c)
 {
-    return nnl_is_float(type_of(c->in[1])) ? run_composed(c) : run_numbers(c);
+    return nnl_is_float(type_of(c->in[1])) ? nnl_run_define(c) : run_numbers(c);
 }
 
 /* ---------------------------------------------------------------- cross entropy, backward */
@@ -555,4 +554,53 @@ NNL_OP(cross_entropy,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2) | NNL_SAVE_OUTPUT(1),
     .sample = "input:3x4 target:3<4>; input:3x4 target:3<4> reduction=\"sum\" label_smoothing=0.1; "
               "input:2x3x4 target:2x4<3> weight:3[0.5,2] reduction=\"none\"; input:3x4 target:3x4[0.1,1] label_smoothing=0.2",
+    .traits = NNL_NO_METHOD);
+
+/* ---------------------------------------------------------------- negative log likelihood */
+
+static nnl_status nll_infer(nnl_call *c)
+{
+    nnl_spec numbers;
+    NNL_TRY(check_shapes(c, false, &numbers));
+    nnl_spec_set(&c->spec[0], type_of(c->in[0]), c->attr[REDUCTION].as.i == NONE ? numbers.ndim : 0, numbers.shape);
+    return NNL_OK;
+}
+
+static nnl_status nll_run(nnl_call *c)
+{
+    rows v;
+    int64_t reduction = c->attr[REDUCTION].as.i;
+    double sum = 0;
+    NNL_TRY(open_rows(c, &v, c->in[0], c->in[1], c->in[2]));
+    for (int64_t r = 0; r < v.count; r++) {
+        int64_t y = label(&v, r);
+        double loss = y < 0 ? 0 : -weight_of(&v, y) * element(&v, r, y);
+        if (reduction == NONE) set_element(c->out[0], r, loss);
+        sum += loss;
+    }
+    if (reduction != NONE) set_element(c->out[0], 0, reduction == MEAN ? sum / v.total : sum);
+    free_rows(&v);
+    return NNL_OK;
+}
+
+static void nll_define(nnl_define *d)
+{
+    nnl_scope *s = d->s;
+    nnl_tensor *x = d->in[0], *weight = d->in[2] ? weight_like(s, d->in[2], x) : NULL, *weights;
+    picked p = pick_labels(s, d->in[1], &d->attr[IGNORE], type_of(x));
+    nnl_tensor *loss = label_loss(s, x, weight, &p, &weights);
+    int64_t reduction = d->attr[REDUCTION].as.i;
+    d->out[0] = reduction == MEAN ? weighted_mean(s, loss, weights) : reduced(s, loss, reduction);
+}
+
+NNL_OP(nll_loss,
+    .sig = "input:real, target:index, weight:float?, ignore_index:int?, reduction:{mean|sum|none}=mean -> same",
+    .doc = "-input at the target's class; input holds log probabilities, C or N x C x d1 x ..., target class numbers, 0-d or "
+           "N x d1 x ...  weight: one a class, by which also the mean is taken.  Targets equal to ignore_index count for nothing.",
+    .example = "nn.F.nll_loss(nn.tensor({{2, 1, 0}, {0, 1, 3}}):log_softmax(2), {1, 3})",
+    .infer = nll_infer,
+    .run = nll_run,
+    .define = nll_define,
+    .sample = "input:3x4 target:3<4>; input:3x4 target:3<4> reduction=\"sum\"; "
+              "input:2x3x4 target:2x4<3> weight:3[0.5,2] reduction=\"none\"",
     .traits = NNL_NO_METHOD);

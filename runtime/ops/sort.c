@@ -1,0 +1,655 @@
+/* Sorting and what rests on it: sort, argsort, topk, median, unique; and counting by value: bincount, one_hot,
+ * searchsorted, nonzero.  The sort is a stable merge sort; NaN counts as larger than every number. */
+#include "loss.h"
+
+#include <string.h>
+
+#define RUN 12            /* elements sorted by insertion */
+#define MAX_GROUPS 16     /* tasks of a sort at most, each with memory of its own */
+#define GROUP_PAIRS 4194304
+
+static nnl_dtype type_of(const nnl_tensor *t) { return (nnl_dtype)t->dtype; }
+static int64_t *ints(nnl_tensor *t) { return (int64_t *)(void *)t->data; }
+
+/* ---------------------------------------------------------------- keys */
+
+typedef struct pair {
+    uint64_t key; /* orders as the element does */
+    int64_t place;
+} pair;
+
+#define SIGN (UINT64_C(1) << 63)
+
+/* Of a float as f64: the bits, with negative numbers turned round; both zeros are one, all NaN are one. */
+static uint64_t float_key(double x)
+{
+    uint64_t bits;
+    if (x != x) return UINT64_MAX;
+    x += 0.0;
+    memcpy(&bits, &x, sizeof bits);
+    return bits & SIGN ? ~bits : bits | SIGN;
+}
+
+static uint64_t key_of(nnl_dtype dtype, const char *at)
+{
+    switch (dtype) {
+    case NNL_F32: return float_key((double)*(const float *)(const void *)at);
+    case NNL_F64: return float_key(*(const double *)(const void *)at);
+    case NNL_I64: return (uint64_t)*(const int64_t *)(const void *)at ^ SIGN;
+    case NNL_I32: return (uint64_t)(int64_t)*(const int32_t *)(const void *)at ^ SIGN;
+    default: return *(const uint8_t *)at;
+    }
+}
+
+/* n elements, step bytes apart; flip turns the order round and leaves ties as they are. */
+static void read_pairs(nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint64_t flip, pair *out)
+{
+    for (int64_t i = 0; i < n; i++, x += step) out[i] = (pair){key_of(dtype, x) ^ flip, i};
+}
+
+/* ---------------------------------------------------------------- sorting */
+
+static void insertion(pair *a, int64_t n)
+{
+    for (int64_t i = 1; i < n; i++) {
+        pair p = a[i];
+        int64_t j = i;
+        for (; j > 0 && a[j - 1].key > p.key; j--) a[j] = a[j - 1];
+        a[j] = p;
+    }
+}
+
+static void merge(pair *out, const pair *a, int64_t n, const pair *b, int64_t m)
+{
+    while (n > 0 && m > 0) {
+        bool second = b->key < a->key;
+        *out++ = second ? *b : *a;
+        a += !second;
+        n -= !second;
+        b += second;
+        m -= second;
+    }
+    memcpy(out, a, (size_t)n * sizeof(pair));
+    memcpy(out + n, b, (size_t)m * sizeof(pair));
+}
+
+/* Sorts a by way of spare; the result is in a. */
+static void sort_pairs(pair *a, pair *spare, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += RUN) insertion(a + i, NNL_MIN(RUN, n - i));
+    pair *from = a, *to = spare;
+    for (int64_t width = RUN; width < n; width *= 2) {
+        for (int64_t i = 0; i < n; i += 2 * width) {
+            int64_t first = NNL_MIN(width, n - i), second = NNL_MIN(width, n - i - first);
+            merge(to + i, from + i, first, from + i + first, second);
+        }
+        pair *swap = from;
+        from = to;
+        to = swap;
+    }
+    if (from != a) memcpy(a, from, (size_t)n * sizeof(pair));
+}
+
+static bool is_after(pair a, pair b) { return a.key > b.key || (a.key == b.key && a.place > b.place); }
+
+static void sift(pair *heap, int64_t at, int64_t count)
+{
+    pair p = heap[at];
+    for (;;) {
+        int64_t child = 2 * at + 1;
+        if (child >= count) break;
+        if (child + 1 < count && is_after(heap[child + 1], heap[child])) child++;
+        if (!is_after(heap[child], p)) break;
+        heap[at] = heap[child];
+        at = child;
+    }
+    heap[at] = p;
+}
+
+/* The first k of the sorted order come to a[0 .. k), sorted: a heap of the best so far, the worst on top. */
+static void select_pairs(pair *a, pair *spare, int64_t n, int64_t k)
+{
+    if (k >= n / 8) {
+        sort_pairs(a, spare, n);
+        return;
+    }
+    if (k == 0) return;
+    for (int64_t i = k / 2 - 1; i >= 0; i--) sift(a, i, k);
+    for (int64_t i = k; i < n; i++) {
+        if (a[i].key >= a[0].key) continue;
+        a[0] = a[i];
+        sift(a, 0, k);
+    }
+    for (int64_t end = k - 1; end > 0; end--) {
+        pair top = a[0];
+        a[0] = a[end];
+        a[end] = top;
+        sift(a, 0, end);
+    }
+}
+
+/* ---------------------------------------------------------------- along a dimension */
+
+/* For every row along dim: the elements first .. first + take - 1 of the sorted order, or what `choose` picks. */
+typedef struct sort_job {
+    const nnl_tensor *x;
+    nnl_tensor *values, *places; /* contiguous or NULL; of size `take` along dim */
+    int64_t dim, size, take, rows, inner, group;
+    uint64_t flip;
+    int base;
+    bool median;
+    pair *scratch; /* 2 size a group */
+} sort_job;
+
+static void put(const sort_job *j, const char *row, int64_t step, int64_t at, int64_t place)
+{
+    size_t width = nnl_dtype_size(type_of(j->x));
+    if (j->values) memcpy(j->values->data + at * (int64_t)width, row + place * step, width);
+    if (j->places) ints(j->places)[at] = place + j->base;
+}
+
+/* The lower middle one, or the first NaN. */
+static int64_t median_place(const sort_job *j, const pair *a)
+{
+    if (nnl_is_float(type_of(j->x))) {
+        int64_t i = j->size - 1;
+        while (i > 0 && a[i].key == UINT64_MAX && a[i - 1].key == UINT64_MAX) i--;
+        if (a[i].key == UINT64_MAX) return a[i].place;
+    }
+    return a[(j->size - 1) / 2].place;
+}
+
+static void sort_row(const sort_job *j, int64_t row, pair *a)
+{
+    const nnl_tensor *x = j->x;
+    int64_t width = (int64_t)nnl_dtype_size(type_of(x)), rest = row, offset = 0;
+    for (int d = x->ndim - 1; d >= 0; d--) {
+        if (d == j->dim) continue;
+        offset += rest % x->shape[d] * x->strides[d];
+        rest /= x->shape[d];
+    }
+    const char *from = x->data + offset * width;
+    int64_t step = x->ndim ? x->strides[j->dim] * width : 0;
+    read_pairs(type_of(x), from, step, j->size, j->flip, a);
+    int64_t at = row / j->inner * j->inner * j->take + row % j->inner;
+    if (j->median) {
+        sort_pairs(a, a + j->size, j->size);
+        put(j, from, step, at, median_place(j, a));
+        return;
+    }
+    select_pairs(a, a + j->size, j->size, j->take);
+    for (int64_t i = 0; i < j->take; i++) put(j, from, step, at + i * j->inner, a[i].place);
+}
+
+static void sort_task(void *context, int64_t i)
+{
+    const sort_job *j = context;
+    int64_t end = NNL_MIN((i + 1) * j->group, j->rows);
+    for (int64_t row = i * j->group; row < end; row++) sort_row(j, row, j->scratch + i * 2 * j->size);
+}
+
+static nnl_status run_sort(nnl_runtime *rt, sort_job *j)
+{
+    const nnl_tensor *x = j->x;
+    j->size = x->ndim ? x->shape[j->dim] : 1;
+    if (x->numel == 0 || j->take == 0) return NNL_OK;
+    j->rows = x->numel / j->size;
+    j->inner = 1;
+    for (int d = (int)j->dim + 1; d < x->ndim; d++) j->inner *= x->shape[d];
+    int64_t groups = NNL_MAX(1, NNL_MIN(NNL_MIN(j->rows, MAX_GROUPS), GROUP_PAIRS / j->size));
+    j->group = (j->rows + groups - 1) / groups;
+    groups = (j->rows + j->group - 1) / j->group;
+    void *block;
+    size_t bytes = (size_t)groups * 2 * (size_t)j->size * sizeof(pair);
+    NNL_TRY(nnl_alloc(rt, bytes, &block));
+    j->scratch = block;
+    nnl_status status = NNL_OK;
+    if (x->numel > NNL_SERIAL_WORK / 16) status = nnl_parallel(rt, groups, sort_task, j);
+    else for (int64_t i = 0; i < groups; i++) sort_task(j, i);
+    nnl_free(rt, block, bytes);
+    return status;
+}
+
+static nnl_status sort_infer(nnl_call *c)
+{
+    nnl_spec_like(&c->spec[0], c->in[0]);
+    nnl_spec_like(&c->spec[1], c->in[0]);
+    c->spec[1].dtype = NNL_I64;
+    return NNL_OK;
+}
+
+/* Attributes dim, descending. */
+static nnl_status sort_run(nnl_call *c)
+{
+    sort_job j = {.x = c->in[0], .values = c->out[0], .places = c->out[1], .dim = c->attr[0].as.i, .base = c->index_base,
+                  .flip = c->attr[1].as.i ? UINT64_MAX : 0};
+    j.take = j.x->ndim ? j.x->shape[j.dim] : 1;
+    return run_sort(c->rt, &j);
+}
+
+/* Places in output 1, dim in the attribute. */
+static void places_grad(nnl_grad *g, const nnl_value *dim)
+{
+    const nnl_layout *x = &g->in_layout[0];
+    if (g->dy[0]) g->dx[0] = DO_WITH(g->s, gather_backward, (*dim, V_INTS(x->ndim, x->shape)), g->dy[0], g->out[1]);
+}
+
+static void sort_grad(nnl_grad *g) { places_grad(g, &g->attr[0]); }
+
+NNL_OP(sort,
+    .sig = "input:any, dim:dim=-1, descending:flag=false, stable:flag=true -> values:same, places:i64",
+    .doc = "The elements in order along dim, and the places where they stood.  Equal elements keep their order; NaN counts as "
+           "largest.",
+    .example = "local values, places = nn.tensor({3, 1, 2}):sort()",
+    .infer = sort_infer,
+    .run = sort_run,
+    .grad = sort_grad,
+    .saves = NNL_SAVE_OUTPUT(1),
+    .sample = "input:5^; input:3x4^ dim=1; input:2x5x3^ dim=2 descending=true");
+
+static nnl_status argsort_infer(nnl_call *c)
+{
+    nnl_spec_like(&c->spec[0], c->in[0]);
+    c->spec[0].dtype = NNL_I64;
+    return NNL_OK;
+}
+
+static nnl_status argsort_run(nnl_call *c)
+{
+    sort_job j = {.x = c->in[0], .places = c->out[0], .dim = c->attr[0].as.i, .base = c->index_base,
+                  .flip = c->attr[1].as.i ? UINT64_MAX : 0};
+    j.take = j.x->ndim ? j.x->shape[j.dim] : 1;
+    return run_sort(c->rt, &j);
+}
+
+NNL_OP(argsort,
+    .sig = "input:any, dim:dim=-1, descending:flag=false, stable:flag=true -> i64",
+    .doc = "The places of the elements in order along dim: sort's second result.",
+    .example = "nn.tensor({3, 1, 2}):argsort()",
+    .infer = argsort_infer,
+    .run = argsort_run,
+    NNL_NO_GRAD("places are whole numbers"),
+    .sample = "input:5^; input:3x4^ dim=1; input:2x5x3^ dim=2 descending=true");
+
+/* Attributes k, dim, largest, sorted. */
+static nnl_status topk_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0];
+    int64_t k = c->attr[0].as.i, dim = c->attr[1].as.i, size = x->ndim ? x->shape[dim] : 1;
+    char text[NNL_NAMED_TEXT];
+    if (k > size)
+        return nnl_call_fail(c, NNL_EINVAL, "k is %lld, but %s has %lld elements in dimension %lld", (long long)k,
+                             nnl_call_input_text(c, 0, text), (long long)size, (long long)dim + c->index_base);
+    NNL_TRY(sort_infer(c));
+    if (x->ndim > 0) c->spec[0].shape[dim] = c->spec[1].shape[dim] = k;
+    return NNL_OK;
+}
+
+static nnl_status topk_run(nnl_call *c)
+{
+    sort_job j = {.x = c->in[0], .values = c->out[0], .places = c->out[1], .dim = c->attr[1].as.i, .base = c->index_base,
+                  .flip = c->attr[2].as.i ? UINT64_MAX : 0, .take = c->in[0]->ndim ? c->attr[0].as.i : 1};
+    return run_sort(c->rt, &j);
+}
+
+static void topk_grad(nnl_grad *g) { places_grad(g, &g->attr[1]); }
+
+NNL_OP(topk,
+    .sig = "input:any, k:size, dim:dim=-1, largest:flag=true, sorted:flag=true -> values:same, places:i64",
+    .doc = "The k largest elements along dim (the smallest with largest = false) in order, and their places.  NaN counts as "
+           "largest; of equal elements the first come first.",
+    .example = "local values, places = nn.tensor({3, 1, 2}):topk(2)",
+    .infer = topk_infer,
+    .run = topk_run,
+    .grad = topk_grad,
+    .saves = NNL_SAVE_OUTPUT(1),
+    .sample = "input:5^ k=2; input:9x4^ dim=1 k=1; input:2x5x3^ dim=2 k=3 largest=false");
+
+/* ---------------------------------------------------------------- median */
+
+static nnl_status median_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0];
+    bool along = nnl_given(&c->attr[0]), keepdim = c->attr[1].as.i;
+    nnl_spec *spec = &c->spec[0];
+    char text[NNL_NAMED_TEXT];
+    if (x->numel == 0) return nnl_call_fail(c, NNL_ESHAPE, "%s has no elements", nnl_call_input_text(c, 0, text));
+    if (!along) NNL_TRY(nnl_call_results(c, 1));
+    spec->dtype = type_of(x);
+    spec->ndim = 0;
+    for (int d = 0; d < x->ndim; d++) {
+        bool goes = !along || d == c->attr[0].as.i;
+        if (!goes || keepdim) spec->shape[spec->ndim++] = goes ? 1 : x->shape[d];
+    }
+    if (!along) return NNL_OK;
+    c->spec[1] = *spec;
+    c->spec[1].dtype = NNL_I64;
+    return NNL_OK;
+}
+
+static nnl_status median_run(nnl_call *c)
+{
+    nnl_tensor *x = c->in[0], *flat = NULL;
+    sort_job j = {.x = x, .values = c->out[0], .places = c->n_out > 1 ? c->out[1] : NULL, .dim = c->attr[0].as.i,
+                  .take = 1, .base = c->index_base, .median = true};
+    if (c->n_out == 1) {
+        NNL_TRY(nnl_tensor_new(c->rt, type_of(x), 1, &x->numel, &flat));
+        nnl_spec spec;
+        nnl_tensor *shaped;
+        int64_t strides[NNL_MAX_DIMS];
+        nnl_spec_like(&spec, x);
+        nnl_strides_contiguous(x->ndim, x->shape, strides);
+        nnl_spec_view(&spec, strides, 0);
+        nnl_status status = nnl_tensor_make(c->rt, &spec, flat, &shaped);
+        if (status == NNL_OK) {
+            status = nnl_copy(shaped, x);
+            nnl_tensor_unref(shaped);
+        }
+        if (status != NNL_OK) {
+            nnl_tensor_unref(flat);
+            return status;
+        }
+        j.x = flat;
+        j.dim = 0;
+    }
+    nnl_status status = run_sort(c->rt, &j);
+    nnl_tensor_unref(flat);
+    return status;
+}
+
+static void median_grad(nnl_grad *g)
+{
+    const nnl_layout *x = &g->in_layout[0];
+    int64_t shape[NNL_MAX_DIMS];
+    if (!g->dy[0]) return;
+    for (int d = 0; d < x->ndim; d++) shape[d] = nnl_given(&g->attr[0]) && d != g->attr[0].as.i ? x->shape[d] : 1;
+    nnl_tensor *dy = nnl_reshaped(g->s, g->dy[0], x->ndim, shape);
+    if (nnl_given(&g->attr[0])) {
+        nnl_tensor *places = nnl_reshaped(g->s, g->out[1], x->ndim, shape);
+        g->dx[0] = DO_WITH(g->s, gather_backward, (g->attr[0], V_INTS(x->ndim, x->shape)), dy, places);
+    } else {
+        nnl_tensor *y = nnl_expanded(g->s, nnl_reshaped(g->s, g->out[0], x->ndim, shape), x->ndim, x->shape);
+        g->dx[0] = DO(g->s, mul, dy, DO_WITH(g->s, extreme_share, (V_NONE), g->in[0], y));
+    }
+}
+
+NNL_OP(median,
+    .sig = "input:any, dim:dim?, keepdim:flag=false -> values:same, places:i64",
+    .doc = "The middle element in order, the lower one of two; with dim along that dimension, and its place.  NaN if there is "
+           "one.  Without dim the gradient is shared evenly among equal elements.",
+    .example = "nn.tensor({3, 1, 2}):median()",
+    .infer = median_infer,
+    .run = median_run,
+    .grad = median_grad,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_OUTPUT(0) | NNL_SAVE_OUTPUT(1),
+    .sample = "input:5^; input:3x4^ dim=1; input:2x5x3^ dim=2 keepdim=true");
+
+/* ---------------------------------------------------------------- results whose size depends on the data */
+
+/* These infer functions read the data and make the results themselves. */
+
+static nnl_status dense_copy(nnl_tensor *t, nnl_dtype dtype, nnl_tensor **out)
+{
+    nnl_spec spec;
+    nnl_spec_like(&spec, t);
+    spec.dtype = dtype;
+    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, out));
+    nnl_status status = nnl_copy(*out, t);
+    if (status != NNL_OK) nnl_tensor_unref(*out);
+    return status;
+}
+
+/* Result i as a new tensor. */
+static nnl_status make_result(nnl_call *c, int i, nnl_dtype dtype, int ndim, const int64_t *shape)
+{
+    nnl_spec_set(&c->spec[i], dtype, ndim, shape);
+    return nnl_tensor_make(c->rt, &c->spec[i], NULL, &c->out[i]);
+}
+
+/* Sorted pairs into distinct values, where each element's value is found, and how often each occurs. */
+static nnl_status make_unique(nnl_call *c, const nnl_tensor *x, const pair *a)
+{
+    int64_t n = x->numel, distinct = 0;
+    bool inverse = c->attr[1].as.i, counts = c->attr[2].as.i;
+    size_t width = nnl_dtype_size(type_of(x));
+    for (int64_t i = 0; i < n; i++) distinct += i == 0 || a[i].key != a[i - 1].key;
+    NNL_TRY(nnl_call_results(c, 1 + inverse + counts));
+    NNL_TRY(make_result(c, 0, type_of(x), 1, &distinct));
+    if (inverse) NNL_TRY(make_result(c, 1, NNL_I64, x->ndim, x->shape));
+    if (counts) NNL_TRY(make_result(c, 1 + inverse, NNL_I64, 1, &distinct));
+    int64_t at = -1, *found = inverse ? ints(c->out[1]) : NULL, *count = counts ? ints(c->out[1 + inverse]) : NULL;
+    for (int64_t i = 0; i < n; i++) {
+        if (i == 0 || a[i].key != a[i - 1].key) {
+            memcpy(c->out[0]->data + ++at * (int64_t)width, x->data + a[i].place * (int64_t)width, width);
+            if (count) count[at] = 0;
+        }
+        if (found) found[a[i].place] = at + c->index_base;
+        if (count) count[at]++;
+    }
+    return NNL_OK;
+}
+
+static nnl_status unique_infer(nnl_call *c)
+{
+    nnl_tensor *x;
+    void *block;
+    NNL_TRY(dense_copy(c->in[0], type_of(c->in[0]), &x));
+    size_t bytes = 2 * (size_t)x->numel * sizeof(pair);
+    nnl_status status = nnl_alloc(c->rt, bytes, &block);
+    if (status == NNL_OK) {
+        pair *a = block;
+        read_pairs(type_of(x), x->data, (int64_t)nnl_dtype_size(type_of(x)), x->numel, 0, a);
+        sort_pairs(a, a + x->numel, x->numel);
+        status = make_unique(c, x, a);
+        nnl_free(c->rt, block, bytes);
+    }
+    nnl_tensor_unref(x);
+    return status;
+}
+
+NNL_OP(unique,
+    .sig = "input:any, sorted:flag=true, return_inverse:flag=false, return_counts:flag=false -> values:same, inverse:i64, counts:i64",
+    .doc = "The distinct elements in order; with return_inverse also where in them each element is found, with return_counts "
+           "how often each occurs.  NaN counts as one value.",
+    .example = "local values, counts = nn.tensor({3, 1, 3}):unique({return_counts = true})",
+    .infer = unique_infer,
+    NNL_NO_GRAD("the choice of elements jumps"),
+    .sample = "input:8<4>; input:3x4<5> return_inverse=true return_counts=true",
+    .traits = NNL_COMPLETE_RUN);
+
+static nnl_status nonzero_infer(nnl_call *c)
+{
+    nnl_tensor *x;
+    NNL_TRY(dense_copy(c->in[0], NNL_BOOL, &x));
+    int64_t shape[2] = {0, x->ndim};
+    for (int64_t i = 0; i < x->numel; i++) shape[0] += x->data[i] != 0;
+    nnl_status status = make_result(c, 0, NNL_I64, 2, shape);
+    if (status == NNL_OK) {
+        int64_t *row = ints(c->out[0]);
+        for (int64_t i = 0; i < x->numel; i++) {
+            int64_t rest = i;
+            if (!x->data[i]) continue;
+            for (int d = x->ndim - 1; d >= 0; d--) {
+                row[d] = rest % x->shape[d] + c->index_base;
+                rest /= x->shape[d];
+            }
+            row += x->ndim;
+        }
+    }
+    nnl_tensor_unref(x);
+    return status;
+}
+
+NNL_OP(nonzero,
+    .sig = "input:any -> i64",
+    .doc = "The positions of the elements that are not 0, one a row, in row-major order: n x dimensions.",
+    .example = "nn.tensor({0, 5, 7}):nonzero()",
+    .infer = nonzero_infer,
+    NNL_NO_GRAD("positions are whole numbers"),
+    .sample = "input:3x4{bool}; input:5<3>",
+    .traits = NNL_COMPLETE_RUN);
+
+/* Positions from 0 in a dense i64 copy of input 0, and their number; fails at one below 0, or at or above
+ * limit (when that is not negative). */
+static nnl_status read_positions(nnl_call *c, int64_t limit, nnl_tensor **out, int64_t *highest)
+{
+    char place[NNL_PLACE_TEXT], range[48];
+    int base = c->index_base;
+    NNL_TRY(dense_copy(c->in[0], NNL_I64, out));
+    int64_t *at = ints(*out);
+    *highest = -1;
+    for (int64_t i = 0; i < (*out)->numel; i++) {
+        int64_t number = at[i];
+        at[i] -= base;
+        *highest = NNL_MAX(*highest, at[i]);
+        if (number >= base && (limit < 0 || at[i] < limit)) continue;
+        if (limit < 0) nnl_format(range, sizeof range, "must be %d or more", base);
+        else nnl_format(range, sizeof range, "can be %d to %lld", base, (long long)(limit - 1 + base));
+        nnl_status status = nnl_call_fail(c, NNL_EINDEX, "input is %lld%s, but it %s", (long long)number,
+                                          nnl_place_text(place, *out, i, base), range);
+        nnl_tensor_unref(*out);
+        return status;
+    }
+    return NNL_OK;
+}
+
+static nnl_status make_counts(nnl_call *c, nnl_tensor *positions, int64_t size)
+{
+    nnl_tensor *weights = NULL;
+    const int64_t *at = ints(positions);
+    if (c->in[1]) NNL_TRY(dense_copy(c->in[1], NNL_F64, &weights));
+    nnl_status status = make_result(c, 0, weights ? NNL_F64 : NNL_I64, 1, &size);
+    if (status == NNL_OK) {
+        memset(c->out[0]->data, 0, (size_t)size * 8);
+        for (int64_t i = 0; i < positions->numel; i++) {
+            if (weights) ((double *)(void *)c->out[0]->data)[at[i]] += ((const double *)(const void *)weights->data)[i];
+            else ints(c->out[0])[at[i]]++;
+        }
+    }
+    nnl_tensor_unref(weights);
+    if (status != NNL_OK || !weights || type_of(c->in[1]) != NNL_F32) return status;
+    nnl_tensor *sums = c->out[0]; /* torch keeps the type of f32 weights */
+    c->out[0] = NULL;
+    c->spec[0].dtype = NNL_F32;
+    status = nnl_tensor_make(c->rt, &c->spec[0], NULL, &c->out[0]);
+    if (status == NNL_OK) status = nnl_copy(c->out[0], sums);
+    nnl_tensor_unref(sums);
+    return status;
+}
+
+static nnl_status bincount_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0], *weights = c->in[1];
+    char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
+    nnl_tensor *positions;
+    int64_t highest;
+    if (x->ndim != 1) return nnl_call_fail(c, NNL_ESHAPE, "%s must have one dimension", nnl_call_input_text(c, 0, a));
+    if (weights && !nnl_same_shape(x, weights))
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have the shape of %s", nnl_call_input_text(c, 1, b), nnl_call_input_text(c, 0, a));
+    NNL_TRY(read_positions(c, -1, &positions, &highest));
+    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, 1, (const int64_t[]){NNL_MAX(highest, 0)});
+    if (status == NNL_OK) status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
+    nnl_tensor_unref(positions);
+    return status;
+}
+
+NNL_OP(bincount,
+    .sig = "input:index, weights:any?, minlength:size=0 -> i64",
+    .doc = "How often each number occurs: element k of the result counts the elements of input that are k (class numbers and "
+           "other positions, which count from 1 in Lua), or sums their weights.  Its size is the largest number, at least minlength.",
+    .example = "nn.bincount({1, 3, 3})",
+    .infer = bincount_infer,
+    NNL_NO_GRAD("counts are whole numbers"),
+    .sample = "input:8<4>; input:8<4> minlength=6; input:8<4> weights:8",
+    .traits = NNL_COMPLETE_RUN);
+
+static nnl_status one_hot_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0];
+    nnl_tensor *positions;
+    int64_t classes = c->attr[0].as.i, highest, shape[NNL_MAX_DIMS + 1];
+    char text[NNL_NAMED_TEXT];
+    if (x->ndim == NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%s has no room for one more dimension", nnl_call_input_text(c, 0, text));
+    NNL_TRY(read_positions(c, classes, &positions, &highest));
+    if (classes < 0) classes = highest + 1;
+    for (int d = 0; d < x->ndim; d++) shape[d] = x->shape[d];
+    shape[x->ndim] = classes;
+    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, x->ndim + 1, shape);
+    if (status == NNL_OK) status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
+    if (status == NNL_OK) {
+        memset(c->out[0]->data, 0, (size_t)c->out[0]->numel * 8);
+        for (int64_t i = 0; i < x->numel; i++) ints(c->out[0])[i * classes + ints(positions)[i]] = 1;
+    }
+    nnl_tensor_unref(positions);
+    return status;
+}
+
+NNL_OP(one_hot,
+    .sig = "input:index, num_classes:int=-1 -> i64",
+    .doc = "Class numbers as rows of zeros with a 1 at the class: a last dimension of num_classes more (-1: as many as the "
+           "largest number needs).",
+    .example = "nn.F.one_hot({1, 3}, 3)",
+    .infer = one_hot_infer,
+    NNL_NO_GRAD("the result is whole numbers"),
+    .sample = "input:5<4>; input:2x3<4> num_classes=5",
+    .traits = NNL_COMPLETE_RUN | NNL_NO_METHOD);
+
+/* ---------------------------------------------------------------- places in a sorted sequence */
+
+static nnl_status searchsorted_infer(nnl_call *c)
+{
+    const nnl_tensor *sequence = c->in[0], *x = c->in[1];
+    char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
+    bool fits = sequence->ndim == 1 || (sequence->ndim == x->ndim && sequence->ndim > 0);
+    for (int d = 0; d < sequence->ndim - 1 && fits; d++) fits = sequence->shape[d] == x->shape[d];
+    if (!fits)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have one dimension, or agree with %s in all but the last",
+                             nnl_call_input_text(c, 0, a), nnl_call_input_text(c, 1, b));
+    nnl_spec_set(&c->spec[0], NNL_I64, x->ndim, x->shape);
+    return NNL_OK;
+}
+
+/* How many of the n sorted elements stand before key (with right: before those that are larger). */
+static int64_t search(nnl_dtype dtype, const char *x, int64_t n, uint64_t key, bool right)
+{
+    int64_t low = 0, width = (int64_t)nnl_dtype_size(dtype);
+    while (n > 0) {
+        int64_t half = n / 2;
+        uint64_t at = key_of(dtype, x + (low + half) * width);
+        bool before = right ? at <= key : at < key;
+        low += before ? half + 1 : 0;
+        n = before ? n - half - 1 : half;
+    }
+    return low;
+}
+
+static nnl_status searchsorted_run(nnl_call *c)
+{
+    nnl_tensor *sequence, *x;
+    bool right = c->attr[0].as.i;
+    NNL_TRY(dense_copy(c->in[0], type_of(c->in[0]), &sequence));
+    nnl_status status = dense_copy(c->in[1], type_of(c->in[1]), &x);
+    if (status == NNL_OK) {
+        nnl_dtype dtype = type_of(x);
+        int64_t width = (int64_t)nnl_dtype_size(dtype), n = sequence->shape[sequence->ndim - 1];
+        int64_t row = sequence->ndim > 1 ? x->shape[x->ndim - 1] : 0;
+        for (int64_t i = 0; i < x->numel; i++) {
+            const char *from = sequence->data + (row ? i / row * n * width : 0);
+            ints(c->out[0])[i] = search(dtype, from, n, key_of(dtype, x->data + i * width), right) + c->index_base;
+        }
+        nnl_tensor_unref(x);
+    }
+    nnl_tensor_unref(sequence);
+    return status;
+}
+
+NNL_OP(searchsorted,
+    .sig = "sorted_sequence:any, input:any|scalar, right:flag=false -> i64",
+    .doc = "Where each element of input would be put into a sequence sorted along its last dimension: before equal ones, or with "
+           "right behind them.",
+    .example = "nn.searchsorted(nn.tensor({1, 3, 5}), nn.tensor({3, 6}))",
+    .infer = searchsorted_infer,
+    .run = searchsorted_run,
+    NNL_NO_GRAD("places are whole numbers"),
+    .sample = "sorted_sequence:5<1> input:3x4[0,2]; sorted_sequence:5<1> input=1.5 right=true",
+    .traits = NNL_PROMOTE);
