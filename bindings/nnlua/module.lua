@@ -176,7 +176,7 @@ end
 
 --- All parameters, in order, each once.
 ---@return nnlua.Tensor[]
-function Module:parameters() return values_of(collect(self, "parameter")) end
+function Module:parameters() return tree.parameters(self) end
 --- for name, p in net:named_parameters() do
 function Module:named_parameters() return iterate(collect(self, "parameter")) end
 ---@return nnlua.Tensor[]
@@ -306,7 +306,8 @@ function Module:eval() return set_mode(self, false) end
 
 --- Forgets the gradients of all parameters.
 function Module:zero_grad()
-  walk(self, {parameter = function(_, p) p.grad = nil end})
+  local parameters = tree.parameters(self)
+  for i = 1, #parameters do parameters[i].grad = nil end
   return self
 end
 

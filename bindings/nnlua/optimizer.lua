@@ -5,6 +5,7 @@
 local args = require "nnlua.args"
 local docs = require "nnlua.docs"
 local native = require "nnlua.native"
+local tree = require "nnlua.tree"
 
 local raise = native.raise
 
@@ -32,6 +33,9 @@ local function check_params(optimizer, params, seen)
   local name = optimizer.__name
   if native.is_tensor(params) then
     raise(name .. ": params must be a list of tensors, as net:parameters() gives, got a tensor; put it in {}")
+  end
+  if tree.is_module(params) then
+    raise(("%s: params must be a list of tensors, got a %s; pass net:parameters()"):format(name, params.__name))
   end
   if type(params) ~= "table" then
     raise(("%s: params must be a list of tensors, as net:parameters() gives, got %s"):format(name,

@@ -88,6 +88,55 @@ function tree.walk(root, found, every)
   enter(root, "")
 end
 
+-- The same way without names, for what is asked for at every step.
+local gather
+
+local function gather_value(value, buffers, key, list, seen, inner)
+  local kind = type(value)
+  if kind == "userdata" then
+    if not seen[value] and buffers[key] == nil and (marked[value] or is_parameter(value)) then
+      seen[value] = true
+      list[#list + 1] = value
+    end
+  elseif kind == "table" and not seen[value] then
+    local meta = getmetatable(value)
+    if meta == nil or meta.is_module then
+      inner = inner or {}
+      inner[#inner + 1] = value
+    end
+  end
+  return inner
+end
+
+local no_buffers = {}
+
+function gather(holder, list, seen)
+  if seen[holder] then return end
+  seen[holder] = true
+  local keys, buffers, inner = holder._fields, holder._buffers, nil
+  if not keys then keys, buffers = keys_of(holder), no_buffers end
+  local first = type(rawget(holder, 1))
+  if first == "table" or first == "userdata" then
+    for i = 1, #holder do inner = gather_value(holder[i], buffers, i, list, seen, inner) end
+  end
+  for i = 1, #keys do
+    local key = keys[i]
+    inner = gather_value(holder[key], buffers, key, list, seen, inner)
+  end
+  if inner then
+    for i = 1, #inner do gather(inner[i], list, seen) end
+  end
+end
+
+--- All parameters, in order, each once.
+---@param root table
+---@return nnlua.Tensor[]
+function tree.parameters(root)
+  local list = {}
+  gather(root, list, {})
+  return list
+end
+
 -- Whether a plain table holds a module, at any depth.
 local function holds_module(holder, seen)
   if seen[holder] then return false end

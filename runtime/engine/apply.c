@@ -62,17 +62,18 @@ static void leave(visit *v)
 
 nnl_status nnl_call_results(nnl_call *c, int n)
 {
-    c->n_out = n;
-    if (n <= NNL_CALL_INLINE) return NNL_OK;
-    c->block_size = (size_t)n * (sizeof(nnl_spec) + sizeof(nnl_tensor *));
-    nnl_status status = nnl_alloc(c->rt, c->block_size, &c->block);
-    if (status != NNL_OK) {
-        c->n_out = 0;
-        return status;
+    if (n > NNL_CALL_INLINE) {
+        size_t size = (size_t)n * (sizeof(nnl_spec) + sizeof(nnl_tensor *));
+        NNL_TRY(nnl_alloc(c->rt, size, &c->block));
+        c->block_size = size;
+        c->spec = c->block;
+        c->out = (nnl_tensor **)(void *)(c->spec + n);
     }
-    c->spec = c->block;
-    c->out = (nnl_tensor **)(void *)(c->spec + n);
-    memset(c->out, 0, (size_t)n * sizeof(nnl_tensor *));
+    for (int i = 0; i < n; i++) {
+        c->out[i] = NULL;
+        c->spec[i].view = false;
+    }
+    c->n_out = n;
     return NNL_OK;
 }
 

@@ -24,12 +24,10 @@ MAP_FLOAT(floor, 1, 0, v_floor(x[0]))
 MAP_FLOAT(ceil, 1, 0, v_ceil(x[0]))
 MAP_FLOAT(round, 1, 0, v_round(x[0]))
 MAP_FLOAT(trunc, 1, 0, v_trunc(x[0]))
-/* an infinity has no fraction; x - x would be NaN */
-MAP_FLOAT(frac, 1, 0, v_select(v_eq(v_abs(x[0]), v_like(x[0], __builtin_inf())),
-                               v_copysign(v_like(x[0], 0.0), x[0]), x[0] - v_trunc(x[0])))
-/* 0 and NaN stay as they are */
+/* NaN for infinities, as in torch */
+MAP_FLOAT(frac, 1, 0, x[0] - v_trunc(x[0]))
 MAP_FLOAT(sign, 1, 0, v_select(v_gt(v_abs(x[0]), v_like(x[0], 0.0)),
-                               v_copysign(v_like(x[0], 1.0), x[0]), x[0]))
+                               v_copysign(v_like(x[0], 1.0), x[0]), v_like(x[0], 0.0)))
 
 /* v_max and v_min give their second operand when either is NaN: a NaN there passes by itself, and
  * one in the first is put back. */

@@ -67,21 +67,79 @@ NNL_OP(mul,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
 
-/* d (a / b) = dy / b;  -dy a / b^2 = -dy (a / b) / b */
+enum { DIV_TRUE, DIV_TRUNC, DIV_FLOOR };
+
+/* True division of integers is one of f32. */
+static nnl_status div_infer(nnl_call *c)
+{
+    NNL_TRY(nnl_infer_broadcast(c));
+    if (c->attr[0].as.i == DIV_TRUE && !nnl_is_float(c->spec[0].dtype)) c->spec[0].dtype = NNL_F32;
+    if (c->spec[0].dtype == NNL_BOOL) c->spec[0].dtype = NNL_I64;
+    return NNL_OK;
+}
+
+/* The operand as the result's type; *copy is it when that needed a copy. */
+static nnl_status div_operand(nnl_call *c, int place, nnl_tensor **copy)
+{
+    nnl_tensor *x = c->in[place];
+    if (x->dtype == c->out[0]->dtype) return NNL_OK;
+    nnl_spec spec;
+    nnl_spec_like(&spec, x);
+    spec.dtype = (nnl_dtype)c->out[0]->dtype;
+    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, copy));
+    return nnl_copy(*copy, x);
+}
+
+static nnl_status div_run(nnl_call *c)
+{
+    nnl_tensor *copy[2] = {NULL, NULL}, *in[2], *out = c->out[0];
+    int64_t mode = c->attr[0].as.i;
+    nnl_status status = div_operand(c, 0, &copy[0]);
+    if (status == NNL_OK) status = div_operand(c, 1, &copy[1]);
+    for (int i = 0; i < 2; i++) in[i] = copy[i] ? copy[i] : c->in[i];
+    if (status == NNL_OK && mode == DIV_TRUNC && !nnl_is_float((nnl_dtype)out->dtype)) {
+        /* a / b towards zero is (a - fmod(a, b)) / b, which divides evenly */
+        nnl_tensor *whole;
+        nnl_spec spec;
+        nnl_spec_like(&spec, out);
+        status = nnl_tensor_make(c->rt, &spec, NULL, &whole);
+        if (status == NNL_OK) {
+            nnl_map_run(c->rt, NNL_MAP_fmod, 2, in, whole, NULL);
+            nnl_map_run(c->rt, NNL_MAP_sub, 2, (nnl_tensor *[]){in[0], whole}, whole, NULL);
+            status = nnl_map_run(c->rt, NNL_MAP_floor_divide, 2, (nnl_tensor *[]){whole, in[1]}, out, NULL);
+            nnl_tensor_unref(whole);
+        }
+    } else if (status == NNL_OK) {
+        status = nnl_map_run(c->rt, mode == DIV_FLOOR ? NNL_MAP_floor_divide : NNL_MAP_div, 2, in, out, NULL);
+        if (status == NNL_OK && mode == DIV_TRUNC) status = nnl_map_run(c->rt, NNL_MAP_trunc, 1, &out, out, NULL);
+    }
+    nnl_tensor_unref(copy[0]);
+    nnl_tensor_unref(copy[1]);
+    return status;
+}
+
+/* d (a / b) = dy / b;  -dy a / b^2 = -dy (a / b) / b.  A rounded quotient is flat. */
 static void div_grad(nnl_grad *g)
 {
+    if (g->attr[0].as.i != DIV_TRUE) {
+        for (int i = 0; i < 2; i++) {
+            const nnl_layout *x = &g->in_layout[i];
+            if (g->needs[i]) g->dx[i] = nnl_full(g->s, (nnl_dtype)x->dtype, x->ndim, x->shape, 0);
+        }
+        return;
+    }
     nnl_tensor *over_b = DO(g->s, div, g->dy[0], g->in[1]);
     g->dx[0] = over_b;
     if (g->needs[1]) g->dx[1] = DO(g->s, neg, DO(g->s, mul, over_b, DO(g->s, div, g->in[0], g->in[1])));
 }
 
 NNL_OP(div,
-    .sig = "input:real, other:real|scalar -> same",
-    .doc = "input / other, elementwise with broadcasting; integers are converted to f32 first.",
+    .sig = "input:any, other:any|scalar, rounding_mode:{none|trunc|floor}=none -> same",
+    .doc = "input / other, elementwise with broadcasting; integers give f32.  rounding_mode \"trunc\" drops the fraction, "
+           "\"floor\" rounds down; with them integers stay integers.",
     .example = "nn.tensor({1, 2}):div(4)",
-    .infer = nnl_infer_broadcast,
-    .run = nnl_run_map,
-    .kernel = NNL_MAP_div,
+    .infer = div_infer,
+    .run = div_run,
     .grad = div_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4 other:3x4[0.5,2]; input:3x4 other:4[-2,-0.5]",

@@ -259,31 +259,41 @@ NNL_OP(unbind,
 
 /* ---------------------------------------------------------------- repeat */
 
-/* Sizes of input and result, with as many dimensions as there are repeats. */
-static int repeated(const nnl_value *repeats, int ndim, const int64_t *shape, int64_t own[NNL_MAX_DIMS])
+/* The input's shape and the repeats, both with as many dimensions as the result has. */
+static int repeated(const nnl_value *repeats, int ndim, const int64_t *shape, int64_t own[NNL_MAX_DIMS], int64_t times[NNL_MAX_DIMS])
 {
-    int count = nnl_given(repeats) ? repeats->count : 0;
-    for (int d = 0; d < count; d++) own[d] = d < count - ndim ? 1 : shape[d - (count - ndim)];
-    return count;
+    int count = nnl_given(repeats) ? repeats->count : 0, all = NNL_MAX(count, ndim);
+    for (int d = 0; d < all; d++) {
+        own[d] = d < all - ndim ? 1 : shape[d - (all - ndim)];
+        times[d] = d < all - count ? 1 : repeats->as.ints[d - (all - count)];
+    }
+    return all;
+}
+
+static nnl_status repeated_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[0];
+    nnl_spec *spec = &c->spec[0];
+    int64_t times[NNL_MAX_DIMS];
+    char text[NNL_NAMED_TEXT];
+    if (nnl_given(&c->attr[0]) && c->attr[0].count > NNL_MAX_DIMS)
+        return nnl_call_fail(c, NNL_ESHAPE, "%d repeats are given for %s, but %d dimensions are possible", c->attr[0].count,
+                             nnl_call_input_text(c, 0, text), NNL_MAX_DIMS);
+    spec->dtype = (nnl_dtype)x->dtype;
+    spec->ndim = repeated(&c->attr[0], x->ndim, x->shape, spec->shape, times);
+    for (int d = 0; d < spec->ndim; d++) {
+        if (!nnl_mul_size(spec->shape[d], times[d], &spec->shape[d])) return nnl_call_fail(c, NNL_ENOMEM, "the result is too large");
+    }
+    return NNL_OK;
 }
 
 static nnl_status repeat_infer(nnl_call *c)
 {
-    const nnl_tensor *x = c->in[0];
-    const nnl_value *repeats = &c->attr[0];
-    int count = nnl_given(repeats) ? repeats->count : 0;
+    int count = nnl_given(&c->attr[0]) ? c->attr[0].count : 0;
     char text[NNL_NAMED_TEXT];
-    if (count < x->ndim || count > NNL_MAX_DIMS)
-        return nnl_call_fail(c, NNL_ESHAPE, "%d repeats are given for %s: one for each dimension is needed, and %d at most", count,
-                             nnl_call_input_text(c, 0, text), NNL_MAX_DIMS);
-    nnl_spec *spec = &c->spec[0];
-    spec->dtype = (nnl_dtype)x->dtype;
-    spec->ndim = repeated(repeats, x->ndim, x->shape, spec->shape);
-    for (int d = 0; d < count; d++) {
-        if (!nnl_mul_size(spec->shape[d], repeats->as.ints[d], &spec->shape[d]))
-            return nnl_call_fail(c, NNL_ENOMEM, "the result is too large");
-    }
-    return NNL_OK;
+    if (count >= c->in[0]->ndim) return repeated_infer(c);
+    return nnl_call_fail(c, NNL_ESHAPE, "%d repeats are given for %s: one for each dimension is needed (tile takes fewer)", count,
+                         nnl_call_input_text(c, 0, text));
 }
 
 /* One copy of the input, which is doubled along one dimension after the other, from the last on. */
@@ -291,8 +301,8 @@ static nnl_status repeat_run(nnl_call *c)
 {
     const nnl_tensor *x = c->in[0];
     nnl_tensor *out = c->out[0];
-    int64_t have[NNL_MAX_DIMS];
-    int ndim = repeated(&c->attr[0], x->ndim, x->shape, have);
+    int64_t have[NNL_MAX_DIMS], times[NNL_MAX_DIMS];
+    int ndim = repeated(&c->attr[0], x->ndim, x->shape, have, times);
     if (out->numel == 0) return NNL_OK;
     nnl_tensor first = nnl_window(out, out->data, ndim, have, out->strides);
     NNL_TRY(nnl_copy(&first, x));
@@ -313,11 +323,11 @@ static nnl_status repeat_run(nnl_call *c)
 static void repeat_grad(nnl_grad *g)
 {
     const nnl_layout *x = &g->in_layout[0], *y = &g->out_layout[0];
-    int64_t own[NNL_MAX_DIMS], before = 1;
-    int ndim = repeated(&g->attr[0], x->ndim, x->shape, own);
+    int64_t own[NNL_MAX_DIMS], times[NNL_MAX_DIMS], before = 1;
+    int ndim = repeated(&g->attr[0], x->ndim, x->shape, own, times);
     nnl_tensor *dy = DO(g->s, contiguous, g->dy[0]);
     for (int d = 0; d < ndim; d++) {
-        int64_t copies = g->attr[0].as.ints[d], behind = own[d], one = 1;
+        int64_t copies = times[d], behind = own[d], one = 1;
         for (int e = d + 1; e < ndim; e++) behind *= y->shape[e];
         if (copies != 1) dy = nnl_sum_dims(g->s, nnl_reshaped(g->s, dy, 3, (int64_t[]){before, copies, behind}), &V_INTS(1, &one), false);
         before *= own[d];
@@ -328,11 +338,20 @@ static void repeat_grad(nnl_grad *g)
 NNL_OP(repeat,
     .sig = "input:any, repeats:size... -> same",
     .doc = "Copies of the input beside each other, so many along each dimension; additional dimensions come first.",
-    .example = "nn.arange(3):repeat(2, 2)",
+    .example = "nn[\"repeat\"](nn.arange(3), 2, 2)", /* a word of Lua's */
     .infer = repeat_infer,
     .run = repeat_run,
     .grad = repeat_grad,
     .sample = "input:3x4 repeats={2, 3}; input:3 repeats={2, 2}; input:2x3 repeats={2, 1, 3}");
+
+NNL_OP(tile,
+    .sig = "input:any, dims:size... -> same",
+    .doc = "As repeat, but fewer repeats than the input has dimensions are for its last ones.",
+    .example = "nn.ones(2, 3):tile(2)",
+    .infer = repeated_infer,
+    .run = repeat_run,
+    .grad = repeat_grad,
+    .sample = "input:3x4 dims=2; input:3 dims={2, 2}");
 
 static nnl_status interleave_infer(nnl_call *c)
 {

@@ -391,7 +391,7 @@ static nnl_status bce_run(nnl_call *c)
 /* log(x), at least -100 (of e^-100), and then with gradient 0 */
 static nnl_tensor *clamped_log(nnl_scope *s, nnl_tensor *x)
 {
-    return DO(s, log, DO_WITH(s, clamp_min, (V_NUM(3.720075976020836e-44)), x));
+    return DO(s, log, DO(s, clamp_min, x, nnl_number(s, x, 3.720075976020836e-44)));
 }
 
 static nnl_tensor *one_minus(nnl_scope *s, nnl_tensor *x) { return nnl_shifted(s, DO(s, neg, x), 1); }

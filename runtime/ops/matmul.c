@@ -37,9 +37,11 @@ static nnl_status prepare(stack *s, nnl_tensor *t, bool transposed, int batch_di
 {
     s->t = t;
     s->copy = NULL;
-    if (!find_layout(t, &s->trans, &s->ld)) {
+    bool narrow = nnl_is_int((nnl_dtype)t->dtype) && t->dtype != NNL_I64;
+    if (narrow || !find_layout(t, &s->trans, &s->ld)) {
         nnl_spec spec;
         nnl_spec_like(&spec, t);
+        if (narrow) spec.dtype = NNL_I64;
         NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, &s->copy));
         NNL_TRY(nnl_copy(s->copy, t));
         s->t = s->copy;
@@ -69,10 +71,46 @@ static int join_batch(int dims, int64_t *shape, stack *a, stack *b)
     return dims > 0 ? last + 1 : 0;
 }
 
+/* Integers are multiplied as i64, plainly: they are counts and masks, not networks. */
+static void integer_matrix(int64_t *out, const int64_t *a, const int64_t *b, const nnl_gemm_call *call)
+{
+    for (int64_t i = 0; i < call->m; i++) {
+        for (int64_t j = 0; j < call->n; j++) {
+            uint64_t sum = 0; /* wraps around, as torch's does */
+            for (int64_t k = 0; k < call->k; k++) {
+                int64_t x = a[call->trans_a ? k * call->lda + i : i * call->lda + k];
+                int64_t y = b[call->trans_b ? j * call->ldb + k : k * call->ldb + j];
+                sum += (uint64_t)x * (uint64_t)y;
+            }
+            out[i * call->ldc + j] = (int64_t)sum;
+        }
+    }
+}
+
+static nnl_status multiply(nnl_runtime *rt, const nnl_gemm_call *call)
+{
+    if (call->dtype != NNL_I64) return nnl_gemm(rt, call);
+    for (int64_t i = 0; i < call->batch; i++)
+        integer_matrix((int64_t *)call->c + i * call->stride_c, (const int64_t *)call->a + i * call->stride_a,
+                       (const int64_t *)call->b + i * call->stride_b, call);
+    return NNL_OK;
+}
+
 /* out (contiguous, batch dimensions then m x n) = alpha A B + bias.  A and B have two dimensions or more. */
 static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
                           const nnl_tensor *bias, double alpha, bool accumulate)
 {
+    if (nnl_is_int((nnl_dtype)out->dtype) && out->dtype != NNL_I64) {
+        nnl_tensor *wide;
+        nnl_spec spec;
+        nnl_spec_like(&spec, out);
+        spec.dtype = NNL_I64;
+        NNL_TRY(nnl_tensor_make(out->rt, &spec, NULL, &wide));
+        nnl_status wide_status = product(wide, a, trans_a, b, trans_b, NULL, 1, false);
+        if (wide_status == NNL_OK) wide_status = nnl_copy(out, wide);
+        nnl_tensor_unref(wide);
+        return wide_status;
+    }
     int64_t shape[NNL_MAX_DIMS];
     int dims = out->ndim - 2;
     memcpy(shape, out->shape, sizeof(int64_t) * (size_t)NNL_MAX(dims, 0));
@@ -100,7 +138,7 @@ static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tens
         call.a = sa.t->data + offset_a * (int64_t)width;
         call.b = sb.t->data + offset_b * (int64_t)width;
         call.c = out->data + i * inner * m * n * (int64_t)width;
-        status = nnl_gemm(out->rt, &call);
+        status = multiply(out->rt, &call);
     }
     nnl_tensor_unref(sa.copy);
     nnl_tensor_unref(sb.copy);
@@ -193,7 +231,7 @@ static void mm_grad(nnl_grad *g)
 }
 
 NNL_OP(mm,
-    .sig = "input:float, mat2:float -> same",
+    .sig = "input:number, mat2:number -> same",
     .doc = "The product of two matrices: n x m times m x p gives n x p.",
     .example = "nn.ones(2, 3):mm(nn.ones(3, 4))",
     .infer = mm_infer,
@@ -233,7 +271,7 @@ static void bmm_grad(nnl_grad *g)
 }
 
 NNL_OP(bmm,
-    .sig = "input:float, mat2:float -> same",
+    .sig = "input:number, mat2:number -> same",
     .doc = "Products of two stacks of matrices: b x n x m times b x m x p gives b x n x p.",
     .example = "nn.ones(5, 2, 3):bmm(nn.ones(5, 3, 4))",
     .infer = bmm_infer,
@@ -350,7 +388,7 @@ static void matmul_grad(nnl_grad *g)
 }
 
 NNL_OP(matmul,
-    .sig = "input:float, other:float -> same",
+    .sig = "input:number, other:number -> same",
     .doc = "The matrix product over the last two dimensions; dimensions before them broadcast.  A vector on the left is a "
            "row, on the right a column, and the result lacks that dimension.",
     .example = "nn.ones(5, 2, 3):matmul(nn.ones(3, 4))",
@@ -378,7 +416,7 @@ static nnl_status mv_infer(nnl_call *c)
 }
 
 NNL_OP(mv,
-    .sig = "input:float, vec:float -> same",
+    .sig = "input:number, vec:number -> same",
     .doc = "The product of a matrix and a vector: n x m times m gives n.",
     .example = "nn.ones(2, 3):mv(nn.ones(3))",
     .infer = mv_infer,
@@ -395,7 +433,7 @@ static nnl_status dot_infer(nnl_call *c)
 }
 
 NNL_OP(dot,
-    .sig = "input:float, other:float -> same",
+    .sig = "input:number, other:number -> same",
     .doc = "The sum of the products of two vectors' elements, 0-d.",
     .example = "nn.ones(3):dot(nn.ones(3))",
     .infer = dot_infer,
@@ -428,7 +466,7 @@ static void outer_grad(nnl_grad *g)
 }
 
 NNL_OP(outer,
-    .sig = "input:float, vec2:float -> same",
+    .sig = "input:number, vec2:number -> same",
     .doc = "All products of two vectors' elements: n and m elements give n x m.",
     .example = "nn.arange(1, 3):to(\"f32\"):outer(nn.ones(2))",
     .infer = outer_infer,
@@ -504,6 +542,25 @@ NNL_OP(addmm,
     .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
     .sample = "input:3x2 mat1:3x4 mat2:4x2; input:2 mat1:3x4 mat2:4x2 beta=0.5 alpha=2",
     .traits = NNL_PROMOTE | NNL_INPLACE_OK);
+
+/* ---------------------------------------------------------------- bilinear */
+
+static void bilinear_define(nnl_define *d)
+{
+    nnl_scope *s = d->s;
+    const nnl_value equation = {NNL_KIND_STRING, 0, {.s = "...i,oij,...j->...o"}};
+    nnl_tensor *y = nnl_do(s, &nnl_op_einsum, 3, (nnl_tensor *[]){d->in[0], d->in[2], d->in[1]}, 1, &equation);
+    d->out[0] = d->in[3] ? DO(s, add, y, d->in[3]) : y;
+}
+
+NNL_OP(bilinear,
+    .sig = "input1:float, input2:float, weight:float, bias:float? -> same",
+    .doc = "y_o = input1^T W_o input2 + b_o over the last dimension: ... x in1 and ... x in2 with weight out x in1 x in2 give "
+           "... x out.",
+    .example = "nn.F.bilinear(nn.ones(2, 3), nn.ones(2, 4), nn.ones(5, 3, 4))",
+    .define = bilinear_define,
+    .sample = "input1:2x3 input2:2x4 weight:5x3x4 bias:5; input1:3 input2:4 weight:2x3x4",
+    .traits = NNL_PROMOTE);
 
 /* ---------------------------------------------------------------- a linear layer */
 

@@ -1,0 +1,709 @@
+/* A host that knows nothing but nnlua.h: its allocator, its threads, its log, its locale and its floating-point state
+ * are respected, errors have their form, and nothing is left behind. */
+#include "training.h"
+
+#include <fenv.h>
+#include <locale.h>
+#include <math.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <unistd.h>
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+static nnl_runtime *open_with(ledger *l, int threads)
+{
+    nnl_runtime_config config = nnl_runtime_defaults();
+    nnl_runtime *rt;
+    ledger_open(l);
+    config.allocate = ledger_allocate;
+    config.allocate_user = l;
+    config.threads = threads;
+    if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
+    return rt;
+}
+
+static void close_with(ledger *l, nnl_runtime *rt)
+{
+    int64_t left = nnl_runtime_free(rt);
+    CHECK(left == 0, "%lld tensors left", (long long)left);
+    CHECK(l->live == 0 && l->blocks == 0, "%zu bytes in %lld blocks were not given back", l->live, (long long)l->blocks);
+    CHECK(l->wrong == 0, "the allocator was called wrongly %lld times", (long long)l->wrong);
+    ledger_close(l);
+}
+
+static nnl_tensor *floats(nnl_runtime *rt, int ndim, const int64_t *shape, const float *data)
+{
+    nnl_tensor *t;
+    if (nnl_tensor_from(rt, NNL_F32, ndim, shape, data, &t) != NNL_OK) exit(2);
+    return t;
+}
+#define FLOATS(rt, n, ...) floats((rt), 1, (const int64_t[]){(n)}, (const float[]){__VA_ARGS__})
+
+static float value_at(const nnl_tensor *t, int64_t place) { return ((const float *)nnl_tensor_const_data(t))[place]; }
+
+static bool near(double a, double b) { return fabs(a - b) <= 1e-5 * (1 + fabs(b)); }
+
+/* A call that must fail with this status and these words in its message. */
+static void refused_at(int line, nnl_runtime *rt, nnl_status status, nnl_status wanted, const char *words)
+{
+    check_at(status == wanted, line, "status %s, wanted %s: %s", nnl_status_name(status), nnl_status_name(wanted),
+             nnl_error_message(rt));
+    check_at(has(nnl_error_message(rt), words), line, "\"%s\" is not in the message: %s", words, nnl_error_message(rt));
+}
+#define REFUSED(rt, call, wanted, words) refused_at(__LINE__, (rt), (call), (wanted), (words))
+
+/* ---------------------------------------------------------------- making a runtime */
+
+static void configuration(void)
+{
+    nnl_runtime_config config = nnl_runtime_defaults();
+    nnl_runtime *rt;
+    CHECK(config.size == sizeof config && !config.allocate && config.isa == NNL_ISA_AUTO, "the defaults are others");
+    CHECK(nnl_runtime_new(NULL, &rt) == NNL_OK && rt, "no configuration means the defaults");
+    CHECK(nnl_runtime_threads(rt) >= 1 && nnl_runtime_isa(rt) != NNL_ISA_AUTO, "threads and instruction set are known");
+    CHECK(strcmp(nnl_error_message(rt), "") == 0, "there is a message before any error");
+    CHECK(nnl_runtime_free(rt) == 0, "tensors left");
+    CHECK(nnl_runtime_free(NULL) == 0, "freeing NULL");
+
+    /* A program built against an older header says so by a smaller size; what lies behind it is not read. */
+    struct {
+        nnl_runtime_config config;
+        char guard[64];
+    } old;
+    memset(&old, 0x7f, sizeof old);
+    old.config = nnl_runtime_defaults();
+    memset((char *)&old.config + offsetof(nnl_runtime_config, threads), 0x7f,
+           sizeof old.config - offsetof(nnl_runtime_config, threads));
+    old.config.size = offsetof(nnl_runtime_config, threads);
+    old.config.memory_limit = 123 << 20;
+    CHECK(nnl_runtime_new(&old.config, &rt) == NNL_OK, "an older configuration is refused");
+    CHECK(memory_of(rt).limit == 123 << 20, "the limit of an older configuration is lost");
+    nnl_runtime_free(rt);
+
+    static const size_t sizes[] = {0, 1, sizeof(size_t) - 1, sizeof(nnl_runtime_config) + 1, SIZE_MAX};
+    for (int i = 0; i < COUNT(sizes); i++) {
+        config = nnl_runtime_defaults();
+        config.size = sizes[i];
+        rt = (nnl_runtime *)(void *)&config;
+        CHECK(nnl_runtime_new(&config, &rt) == NNL_EINVAL && !rt, "a configuration of %zu bytes is taken", sizes[i]);
+    }
+    config = nnl_runtime_defaults();
+    config.threads = -1;
+    CHECK(nnl_runtime_new(&config, &rt) == NNL_EINVAL && !rt, "-1 threads");
+    config = nnl_runtime_defaults();
+    config.memory_limit = 64;
+    CHECK(nnl_runtime_new(&config, &rt) == NNL_ENOMEM && !rt, "a limit of 64 bytes");
+
+    int known = 0;
+    for (nnl_isa isa = NNL_ISA_BASE; isa <= NNL_ISA_NEON; isa++) {
+        config = nnl_runtime_defaults();
+        config.isa = isa;
+        nnl_status status = nnl_runtime_new(&config, &rt);
+        CHECK(status == NNL_OK || (status == NNL_EUNSUPPORTED && !rt), "forcing %s: %s", nnl_isa_name(isa),
+              nnl_status_name(status));
+        if (status != NNL_OK) continue;
+        known++;
+        CHECK(nnl_runtime_isa(rt) == isa, "%s was forced, but %s runs", nnl_isa_name(isa), nnl_isa_name(nnl_runtime_isa(rt)));
+        nnl_tensor *x = FLOATS(rt, 3, -1, 0.5f, 2), *y;
+        CHECK(apply(rt, "relu", 1, &x, NULL, &y) == NNL_OK && value_at(y, 0) == 0 && value_at(y, 2) == 2, "relu on %s",
+              nnl_isa_name(isa));
+        nnl_tensor_unref(x);
+        nnl_tensor_unref(y);
+        CHECK(nnl_runtime_free(rt) == 0, "tensors left");
+    }
+    CHECK(known >= 1, "no instruction set runs");
+    CHECK(strcmp(nnl_isa_name(NNL_ISA_AVX2), "avx2") == 0 && strcmp(nnl_isa_name(NNL_ISA_AUTO), "auto") == 0, "names");
+    CHECK(strcmp(nnl_status_name(NNL_ESHAPE), "NNL_ESHAPE") == 0 && nnl_status_name((nnl_status)999), "status names");
+    CHECK(strcmp(nnl_dtype_name(NNL_F32), "f32") == 0 && nnl_dtype_size(NNL_I64) == 8, "types");
+}
+
+/* ---------------------------------------------------------------- tensors */
+
+static int releases;
+static void release(void *user, void *data)
+{
+    releases++;
+    *(void **)user = data;
+}
+
+static void tensors(void)
+{
+    ledger l;
+    nnl_runtime *rt = open_with(&l, 1);
+    nnl_tensor *t, *u;
+    CHECK(nnl_tensor_new(rt, NNL_F64, 2, (int64_t[]){2, 3}, &t) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(nnl_tensor_runtime(t) == rt && nnl_tensor_dtype(t) == NNL_F64 && nnl_tensor_ndim(t) == 2, "what it is");
+    CHECK(nnl_tensor_shape(t)[1] == 3 && nnl_tensor_strides(t)[0] == 3 && nnl_tensor_numel(t) == 6, "its shape");
+    CHECK(nnl_tensor_is_contiguous(t) && !nnl_tensor_requires_grad(t) && !nnl_tensor_grad(t), "its state");
+    CHECK((uintptr_t)nnl_tensor_data(t) % 64 == 0, "elements are not aligned to 64 bytes");
+    CHECK(nnl_tensor_ref(t) == t, "ref returns its tensor");
+    nnl_tensor_unref(t);
+    nnl_tensor_unref(t);
+    nnl_tensor_unref(NULL);
+
+    CHECK(nnl_tensor_zeros(rt, NNL_I32, 0, NULL, &t) == NNL_OK && nnl_tensor_numel(t) == 1, "0-d");
+    CHECK(*(const int32_t *)nnl_tensor_const_data(t) == 0, "zeros");
+    nnl_tensor_unref(t);
+    CHECK(nnl_tensor_zeros(rt, NNL_F32, 3, (int64_t[]){4, 0, 5}, &t) == NNL_OK && nnl_tensor_numel(t) == 0, "empty");
+    nnl_tensor_unref(t);
+
+    /* conversions on reading */
+    t = floats(rt, 2, (int64_t[]){2, 2}, (float[]){1.5f, -2.75f, 1e20f, NAN});
+    int64_t whole[4];
+    double wide[4];
+    CHECK(nnl_tensor_read(t, NNL_I64, whole, sizeof whole) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(whole[0] == 1 && whole[1] == -2 && whole[2] == INT64_MAX && whole[3] == 0, "conversion to i64");
+    CHECK(nnl_tensor_read(t, NNL_F64, wide, sizeof wide) == NNL_OK && wide[1] == -2.75, "conversion to f64");
+    REFUSED(rt, nnl_tensor_read(t, NNL_F64, wide, sizeof wide - 1), NNL_EINVAL, "read: the buffer has 31 bytes");
+    CHECK(apply(rt, "t", 1, &t, NULL, &u) == NNL_OK && !nnl_tensor_is_contiguous(u), "a transposed view");
+    CHECK(nnl_tensor_read(u, NNL_F64, wide, sizeof wide) == NNL_OK && wide[1] == (double)1e20f && wide[2] == -2.75,
+          "reading is in row-major order");
+    nnl_tensor_unref(u);
+    nnl_tensor_unref(t);
+
+    /* memory of the host's */
+    float mine[6] = {1, 2, 3, 4, 5, 6};
+    void *given_back = NULL;
+    CHECK(nnl_tensor_wrap(rt, NNL_F32, 2, (int64_t[]){2, 3}, mine, release, &given_back, &t) == NNL_OK, "wrap");
+    CHECK(nnl_tensor_const_data(t) == mine, "it is used in place");
+    const nnl_attr flat[] = {NNL_INTS("shape", 1, ((const int64_t[]){6})), NNL_END};
+    CHECK(apply(rt, "reshape", 1, &t, flat, &u) == NNL_OK, "%s", nnl_error_message(rt));
+    nnl_tensor_unref(t);
+    CHECK(releases == 0, "released while a view is alive");
+    CHECK(nnl_apply_inplace(rt, nnl_op_find("neg"), &u, 1, NULL) == NNL_OK && mine[5] == -6, "writing through a view");
+    nnl_tensor_unref(u);
+    CHECK(releases == 1 && given_back == mine, "released once, with its memory");
+    REFUSED(rt, nnl_tensor_wrap(rt, NNL_F32, 1, (int64_t[]){1}, (char *)mine + 1, release, &given_back, &t), NNL_EINVAL, "align");
+    CHECK(!t && releases == 1, "a wrap that failed released its memory");
+
+    /* what is no tensor */
+    static const struct {
+        int ndim;
+        int64_t shape[9];
+    } bad[] = {{1, {-1}}, {2, {3, -5}}, {9, {1, 1, 1, 1, 1, 1, 1, 1, 1}}, {-1, {0}}, {2, {INT64_MAX, 2}},
+               {3, {1 << 30, 1 << 30, 1 << 30}}, {3, {INT64_MAX, INT64_MAX, 0}}};
+    for (int i = 0; i < COUNT(bad); i++) {
+        t = (nnl_tensor *)(void *)mine;
+        nnl_status status = nnl_tensor_new(rt, NNL_F64, bad[i].ndim, bad[i].shape, &t);
+        CHECK(status != NNL_OK && !t, "shape %d of the bad ones: %s", i, nnl_status_name(status));
+        CHECK(strncmp(nnl_error_message(rt), "tensor: ", 8) == 0, "the message is: %s", nnl_error_message(rt));
+    }
+    REFUSED(rt, nnl_tensor_new(rt, (nnl_dtype)77, 0, NULL, &t), NNL_ETYPE, "type 77");
+    close_with(&l, rt);
+}
+
+/* ---------------------------------------------------------------- ops */
+
+static void ops(void)
+{
+    ledger l;
+    nnl_runtime *rt = open_with(&l, 1);
+    nnl_tensor *x = floats(rt, 2, (int64_t[]){2, 3}, (float[]){1, 5, 3, 4, 2, 6}), *y = FLOATS(rt, 3, 10, 20, 30), *z, *out[4];
+    CHECK(nnl_op_count() > 200, "%d ops", nnl_op_count());
+    for (int i = 0; i < nnl_op_count(); i++) {
+        const nnl_op *op = nnl_op_at(i);
+        CHECK(op && nnl_op_find(nnl_op_name(op)) == op && nnl_op_signature(op), "op %d is not found by its name", i);
+    }
+    CHECK(!nnl_op_find("no_such_op") && !nnl_op_at(-1) && !nnl_op_at(nnl_op_count()), "ops that are none");
+
+    const nnl_attr twice[] = {NNL_FLOAT("alpha", 2), NNL_END};
+    CHECK(apply(rt, "add", 2, (nnl_tensor *[]){x, y}, twice, &z) == NNL_OK && value_at(z, 5) == 66, "add with alpha");
+    nnl_tensor_unref(z);
+    const nnl_attr over[] = {NNL_INT("dim", -1), NNL_FLAG("keepdim", true), NNL_END};
+    CHECK(apply(rt, "sum", 1, &x, over, &z) == NNL_OK && nnl_tensor_ndim(z) == 2 && value_at(z, 1) == 12, "sum");
+    nnl_tensor_unref(z);
+    const nnl_attr both[] = {NNL_INTS("dim", 2, ((const int64_t[]){0, -1})), NNL_END};
+    CHECK(apply(rt, "sum", 1, &x, both, &z) == NNL_OK && nnl_tensor_ndim(z) == 0 && value_at(z, 0) == 21, "sum over two");
+    nnl_tensor_unref(z);
+
+    /* several results, and positions counted from 0 */
+    const nnl_attr rows[] = {NNL_INT("dim", 1), NNL_END};
+    CHECK(nnl_apply(rt, nnl_op_find("max"), &x, 1, rows, out, 2) == NNL_OK, "%s", nnl_error_message(rt));
+    const int64_t *places = nnl_tensor_const_data(out[1]);
+    CHECK(value_at(out[0], 0) == 5 && places[0] == 1 && places[1] == 2, "max and its places");
+    nnl_tensor_unref(out[0]);
+    nnl_tensor_unref(out[1]);
+    CHECK(nnl_apply(rt, nnl_op_find("max"), &x, 1, rows, out, 1) == NNL_OK, "surplus results are dropped");
+    nnl_tensor_unref(out[0]);
+    REFUSED(rt, nnl_apply(rt, nnl_op_find("max"), &x, 1, rows, out, 3), NNL_EINVAL, "max: 3 results wanted");
+    CHECK(!out[0] && !out[1] && !out[2], "results of a call that failed");
+
+    /* errors: op, argument, got, wanted */
+    const nnl_op *add = nnl_op_find("add"), *sum = nnl_op_find("sum"), *matmul = nnl_op_find("matmul");
+    REFUSED(rt, nnl_apply(rt, NULL, &x, 1, NULL, &z, 1), NNL_EINVAL, "op is NULL");
+    REFUSED(rt, nnl_apply(rt, matmul, (nnl_tensor *[]){x, x}, 2, NULL, &z, 1), NNL_ESHAPE, "matmul: ");
+    CHECK(has(nnl_error_message(rt), "2x3"), "the message names no shape: %s", nnl_error_message(rt));
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_FLAG("keepdims", true), NNL_END}, &z, 1), NNL_EINVAL,
+            "did you mean keepdim?");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_WORD("dim", "last"), NNL_END}, &z, 1), NNL_EINVAL, "sum: dim");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INT("dim", 2), NNL_END}, &z, 1), NNL_EINVAL,
+            "dimensions 0 to 1 (or -2 to -1)");
+    REFUSED(rt, nnl_apply(rt, add, (nnl_tensor *[]){x, y, y}, 3, NULL, &z, 1), NNL_EINVAL, "3 tensors given, 2 wanted");
+    REFUSED(rt, nnl_apply(rt, add, (nnl_tensor *[]){x}, 1, NULL, &z, 1), NNL_EINVAL, "other is missing");
+    REFUSED(rt, nnl_apply(rt, add, (nnl_tensor *[]){NULL, x}, 2, NULL, &z, 1), NNL_EINVAL, "input is missing");
+    nnl_tensor *odd = FLOATS(rt, 2, 1, 2), *label;
+    REFUSED(rt, nnl_apply(rt, add, (nnl_tensor *[]){x, odd}, 2, NULL, &z, 1), NNL_ESHAPE, "add: ");
+    CHECK(!z, "a result of a call that failed");
+    CHECK(nnl_tensor_from(rt, NNL_I64, 1, (int64_t[]){2}, (int64_t[]){2, 3}, &label) == NNL_OK, "labels");
+    REFUSED(rt, apply(rt, "cross_entropy", 2, (nnl_tensor *[]){x, label}, NULL, &z), NNL_EINDEX, "cross_entropy: ");
+    CHECK(has(nnl_error_message(rt), "3"), "the class is not named: %s", nnl_error_message(rt));
+    REFUSED(rt, apply(rt, "gelu", 1, &label, NULL, &z), NNL_ETYPE, "gelu: input must be f32 or f64, but it is i64");
+    REFUSED(rt, apply(rt, "gelu", 1, &x, (nnl_attr[]){NNL_WORD("approximate", "exactly"), NNL_END}, &z), NNL_EINVAL, "exactly");
+
+    ledger l2;
+    nnl_runtime *other = open_with(&l2, 1);
+    nnl_tensor *foreign = FLOATS(other, 3, 1, 2, 3);
+    REFUSED(rt, nnl_apply(rt, add, (nnl_tensor *[]){x, foreign}, 2, NULL, &z, 1), NNL_EINVAL, "another runtime");
+    nnl_tensor_unref(foreign);
+    close_with(&l2, other);
+
+    /* the message stands until the next failure, also when it is its own argument */
+    REFUSED(rt, nnl_apply(rt, add, (nnl_tensor *[]){x, odd}, 2, NULL, &z, 1), NNL_ESHAPE, "add: ");
+    CHECK(apply(rt, "neg", 1, &x, NULL, &z) == NNL_OK && has(nnl_error_message(rt), "add: "), "the message was lost");
+    nnl_tensor_unref(z);
+
+    /* in place */
+    CHECK(nnl_apply_inplace(rt, add, (nnl_tensor *[]){x, y}, 2, NULL) == NNL_OK && value_at(x, 0) == 11, "add in place");
+    REFUSED(rt, nnl_apply_inplace(rt, add, (nnl_tensor *[]){y, x}, 2, NULL), NNL_ESHAPE, "does not fit");
+    CHECK(value_at(y, 0) == 10, "a call that failed changed its target");
+    REFUSED(rt, nnl_apply_inplace(rt, matmul, (nnl_tensor *[]){x, y}, 2, NULL), NNL_EUNSUPPORTED, "matmul");
+    REFUSED(rt, nnl_apply_inplace(rt, add, (nnl_tensor *[]){label, odd}, 2, NULL), NNL_ETYPE, "i64");
+    const nnl_attr five[] = {NNL_INTS("sizes", 2, ((const int64_t[]){5, 3})), NNL_END};
+    CHECK(apply(rt, "expand", 1, &y, five, &z) == NNL_OK, "%s", nnl_error_message(rt));
+    REFUSED(rt, nnl_apply_inplace(rt, add, (nnl_tensor *[]){z, y}, 2, NULL), NNL_ESTATE, "expanded");
+    nnl_tensor *const all[] = {x, y, z, odd, label};
+    for (int i = 0; i < COUNT(all); i++) nnl_tensor_unref(all[i]);
+    close_with(&l, rt);
+}
+
+/* ---------------------------------------------------------------- gradients */
+
+static nnl_tensor *cube_sum(nnl_runtime *rt, nnl_tensor *x)
+{
+    nnl_tensor *s = NULL, *c = NULL, *y = NULL;
+    CHECK(apply(rt, "mul", 2, (nnl_tensor *[]){x, x}, NULL, &s) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(apply(rt, "mul", 2, (nnl_tensor *[]){s, x}, NULL, &c) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(apply(rt, "sum", 1, &c, NULL, &y) == NNL_OK, "%s", nnl_error_message(rt));
+    nnl_tensor_unref(s);
+    nnl_tensor_unref(c);
+    return y;
+}
+
+static void gradients(void)
+{
+    ledger l;
+    nnl_runtime *rt = open_with(&l, 1);
+    nnl_tensor *x = FLOATS(rt, 3, 1, -2, 3), *unused = FLOATS(rt, 1, 5), *g[2], *h = NULL, *y;
+    CHECK(nnl_tensor_set_requires_grad(x, true) == NNL_OK && nnl_tensor_requires_grad(x), "requires_grad");
+    CHECK(nnl_tensor_set_requires_grad(unused, true) == NNL_OK, "requires_grad");
+    nnl_tensor *label;
+    CHECK(nnl_tensor_zeros(rt, NNL_I64, 1, (int64_t[]){2}, &label) == NNL_OK, "zeros");
+    REFUSED(rt, nnl_tensor_set_requires_grad(label, true), NNL_ETYPE, "i64");
+
+    /* d sum(x^3) = 3 x^2, added at the second time */
+    y = cube_sum(rt, x);
+    CHECK(nnl_backward(y, NULL, true, false) == NNL_OK, "%s", nnl_error_message(rt));
+    nnl_tensor *grad = nnl_tensor_grad(x);
+    CHECK(grad && near(value_at(grad, 0), 3) && near(value_at(grad, 1), 12) && near(value_at(grad, 2), 27), "3 x^2");
+    CHECK(nnl_backward(y, NULL, false, false) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(nnl_tensor_grad(x) == grad && near(value_at(grad, 2), 54), "gradients are added, into the same tensor");
+    REFUSED(rt, nnl_backward(y, NULL, false, false), NNL_ESTATE, "retain_graph");
+    CHECK(near(value_at(grad, 2), 54), "a backward that failed changed a gradient");
+    REFUSED(rt, nnl_tensor_set_grad(x, unused), NNL_ESHAPE, "grad: ");
+    CHECK(nnl_tensor_set_grad(x, NULL) == NNL_OK && !nnl_tensor_grad(x), "clearing the gradient");
+    nnl_tensor_unref(y);
+
+    /* first and second derivatives without touching .grad */
+    y = cube_sum(rt, x);
+    CHECK(nnl_grad_of(y, NULL, &x, 1, false, true, false, g) == NNL_OK && !nnl_tensor_grad(x), "grad_of");
+    CHECK(near(value_at(g[0], 1), 12), "3 x^2 is %g", (double)value_at(g[0], 1));
+    nnl_tensor *ones = FLOATS(rt, 3, 1, 1, 1);
+    CHECK(nnl_grad_of(g[0], ones, &x, 1, false, false, false, &h) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(near(value_at(h, 0), 6) && near(value_at(h, 1), -12) && near(value_at(h, 2), 18), "6 x");
+    nnl_tensor_unref(h);
+    nnl_tensor_unref(g[0]);
+    nnl_tensor_unref(y);
+
+    y = cube_sum(rt, x);
+    nnl_tensor *const wanted[] = {x, unused};
+    REFUSED(rt, nnl_grad_of(y, NULL, wanted, 2, true, false, false, g), NNL_EINVAL, "does not depend on input 2");
+    CHECK(!g[0] && !g[1], "results of a call that failed");
+    CHECK(nnl_grad_of(y, NULL, wanted, 2, true, false, true, g) == NNL_OK && g[0] && !g[1], "allow_unused");
+    nnl_tensor_unref(g[0]);
+    REFUSED(rt, nnl_grad_of(y, NULL, &label, 1, true, false, true, g), NNL_EINVAL, "does not require grad");
+    CHECK(!nnl_tensor_grad(x), "grad_of left a gradient behind");
+    nnl_tensor_unref(y);
+
+    /* roots that do not do */
+    nnl_tensor *many;
+    CHECK(apply(rt, "mul", 2, (nnl_tensor *[]){x, x}, NULL, &many) == NNL_OK, "mul");
+    REFUSED(rt, nnl_backward(many, NULL, false, false), NNL_ESHAPE, "backward: the tensor is 3");
+    REFUSED(rt, nnl_backward(many, unused, false, false), NNL_ESHAPE, "backward: the gradient is 1");
+    REFUSED(rt, nnl_backward(ones, ones, false, false), NNL_ESTATE, "requires grad");
+    CHECK(nnl_backward(many, ones, false, false) == NNL_OK && near(value_at(nnl_tensor_grad(x), 1), -4), "with a seed");
+    CHECK(value_at(ones, 0) == 1, "the seed was changed");
+    nnl_tensor_unref(many);
+    (void)nnl_tensor_set_grad(x, NULL);
+
+    /* the mode */
+    CHECK(nnl_grad_mode(rt) && nnl_set_grad_mode(rt, false) && !nnl_grad_mode(rt), "the mode");
+    CHECK(apply(rt, "mul", 2, (nnl_tensor *[]){x, x}, NULL, &many) == NNL_OK && !nnl_tensor_requires_grad(many), "off");
+    nnl_tensor_unref(many);
+    CHECK(nnl_apply_inplace(rt, nnl_op_find("neg"), &x, 1, NULL) == NNL_OK && value_at(x, 0) == -1, "a leaf in place");
+    nnl_set_grad_mode(rt, true);
+    REFUSED(rt, nnl_apply_inplace(rt, nnl_op_find("neg"), &x, 1, NULL), NNL_ESTATE, "leaf");
+    CHECK(value_at(x, 0) == -1, "a call that failed changed its target");
+
+    /* a value that backward needs may not change in between, by whatever way */
+    y = cube_sum(rt, x);
+    ((float *)nnl_tensor_data(x))[0] = 7;
+    REFUSED(rt, nnl_backward(y, NULL, false, false), NNL_ESTATE, "changed in place");
+    CHECK(!nnl_tensor_grad(x), "a backward that failed left a gradient");
+    nnl_tensor *const all[] = {x, y, unused, label, ones};
+    for (int i = 0; i < COUNT(all); i++) nnl_tensor_unref(all[i]);
+    close_with(&l, rt);
+}
+
+/* ---------------------------------------------------------------- memory */
+
+static void memory(void)
+{
+    ledger l;
+    nnl_runtime_config config = nnl_runtime_defaults();
+    nnl_runtime *rt;
+    nnl_tensor *small, *large, *out;
+    ledger_open(&l);
+    config.allocate = ledger_allocate;
+    config.allocate_user = &l;
+    config.memory_limit = 32 << 20;
+    config.threads = 2;
+    if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
+    CHECK(nnl_tensor_zeros(rt, NNL_F32, 1, (int64_t[]){2 << 20}, &small) == NNL_OK, "8 MB of 32");
+    REFUSED(rt, nnl_tensor_zeros(rt, NNL_F32, 1, (int64_t[]){16 << 20}, &large), NNL_ENOMEM, "out of memory");
+    CHECK(!large && has(nnl_error_message(rt), "limit 33554432"), "%s", nnl_error_message(rt));
+    nnl_tensor *hold[8] = {NULL};
+    nnl_status status = NNL_OK;
+    int made = 0;
+    while (made < 8 && status == NNL_OK) status = apply(rt, "exp", 1, &small, NULL, &hold[made++]);
+    CHECK(status == NNL_ENOMEM && made >= 2 && made <= 4, "the limit stopped after %d: %s", made, nnl_status_name(status));
+    for (int i = 0; i < 8; i++) nnl_tensor_unref(hold[i]);
+    CHECK(apply(rt, "exp", 1, &small, NULL, &out) == NNL_OK && value_at(out, 2000000) == 1, "it goes on: %s",
+          nnl_error_message(rt));
+    nnl_tensor_unref(out);
+    nnl_memory m = memory_of(rt);
+    CHECK(m.held <= 32 << 20 && m.peak <= 32 << 20 && l.peak <= 32 << 20, "held %zu, at most %zu, the host says %zu",
+          m.held, m.peak, l.peak);
+    CHECK(m.held == l.live, "%zu bytes held by the books, %zu by the host's", m.held, l.live);
+    CHECK(m.calls == (uint64_t)l.calls, "%llu calls counted, %lld made", (unsigned long long)m.calls, (long long)l.calls);
+    CHECK(m.tensors == 1 && m.live >= 8 << 20 && m.live < 9 << 20, "%lld tensors, %zu bytes live", (long long)m.tensors, m.live);
+    nnl_memory_trim(rt);
+    CHECK(memory_of(rt).held == memory_of(rt).live && l.live == memory_of(rt).live, "trimming gives back what is cached");
+    nnl_memory_reset_peak(rt);
+    CHECK(memory_of(rt).peak == memory_of(rt).held, "the peak starts again");
+    nnl_memory_set_limit(rt, 0);
+    CHECK(nnl_tensor_zeros(rt, NNL_F32, 1, (int64_t[]){16 << 20}, &large) == NNL_OK && memory_of(rt).limit == 0, "no limit");
+    nnl_tensor_unref(large);
+
+    /* a structure of an older header is shorter */
+    struct {
+        nnl_memory m;
+    } old;
+    memset(&old, 0x55, sizeof old);
+    old.m.size = offsetof(nnl_memory, peak);
+    nnl_memory_stats(rt, &old.m);
+    unsigned char untouched[sizeof old.m.peak];
+    memset(untouched, 0x55, sizeof untouched);
+    CHECK(old.m.live == memory_of(rt).live && memcmp(&old.m.peak, untouched, sizeof untouched) == 0, "an older nnl_memory");
+
+    /* a steady loop asks the host for nothing */
+    network n;
+    network_new(&n, rt, 16, 12, 20, 5);
+    for (int i = 0; i < 3; i++) CHECK(network_step(&n, NULL) == NNL_OK, "%s", nnl_error_message(rt));
+    m = memory_of(rt);
+    for (int i = 0; i < 100; i++) CHECK(network_step(&n, NULL) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(memory_of(rt).calls == m.calls && memory_of(rt).live == m.live && memory_of(rt).tensors == m.tensors,
+          "a hundred steps made %llu calls of the allocator, %zd bytes and %lld tensors more",
+          (unsigned long long)(memory_of(rt).calls - m.calls), (ssize_t)(memory_of(rt).live - m.live),
+          (long long)(memory_of(rt).tensors - m.tensors));
+    network_drop(&n);
+    nnl_tensor_unref(small);
+    close_with(&l, rt);
+
+    /* what the host forgot is counted */
+    rt = open_with(&l, 1);
+    CHECK(nnl_tensor_zeros(rt, NNL_F32, 0, NULL, &small) == NNL_OK, "zeros");
+    CHECK(nnl_tensor_zeros(rt, NNL_F32, 0, NULL, &large) == NNL_OK, "zeros");
+    nnl_tensor_unref(small);
+    CHECK(nnl_runtime_free(rt) == 1, "a tensor that is left is not counted");
+    ledger_close(&l);
+}
+
+/* ---------------------------------------------------------------- the host's threads, and cancelling */
+
+typedef struct crew {
+    int64_t calls, tasks;
+    bool backwards;
+} crew;
+
+typedef struct share {
+    void (*task)(void *context, int64_t i);
+    void *context;
+    int64_t count;
+    atomic_int_fast64_t next;
+    bool backwards, odd_state;
+} share;
+
+static void *work_on(void *argument)
+{
+    share *s = argument;
+#if defined(__x86_64__)
+    if (s->odd_state) _mm_setcsr(_mm_getcsr() | 0x8040u | 0x6000u); /* flush to zero, denormals are zero, round to zero */
+#endif
+    for (;;) {
+        int64_t i = atomic_fetch_add(&s->next, 1);
+        if (i >= s->count) return NULL;
+        s->task(s->context, s->backwards ? s->count - 1 - i : i);
+    }
+}
+
+static void parallel_for(void *user, int64_t count, void (*task)(void *context, int64_t i), void *context)
+{
+    crew *c = user;
+    share s = {.task = task, .context = context, .count = count, .backwards = c->backwards, .odd_state = true};
+    pthread_t helper;
+    atomic_init(&s.next, 0);
+    c->calls++;
+    c->tasks += count;
+    if (pthread_create(&helper, NULL, work_on, &s) != 0) exit(2);
+    pthread_join(helper, NULL);
+}
+
+static void quiet(void *user, nnl_log_level level, const char *message)
+{
+    (void)level;
+    (void)message;
+    ++*(int *)user;
+}
+
+/* The loss of five steps of a network that is large enough for several threads. */
+static void train(nnl_runtime *rt, float losses[5])
+{
+    network n;
+    nnl_manual_seed(rt, 11);
+    network_new(&n, rt, 64, 100, 200, 10);
+    for (int i = 0; i < 5; i++) {
+        losses[i] = NAN;
+        CHECK(network_step(&n, &losses[i]) == NNL_OK, "%s", nnl_error_message(rt));
+    }
+    network_drop(&n);
+}
+
+static void host_threads(void)
+{
+    float alone[5], shared[5];
+    ledger l;
+    nnl_runtime *rt = open_with(&l, 1);
+    train(rt, alone);
+    close_with(&l, rt);
+    CHECK(alone[4] < alone[0], "training does not lower the loss: %g to %g", (double)alone[0], (double)alone[4]);
+    for (int backwards = 0; backwards < 2; backwards++) {
+        nnl_runtime_config config = nnl_runtime_defaults();
+        crew c = {.backwards = backwards};
+        int messages = 0;
+        ledger_open(&l);
+        config.allocate = ledger_allocate;
+        config.allocate_user = &l;
+        config.threads = 3;
+        config.parallel_for = parallel_for;
+        config.parallel_user = &c;
+        config.log = quiet;
+        config.log_user = &messages;
+        if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
+        train(rt, shared);
+        CHECK(c.calls > 0 && c.tasks > c.calls, "the host's parallel-for was not used");
+        CHECK(memcmp(alone, shared, sizeof alone) == 0, "the host's threads change bits: %.9g and %.9g", (double)alone[4],
+              (double)shared[4]);
+        CHECK(messages == 0, "%d messages were logged", messages);
+        close_with(&l, rt);
+    }
+}
+
+static void *cancel_soon(void *rt)
+{
+    usleep(3000);
+    nnl_runtime_cancel(rt);
+    return NULL;
+}
+
+static void cancelling(int threads)
+{
+    ledger l;
+    nnl_runtime *rt = open_with(&l, threads);
+    nnl_tensor *x, *one = FLOATS(rt, 1, 1), *y = NULL;
+    const int64_t size = 3 << 20;
+    CHECK(nnl_tensor_zeros(rt, NNL_F32, 1, &size, &x) == NNL_OK, "zeros");
+    nnl_runtime_cancel(rt);
+    REFUSED(rt, apply(rt, "exp", 1, &x, NULL, &y), NNL_ECANCELLED, "cancelled");
+    CHECK(!y && apply(rt, "exp", 1, &x, NULL, &y) == NNL_OK, "a request stops one call");
+    nnl_tensor_unref(y);
+
+    /* a change in place happens wholly or not at all */
+    int64_t done = 0, stopped = 0;
+    for (int round = 0; round < 4; round++) {
+        pthread_t canceller;
+        if (pthread_create(&canceller, NULL, cancel_soon, rt) != 0) exit(2);
+        nnl_status status = NNL_OK;
+        for (int i = 0; i < 100000 && status == NNL_OK; i++) {
+            status = nnl_apply_inplace(rt, nnl_op_find("add"), (nnl_tensor *[]){x, one}, 2, NULL);
+            done += status == NNL_OK;
+        }
+        pthread_join(canceller, NULL);
+        stopped += status == NNL_ECANCELLED;
+        const float *data = nnl_tensor_const_data(x);
+        int64_t odd = 0;
+        for (int64_t i = 0; i < size; i++) odd += data[i] != (float)done;
+        CHECK(odd == 0, "%lld elements are not %lld", (long long)odd, (long long)done);
+    }
+    CHECK(stopped == 4, "%lld of 4 requests stopped a call", (long long)stopped);
+
+    /* backward that is stopped leaves no gradient, and can be asked again */
+    for (int round = 0; round < 3; round++) {
+        network n;
+        nnl_tensor *loss;
+        pthread_t canceller;
+        network_new(&n, rt, 256, 300, 300, 10);
+        nnl_status status = NNL_OK;
+        if (pthread_create(&canceller, NULL, cancel_soon, rt) != 0) exit(2);
+        for (int i = 0; i < 10000 && status == NNL_OK; i++) {
+            loss = NULL;
+            network_zero_grad(&n);
+            status = network_loss(&n, &loss);
+            if (status == NNL_OK) {
+                status = nnl_backward(loss, NULL, false, false);
+                for (int p = 0; p < PARAMS && status != NNL_OK; p++)
+                    CHECK(!nnl_tensor_grad(n.param[p]), "a gradient after a backward that was cancelled");
+            }
+            nnl_tensor_unref(loss);
+        }
+        pthread_join(canceller, NULL);
+        CHECK(status == NNL_ECANCELLED, "not cancelled: %s", nnl_status_name(status));
+        CHECK(network_step(&n, NULL) == NNL_OK, "after it: %s", nnl_error_message(rt));
+        network_drop(&n);
+    }
+    nnl_tensor_unref(x);
+    nnl_tensor_unref(one);
+    close_with(&l, rt);
+}
+
+/* ---------------------------------------------------------------- the floating-point state */
+
+/* Results of ops whose last bit depends on the rounding, and of numbers that flushing would lose. */
+typedef struct numbers {
+    float loss[5], third[64], tiny[64], narrow[64], sum, slope[64];
+    int64_t labels[8];
+} numbers;
+
+static void compute(nnl_runtime *rt, numbers *n)
+{
+    memset(n, 0, sizeof *n);
+    double wide[64];
+    float data[64], small[64];
+    for (int i = 0; i < 64; i++) {
+        data[i] = 3 + some_number(i);
+        small[i] = 1e-39f * (float)(i + 1);
+        wide[i] = 1.0 / (3 + i);
+    }
+    nnl_tensor *x = floats(rt, 1, (int64_t[]){64}, data), *s = floats(rt, 1, (int64_t[]){64}, small), *w, *y;
+    CHECK(nnl_tensor_from(rt, NNL_F64, 1, (int64_t[]){64}, wide, &w) == NNL_OK, "from");
+    CHECK(nnl_tensor_set_requires_grad(x, true) == NNL_OK, "requires_grad");
+    CHECK(apply(rt, "reciprocal", 1, &x, NULL, &y) == NNL_OK, "reciprocal");
+    CHECK(nnl_tensor_read(y, NNL_F32, n->third, sizeof n->third) == NNL_OK, "read");
+    nnl_tensor *total;
+    CHECK(apply(rt, "sum", 1, &y, NULL, &total) == NNL_OK, "sum");
+    n->sum = value_at(total, 0);
+    CHECK(nnl_backward(total, NULL, false, false) == NNL_OK, "backward");
+    CHECK(nnl_tensor_read(nnl_tensor_grad(x), NNL_F32, n->slope, sizeof n->slope) == NNL_OK, "read");
+    nnl_tensor_unref(total);
+    nnl_tensor_unref(y);
+    CHECK(apply(rt, "add", 2, (nnl_tensor *[]){s, s}, NULL, &y) == NNL_OK, "add");
+    CHECK(nnl_tensor_read(y, NNL_F32, n->tiny, sizeof n->tiny) == NNL_OK, "read");
+    CHECK(nnl_tensor_read(w, NNL_F32, n->narrow, sizeof n->narrow) == NNL_OK, "read");
+    nnl_tensor_unref(y);
+    nnl_tensor_unref(x);
+    nnl_tensor_unref(s);
+    nnl_tensor_unref(w);
+    train(rt, n->loss);
+}
+
+static void floating_point(void)
+{
+    numbers plain, odd;
+    ledger l;
+    nnl_runtime *rt = open_with(&l, 2);
+    compute(rt, &plain);
+    close_with(&l, rt);
+    CHECK(plain.tiny[0] == 2e-39f, "denormal numbers are lost");
+    static const int roundings[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+    for (int i = 0; i < COUNT(roundings); i++) {
+        rt = open_with(&l, 2); /* its workers start under the odd state */
+        fesetround(roundings[i]);
+#if defined(__x86_64__)
+        unsigned before = (_mm_getcsr() | 0x8040u) & ~0x3fu;
+        _mm_setcsr(before);
+#endif
+        compute(rt, &odd);
+        int rounding = fegetround();
+#if defined(__x86_64__)
+        unsigned after = _mm_getcsr() & ~0x3fu;
+        _mm_setcsr(0x1f80);
+        CHECK(after == before, "the control register was %x and is %x", before, after);
+#endif
+        fesetround(FE_TONEAREST);
+        CHECK(rounding == roundings[i], "the rounding mode was %d and is %d", roundings[i], rounding);
+        CHECK(memcmp(plain.third, odd.third, sizeof plain.third) == 0, "1/x depends on the rounding mode");
+        CHECK(memcmp(plain.tiny, odd.tiny, sizeof plain.tiny) == 0, "x + x depends on flushing to zero");
+        CHECK(memcmp(plain.narrow, odd.narrow, sizeof plain.narrow) == 0, "reading f64 as f32 depends on the rounding mode");
+        CHECK(memcmp(plain.slope, odd.slope, sizeof plain.slope) == 0, "a gradient depends on the rounding mode");
+        CHECK(plain.sum == odd.sum, "a sum depends on the rounding mode");
+        CHECK(memcmp(plain.loss, odd.loss, sizeof plain.loss) == 0, "training depends on the rounding mode");
+        close_with(&l, rt);
+    }
+}
+
+/* ---------------------------------------------------------------- the locale */
+
+static void locale(void)
+{
+    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "fr_FR.utf8", "nl_NL.UTF-8", "pl_PL.UTF-8",
+                                        "de_DE",       "fr_FR",      "ru_RU.UTF-8"};
+    const char *found = NULL;
+    for (int i = 0; i < COUNT(names) && !found; i++) {
+        if (setlocale(LC_ALL, names[i]) && strcmp(localeconv()->decimal_point, ",") == 0) found = names[i];
+    }
+    ledger l;
+    nnl_runtime *rt = open_with(&l, 1);
+    nnl_tensor *x = FLOATS(rt, 2, 1, 2), *y;
+    const nnl_attr too_much[] = {NNL_FLOAT("p", 1.5), NNL_END};
+    REFUSED(rt, apply(rt, "dropout", 1, &x, too_much, &y), NNL_EINVAL, "1.5");
+    if (found) CHECK(strcmp(setlocale(LC_NUMERIC, NULL), found) == 0, "the locale was changed");
+    setlocale(LC_ALL, "C");
+    nnl_tensor_unref(x);
+    close_with(&l, rt);
+}
+
+int main(void)
+{
+    configuration();
+    tensors();
+    ops();
+    gradients();
+    memory();
+    host_threads();
+    cancelling(1);
+    cancelling(2);
+    floating_point();
+    locale();
+    return report();
+}
