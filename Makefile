@@ -12,7 +12,7 @@ BLAS ?= openblas
 LUA ?= lua5.4
 PKG_CONFIG ?= pkg-config
 SANITIZE ?=
-OPT ?= -O2 -g
+OPT ?= -O2 -g -DNDEBUG
 
 VERSION := 0.1.0
 ARCH := $(shell $(CC) -dumpmachine)

@@ -228,6 +228,11 @@ static void put(lua_State *L, nnl_lua *state, nnl_tensor *view, const subscript 
     } else if (value->dtype != view->dtype) {
         in[1] = run(L, state, &nnl_op_to, 1, &value, &V_INT(view->dtype), 1, false);
     }
+    nnl_tensor *first = s->index[0];
+    if (!value && s->n_index == 1 && first && first->dtype == NNL_BOOL && first->ndim == view->ndim) {
+        run(L, state, &nnl_op_masked_fill, 3, (nnl_tensor *[]){view, first, in[1]}, NULL, 0, true);
+        return;
+    }
     for (int i = 0; i < s->n_index; i++) in[i + 2] = s->index[i];
     run(L, state, &nnl_op_index_put, s->n_index + 2, in, &V_FLAG(false), 1, true);
 }

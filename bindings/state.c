@@ -216,12 +216,21 @@ int nnl_lua_load_library(lua_State *L)
     return 1;
 }
 
+/* The native table again, when a script has emptied package.loaded (as test runners do). */
+static int load_native(lua_State *L)
+{
+    lua_getfield(L, LUA_REGISTRYINDEX, "nnlua.native");
+    return 1;
+}
+
 static int add_searcher(lua_State *L)
 {
     lua_getglobal(L, "package");
     lua_getfield(L, -1, "preload");
     lua_pushcfunction(L, nnl_lua_load_library);
     lua_setfield(L, -2, "nnlua");
+    lua_pushcfunction(L, load_native);
+    lua_setfield(L, -2, "nnlua.native");
     lua_pop(L, 1);
     lua_getfield(L, -1, "searchers");
     if (!lua_istable(L, -1)) return luaL_error(L, "nnlua needs Lua's package library");
@@ -278,6 +287,8 @@ int nnl_lua_open_protected(lua_State *L)
     add_searcher(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     push_native(L, state);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "nnlua.native");
     lua_setfield(L, -2, "nnlua.native");
     state->owns_runtime = lua_toboolean(L, 2);
     return 0;

@@ -1,6 +1,6 @@
 -- Trains a network of two hidden layers on real images: Fashion-MNIST (or MNIST), 28x28, ten classes.
 --
---   nnlua scripts/train_mnist.lua [--epochs 5] [--batch 64] [--lr 0.001] [--hidden 256] [--seed 1] [--threads N]
+--   nnlua scripts/train_mnist.lua [--epochs 5] [--batch 64] [--lr 0.002] [--hidden 256] [--seed 1] [--threads N]
 --                                 [--data DIR] [--out FILE] [--load FILE]
 --
 -- --data DIR holds the four IDX files (plain or .gz); without it the data come from NNLUA_DATA, the Debian package
@@ -10,7 +10,7 @@ local nn = require "nnlua"
 local show = dofile((arg[0]:match "^(.*/)" or "") .. "lib/show.lua")
 
 local options = show.options(arg, {
-  epochs = 5, batch = 64, lr = 1e-3, hidden = 256, seed = 1, threads = false, data = false,
+  epochs = 5, batch = 64, lr = 2e-3, hidden = 256, seed = 1, threads = false, data = false,
   out = "out/mnist.safetensors", load = false,
 })
 if options.threads then nn.set_threads(options.threads) end
@@ -57,6 +57,7 @@ else
   local loader = nn.data.Loader(train, {batch_size = options.batch, shuffle = true, seed = options.seed})
   local criterion = nn.CrossEntropyLoss()
   local optimizer = nn.optim.Adam(model:parameters(), {lr = options.lr})
+  local schedule = nn.optim.CosineAnnealingLR(optimizer, options.epochs * #loader) -- down to 0 at the end
 
   local step = nn.compile(function(x, y)
     optimizer:zero_grad()
@@ -72,6 +73,7 @@ else
     local bar = show.progress(("epoch %d/%d"):format(epoch, options.epochs), train:size())
     for x, y in loader:batches() do
       bar:add(#x, step(x, y))
+      schedule:step()
     end
     bar:finish(("test accuracy %.2f %%"):format(accuracy()))
   end

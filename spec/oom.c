@@ -158,7 +158,7 @@ static nnl_status lists(work *w, float *result)
     nnl_tensor *piece[MANY] = {NULL}, *joined = NULL, *back[MANY] = {NULL}, *sum = NULL, *loss = NULL;
     nnl_status status = NNL_OK;
     const nnl_attr first[] = {NNL_INT("dim", 0), NNL_END};
-    const nnl_attr sizes[] = {NNL_INT("split_size_or_sections", 4), NNL_INT("dim", 0), NNL_END};
+    const nnl_attr sizes[] = {NNL_INT("size", 4), NNL_INT("dim", 0), NNL_END};
     for (int i = 0; i < MANY && status == NNL_OK; i++) status = apply(w->rt, "neg", 1, &w->a, NULL, &piece[i]);
     if (status == NNL_OK) status = nnl_apply(w->rt, nnl_op_find("cat"), piece, MANY, first, &joined, 1);
     if (status == NNL_OK) status = nnl_apply(w->rt, nnl_op_find("split"), &joined, 1, sizes, back, MANY);

@@ -4,6 +4,7 @@ local args = require "nnlua.args"
 local define = require "nnlua.define"
 local init = require "nnlua.initializers"
 local native = require "nnlua.native"
+local tree = require "nnlua.tree"
 
 local layers = {}
 local raise, Parameter = native.raise, Module.Parameter
@@ -64,20 +65,16 @@ ModuleList.append = Sequential.append
 ---@class nnlua.ModuleDict : nnlua.Module
 ---@overload fun(modules: table<string, nnlua.Module>): nnlua.ModuleDict
 layers.ModuleDict = define("ModuleDict", "modules:any?",
-  "Modules by name; a plain keyed table in a field does as well.  The order is that of assignment, and the "
-  .. "alphabetical one among those given at once.", "nn.ModuleDict{relu = nn.ReLU(), tanh = nn.Tanh()}")
+  "Modules by name, in the order in which they were written; a plain keyed table in a field does as well.", "nn.ModuleDict{relu = nn.ReLU(), tanh = nn.Tanh()}")
 local ModuleDict = layers.ModuleDict
 
 function ModuleDict:init(modules)
-  local names = {}
   for name, module in pairs(modules or {}) do
     if type(name) ~= "string" or type(module) ~= "table" or not module.is_module then
       raise(("ModuleDict: '%s' must be a name with a module, got %s"):format(tostring(name), args.describe(module)))
     end
-    names[#names + 1] = name
   end
-  table.sort(names)
-  for _, name in ipairs(names) do self[name] = modules[name] end
+  for _, name in ipairs(tree.keys_of(modules or {})) do self[name] = modules[name] end
 end
 
 ---------------------------------------------------------------- linear maps

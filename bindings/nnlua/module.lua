@@ -81,8 +81,8 @@ local function note_field(self, key, value)
     end
     local fields = self._fields
     if not fields[key] then
-      fields[#fields + 1] = key
-      fields[key] = true
+      local line = type(value) == "table" or type(value) == "userdata"
+      tree.note_field(fields, key, value, line and debug.getinfo(2, "l").currentline or 0)
     end
   end
   rawset(self, key, value)
@@ -90,8 +90,9 @@ end
 Module.__newindex = note_field
 
 local function construct(class, ...)
-  local self = setmetatable({training = true, _fields = {}, _buffers = {}}, class)
+  local self = setmetatable({training = true, _fields = {}, _buffers = {}, _serial = 0}, class)
   class.init(self, ...)
+  rawset(self, "_serial", tree.next_serial())
   return self
 end
 
@@ -344,7 +345,11 @@ function Module:to(dtype)
     if tensor.dtype == dtype or (tensor.dtype ~= "f32" and tensor.dtype ~= "f64") then return tensor end
     if not made[tensor] then
       local value = tensor:detach():to(dtype)
-      made[tensor] = parameter and Module.Parameter(value, tensor.requires_grad) or value
+      if parameter then
+        value = Module.Parameter(value, tensor.requires_grad)
+        tree.mark(value, tensor)
+      end
+      made[tensor] = value
     end
     return made[tensor]
   end
@@ -362,7 +367,10 @@ local function copy(value, made)
   if made[value] ~= nil then return made[value] end
   if native.is_tensor(value) then
     local twin = value:detach():clone()
-    if tree.is_parameter(value) then twin = Module.Parameter(twin, value.requires_grad) end
+    if tree.is_parameter(value) then
+      twin.requires_grad = value.requires_grad
+      tree.mark(twin, value)
+    end
     made[value] = twin
     return twin
   end

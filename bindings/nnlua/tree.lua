@@ -1,22 +1,34 @@
 --- Walks what a module holds: parameters, buffers and children, in order of first assignment, with torch's names.
 ---
 --- A module holds what its fields hold: a module, a parameter, or a plain table (a list or a keyed one) of these.
---- List places count from 0 in names, keys of plain tables are taken in alphabetical order.
+--- List places count from 0 in names; a plain keyed table is taken in the order in which what it holds was made, which is
+--- the order in which it was written.
 local native = require "nnlua.native"
 
 local tree = {}
 
 local is_tensor = native.is_tensor
--- Tensors that nn.Parameter() or a walk has found to be parameters; they stay so when they are frozen.
+-- Tensors that nn.Parameter() or a walk has found to be parameters, with their serial numbers; they stay so when they
+-- are frozen.
 local marked = setmetatable({}, {__mode = "k"})
+local serial = 0
 
---- Makes a tensor one that modules hold as a parameter.
-function tree.mark(tensor) marked[tensor] = true end
+--- The number of the next module or parameter that is made.
+---@return integer
+function tree.next_serial()
+  serial = serial + 1
+  return serial
+end
+
+--- Makes a tensor one that modules hold as a parameter; made like another one, it takes its place in orders.
+---@param tensor nnlua.Tensor
+---@param like nnlua.Tensor?
+function tree.mark(tensor, like) marked[tensor] = like and marked[like] or tree.next_serial() end
 
 local function is_parameter(value)
   if marked[value] then return true end
   if not is_tensor(value) or not (value.requires_grad and value.is_leaf) then return false end
-  marked[value] = true
+  tree.mark(value)
   return true
 end
 tree.is_parameter = is_parameter
@@ -30,15 +42,71 @@ local is_module = tree.is_module
 
 local function is_plain(value) return type(value) == "table" and getmetatable(value) == nil end
 
--- Keys of a plain table that may lead to modules and parameters, in a fixed order.
-local function keys_of(table_)
-  local keys = {}
-  for key, value in pairs(table_) do
-    if type(key) == "string" and type(value) ~= "string" and type(value) ~= "number" then keys[#keys + 1] = key end
+--- When a module, a parameter or the first of these in a plain table was made; nil for other values.
+---@param value any
+---@return integer?
+local function serial_of(value)
+  if type(value) == "userdata" then return marked[value] end
+  if type(value) ~= "table" then return nil end
+  if is_module(value) then return value._serial end
+  local first
+  if is_plain(value) then
+    for _, item in next, value do
+      local own = not is_plain(item) and serial_of(item)
+      if own and (not first or own < first) then first = own end
+    end
   end
-  table.sort(keys)
+  return first
+end
+
+-- Slots of the list of fields for what is known of the statement that assigned last: its line, the place of its first
+-- field, and the serial number reached before it.
+local LINE, START, BEFORE = -1, -2, -3
+
+--- Notes the first assignment to a field of a module, at a script's line.  `a, b = x, y` assigns b first; x, which was
+--- made first, is to stand first: so a value made later does not stay before it when both come from one statement.
+---@param fields table
+---@param key string
+---@param value any
+---@param line integer
+function tree.note_field(fields, key, value, line)
+  local place, own = #fields + 1, serial_of(value)
+  if own then
+    if fields[LINE] ~= line then
+      fields[LINE], fields[START], fields[BEFORE] = line, place, fields[0] or 0
+    elseif own > fields[BEFORE] then
+      for i = #fields, fields[START], -1 do
+        local other = fields[fields[i]]
+        if other > own then place = i end
+      end
+    end
+  end
+  fields[0] = serial
+  table.insert(fields, place, key)
+  fields[key] = own or 0
+end
+
+--- Keys of a plain table that may lead to modules and parameters, in the order in which these were made.
+---@param holder table
+---@return string[]
+local function keys_of(holder)
+  local keys, made = {}, {}
+  for key, value in next, holder do
+    local kind = type(value)
+    if type(key) == "string" and (kind == "table" or kind == "userdata") then
+      keys[#keys + 1] = key
+      made[key] = serial_of(value) or math.huge
+    end
+  end
+  if #keys > 1 then
+    table.sort(keys, function(a, b)
+      if made[a] ~= made[b] then return made[a] < made[b] end
+      return a < b
+    end)
+  end
   return keys
 end
+tree.keys_of = keys_of
 
 -- Calls visit(name, key, value) for every field of a module or a plain table that may hold something.
 local function each_field(holder, visit)

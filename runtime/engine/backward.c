@@ -309,7 +309,7 @@ static nnl_status step_back(walk *w, nnl_node *node)
     nnl_grad g = {.s = &s, .op = node->op, .sig = sig, .n_in = node->n_in, .n_out = node->n_out, .in = node->saved,
                   .out = out, .dy = node->grad, .dx = dx, .needs = needs, .attr = node->attr,
                   .in_layout = node->layout, .out_layout = node->layout + node->n_in, .start = node->start,
-                  .random = node->random};
+                  .random = node->random, .seed = node->seed};
     if (status != NNL_OK) nnl_scope_fail(&s, status);
     else if (node->op->define && (w->create_graph || !node->op->grad)) grad_by_define(w, &g, node);
     else if (node->op->grad) node->op->grad(&g);

@@ -83,7 +83,7 @@ struct nnl_node {
     int32_t n_in, n_out, n_attr;
     const nnl_op *op;
     uint64_t sequence;
-    uint64_t random;
+    uint64_t random, seed;     /* of NNL_RANDOM ops: which numbers the call drew */
     size_t block_size;
     int8_t index_base;
     bool consumed;             /* saved values were given up by a backward walk */

@@ -115,6 +115,7 @@ static nnl_status node_new(nnl_call *c, nnl_node **out)
     node->op = c->op;
     node->sequence = c->rt->engine->sequence++;
     node->random = c->random;
+    node->seed = c->rt->seed;
     node->block_size = size;
     node->index_base = (int8_t)c->index_base;
     node->edge = (nnl_edge *)(void *)(at + edges);

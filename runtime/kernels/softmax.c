@@ -33,7 +33,16 @@ VEC_INLINE double largest_f64(vd x)
     return vd_max_lane(x);
 #endif
 }
-VEC_INLINE double log_of(double x) { return vd_log(vd_set1(x))[0]; }
+
+#define GROUP 64 /* rows whose logarithms are taken together */
+
+VEC_INLINE void logs_of(double *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += VD_LANES) {
+        const int64_t count = n - i < VD_LANES ? n - i : VD_LANES;
+        vd_store_n(x + i, vd_log(vd_load_n(x + i, count)), count);
+    }
+}
 
 /* ---------------------------------------------------------------- rows */
 
@@ -86,19 +95,37 @@ VEC_INLINE double log_of(double x) { return vd_log(vd_set1(x))[0]; }
         }                                                                                                    \
         return vd_sum(sum + other);                                                                          \
     }                                                                                                        \
-    VEC_INLINE void softmax_rows_##suffix(int form, char *out, int64_t out_step, const char *x, int64_t step, \
-                                          int64_t rows, int64_t n)                                           \
+    VEC_INLINE void softmax_rows_##suffix(int form, char *out, const char *x, int64_t rows, int64_t n)       \
     {                                                                                                        \
-        for (int64_t r = 0; r < rows; r++, out += out_step, x += step) {                                     \
+        const int64_t step = n * (int64_t)sizeof(element);                                                   \
+        for (int64_t r = 0; r < rows; r++, out += step, x += step) {                                         \
             element *to = (element *)(void *)out;                                                            \
             const element *from = (const element *)(const void *)x;                                          \
             const element max = row_max_##suffix(form, from, n);                                             \
-            const double sum = row_exps_##suffix(form, form == LOGARITHM ? NULL : to, from, max, n);         \
-            const v top = v##_set1(max);                                                                     \
-            const v factor = v##_set1((element)(form == LOGARITHM ? log_of(sum) : 1 / sum));                 \
-            for (int64_t i = 0; i < n; i += lanes) {                                                         \
-                if (form == LOGARITHM) write_##suffix(to + i, (read_##suffix(form, from + i, n - i) - top) - factor, n - i); \
-                else write_##suffix(to + i, read_##suffix(PLAIN, to + i, n - i) * factor, n - i);            \
+            const v factor = v##_set1((element)(1 / row_exps_##suffix(form, to, from, max, n)));             \
+            for (int64_t i = 0; i < n; i += lanes)                                                           \
+                write_##suffix(to + i, read_##suffix(PLAIN, to + i, n - i) * factor, n - i);                 \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void log_softmax_rows_##suffix(char *out, const char *x, int64_t rows, int64_t n)                 \
+    {                                                                                                        \
+        const int64_t step = n * (int64_t)sizeof(element);                                                   \
+        element top[GROUP];                                                                                  \
+        double sum[GROUP];                                                                                   \
+        for (int64_t first = 0; first < rows; first += GROUP) {                                              \
+            const int64_t count = rows - first < GROUP ? rows - first : GROUP;                               \
+            for (int64_t r = 0; r < count; r++) {                                                            \
+                const element *from = (const element *)(const void *)(x + r * step);                         \
+                top[r] = row_max_##suffix(PLAIN, from, n);                                                   \
+                sum[r] = row_exps_##suffix(PLAIN, NULL, from, top[r], n);                                    \
+            }                                                                                                \
+            logs_of(sum, count);                                                                             \
+            for (int64_t r = 0; r < count; r++, out += step, x += step) {                                    \
+                element *to = (element *)(void *)out;                                                        \
+                const element *from = (const element *)(const void *)x;                                      \
+                const v max = v##_set1(top[r]), log = v##_set1((element)sum[r]);                             \
+                for (int64_t i = 0; i < n; i += lanes)                                                       \
+                    write_##suffix(to + i, (read_##suffix(PLAIN, from + i, n - i) - max) - log, n - i);      \
             }                                                                                                \
         }                                                                                                    \
     }                                                                                                        \
@@ -125,12 +152,18 @@ VEC_INLINE double log_of(double x) { return vd_log(vd_set1(x))[0]; }
     }                                                                                                        \
     static void lse_rows_##suffix(double *out, const char *x, int64_t step, int64_t rows, int64_t n)         \
     {                                                                                                        \
-        for (int64_t r = 0; r < rows; r++, x += step) {                                                      \
-            const element *from = (const element *)(const void *)x;                                          \
-            const element max = row_max_##suffix(PLAIN, from, n);                                            \
-            out[r] = row_exps_##suffix(PLAIN, NULL, from, max, n);                                           \
-            if (max - max == 0) out[r] = (double)max + log_of(out[r]);                                       \
-            else out[r] = max < 0 ? (double)max : out[r] + (double)max; /* no finite largest element */      \
+        element top[GROUP];                                                                                  \
+        for (int64_t first = 0; first < rows; first += GROUP, out += GROUP) {                                \
+            const int64_t count = rows - first < GROUP ? rows - first : GROUP;                               \
+            for (int64_t r = 0; r < count; r++, x += step) {                                                 \
+                top[r] = row_max_##suffix(PLAIN, (const element *)(const void *)x, n);                       \
+                out[r] = row_exps_##suffix(PLAIN, NULL, (const element *)(const void *)x, top[r], n);        \
+            }                                                                                                \
+            logs_of(out, count);                                                                             \
+            for (int64_t r = 0; r < count; r++) {                                                            \
+                if (top[r] - top[r] == 0) out[r] += (double)top[r];                                          \
+                else out[r] = top[r] < 0 ? (double)top[r] : __builtin_nan(""); /* no finite largest one */   \
+            }                                                                                                \
         }                                                                                                    \
     }                                                                                                        \
     static void probability_rows_##suffix(char *out, const char *x, int64_t step, const double *lse,         \
@@ -207,28 +240,30 @@ COLUMNS(f64, vd, double, VD_LANES)
 
 /* ---------------------------------------------------------------- the slots */
 
-#define EACH_FORM(call, ...)                              \
-    switch (form) {                                       \
-    case PLAIN: call(PLAIN, __VA_ARGS__); break;          \
-    case NEGATED: call(NEGATED, __VA_ARGS__); break;      \
-    default: call(LOGARITHM, __VA_ARGS__); break;         \
+#define ROW_FORMS(suffix)                                                \
+    switch (form) {                                                       \
+    case PLAIN: softmax_rows_##suffix(PLAIN, out, x, rows, n); break;     \
+    case NEGATED: softmax_rows_##suffix(NEGATED, out, x, rows, n); break; \
+    default: log_softmax_rows_##suffix(out, x, rows, n); break;           \
     }
 
 void K(softmax_rows)(int form, int dtype, void *out, const void *x, int64_t rows, int64_t n)
 {
-    if (dtype == 4) {
-        int64_t step = n * (int64_t)sizeof(float);
-        EACH_FORM(softmax_rows_f32, out, step, x, step, rows, n)
-    } else {
-        int64_t step = n * (int64_t)sizeof(double);
-        EACH_FORM(softmax_rows_f64, out, step, x, step, rows, n)
-    }
+    if (dtype == 4) ROW_FORMS(f32)
+    else ROW_FORMS(f64)
 }
+
+#define COLUMN_FORMS(suffix)                                                       \
+    switch (form) {                                                                \
+    case PLAIN: softmax_columns_##suffix(PLAIN, out, x, step, rows, n); break;     \
+    case NEGATED: softmax_columns_##suffix(NEGATED, out, x, step, rows, n); break; \
+    default: softmax_columns_##suffix(LOGARITHM, out, x, step, rows, n); break;    \
+    }
 
 void K(softmax_columns)(int form, int dtype, void *out, const void *x, int64_t step, int64_t rows, int64_t n)
 {
-    if (dtype == 4) EACH_FORM(softmax_columns_f32, out, x, step, rows, n)
-    else EACH_FORM(softmax_columns_f64, out, x, step, rows, n)
+    if (dtype == 4) COLUMN_FORMS(f32)
+    else COLUMN_FORMS(f64)
 }
 
 void K(softmax_back_rows)(bool logarithm, int dtype, void *dx, const void *dy, const void *y, int64_t rows, int64_t n)

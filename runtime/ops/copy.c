@@ -1,5 +1,5 @@
 /* Copies and conversions: clone, contiguous, to, copy, fill. */
-#include "op.h"
+#include "elementwise.h"
 
 static nnl_status copy_run(nnl_call *c) { return nnl_copy(c->out[0], c->in[0]); }
 static void pass_grad(nnl_grad *g) { g->dx[0] = g->dy[0]; }
@@ -67,10 +67,9 @@ NNL_OP(copy,
     .infer = copy_into_infer,
     .run = copy_into_run,
     .grad = copy_into_grad,
-    .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK);
+    .traits = NNL_INPLACE_OK);
 
 static nnl_status fill_run(nnl_call *c) { return nnl_fill(c->out[0], c->attr[0]); }
-static void no_flow(nnl_grad *g) { (void)g; }
 
 NNL_OP(fill,
     .sig = "input:any, value:scalar -> same",
@@ -79,5 +78,5 @@ NNL_OP(fill,
     .infer = nnl_infer_same,
     .run = fill_run,
     .sample = "input:3x4 value=1.5",
-    .grad = no_flow, /* the result does not depend on the input's elements */
+    .grad = nnl_flat_grad, /* the result does not depend on the input's elements */
     .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK);

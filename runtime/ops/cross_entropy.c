@@ -1,5 +1,5 @@
 /* Cross entropy from class numbers or probabilities, and the negative log likelihood. */
-#include "loss.h"
+#include "composed.h"
 #include "window.h"
 
 #include <string.h>
@@ -109,23 +109,6 @@ static nnl_status find_rows(rows *v, const nnl_tensor *x)
     NNL_TRY(nnl_tensor_make(v->rt, &spec, NULL, &v->dense));
     v->x = v->dense->data;
     return nnl_copy(v->dense, &last);
-}
-
-const char *nnl_place_text(char text[NNL_PLACE_TEXT], const nnl_tensor *t, int64_t i, int base)
-{
-    int64_t place[NNL_MAX_DIMS];
-    size_t size = NNL_PLACE_TEXT;
-    text[0] = 0;
-    if (t->ndim == 0) return text;
-    for (int d = t->ndim - 1; d >= 0; d--) {
-        place[d] = i % t->shape[d] + base;
-        i /= t->shape[d];
-    }
-    size_t length = (size_t)nnl_format(text, size, t->ndim == 1 ? " at position " : " at position {");
-    for (int d = 0; d < t->ndim && length < size; d++)
-        length += (size_t)nnl_format(text + length, size - length, d ? ", %lld" : "%lld", (long long)place[d]);
-    if (t->ndim > 1 && length < size) nnl_format(text + length, size - length, "}");
-    return text;
 }
 
 /* Labels from 0, -1 for ignored ones; fails at the first that is no class. */
@@ -270,21 +253,6 @@ static nnl_status run_numbers(nnl_call *c)
     return status;
 }
 
-nnl_status nnl_run_define(nnl_call *c)
-{
-    nnl_scope s;
-    nnl_tensor *out[NNL_MAX_RESULTS] = {NULL};
-    bool mode = nnl_set_grad_mode(c->rt, false);
-    nnl_scope_open(&s, c->rt, c->index_base);
-    nnl_define d = {.s = &s, .op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = c->in, .out = out, .attr = c->attr};
-    c->op->define(&d);
-    nnl_status status = s.status;
-    if (status == NNL_OK) status = nnl_copy(c->out[0], out[0]);
-    nnl_scope_close(&s);
-    nnl_set_grad_mode(c->rt, mode);
-    return status;
-}
-
 static nnl_status cross_entropy_run(nnl_call *c)
 {
     return nnl_is_float(type_of(c->in[1])) ? nnl_run_define(c) : run_numbers(c);
@@ -409,10 +377,9 @@ static nnl_tensor *weight_like(nnl_scope *s, nnl_tensor *weight, const nnl_tenso
     return nnl_converted(s, nnl_reshaped(s, weight, x->ndim, shape), type_of(x));
 }
 
-/* minus the sum over classes of w_c a_c, a (N, C, d1, ...) */
-static nnl_tensor *class_loss(nnl_scope *s, nnl_tensor *a, nnl_tensor *weight)
+/* minus the sum over classes, dimension dim, of w_c a_c */
+static nnl_tensor *class_loss(nnl_scope *s, nnl_tensor *a, nnl_tensor *weight, nnl_value dim)
 {
-    const nnl_value dim = class_value(a);
     if (weight) a = DO(s, mul, a, weight);
     return DO(s, neg, nnl_sum_dims(s, a, &dim, false));
 }
@@ -423,7 +390,7 @@ static void from_probabilities(nnl_define *d, nnl_tensor *logp, nnl_tensor *weig
     double smoothing = nnl_value_double(&d->attr[SMOOTHING]), classes = (double)d->in[0]->shape[class_dim(d->in[0]->ndim)];
     nnl_tensor *target = nnl_converted(s, d->in[1], type_of(d->in[0]));
     if (smoothing > 0) target = nnl_shifted(s, nnl_scaled(s, target, 1 - smoothing), smoothing / classes);
-    nnl_tensor *loss = class_loss(s, DO(s, mul, logp, target), weight);
+    nnl_tensor *loss = class_loss(s, DO(s, mul, logp, target), weight, class_value(d->in[0]));
     d->out[0] = reduced(s, loss, d->attr[REDUCTION].as.i);
 }
 
@@ -432,18 +399,21 @@ typedef struct picked {
     nnl_tensor *labels, *counts; /* counts: 1, or 0 where ignored; NULL where nothing can be */
 } picked;
 
+static nnl_tensor *integer(nnl_scope *s, int64_t value)
+{
+    nnl_tensor *t;
+    if (s->status != NNL_OK) return NULL;
+    nnl_status status = nnl_tensor_scalar(s->rt, NNL_I64, V_INT(value), &t);
+    if (status == NNL_OK) return nnl_keep(s, t);
+    nnl_scope_fail(s, status);
+    return NULL;
+}
+
 static picked pick_labels(nnl_scope *s, nnl_tensor *target, const nnl_value *ignore, nnl_dtype dtype)
 {
     picked p = {.labels = nnl_converted(s, target, NNL_I64)};
     if (!nnl_given(ignore) || s->status != NNL_OK) return p;
-    nnl_tensor *number, *first;
-    nnl_scope_fail(s, nnl_tensor_scalar(s->rt, NNL_I64, *ignore, &number));
-    if (s->status != NNL_OK) return p;
-    nnl_keep(s, number);
-    nnl_tensor *valid = DO(s, ne, p.labels, number);
-    nnl_scope_fail(s, nnl_tensor_scalar(s->rt, NNL_I64, V_INT(s->index_base), &first));
-    if (s->status != NNL_OK) return p;
-    nnl_keep(s, first);
+    nnl_tensor *valid = DO(s, ne, p.labels, integer(s, ignore->as.i)), *first = integer(s, s->index_base);
     p.labels = DO(s, where, valid, p.labels, first);
     p.counts = nnl_converted(s, valid, dtype);
     return p;
@@ -492,7 +462,7 @@ static void cross_entropy_define(nnl_define *d)
     picked p = pick_labels(s, d->in[1], &d->attr[IGNORE], type_of(x));
     nnl_tensor *loss = label_loss(s, logp, weight, &p, &weights);
     if (smoothing > 0) {
-        nnl_tensor *spread = class_loss(s, logp, weight);
+        nnl_tensor *spread = class_loss(s, logp, weight, class_value(x));
         if (p.counts) spread = DO(s, mul, spread, p.counts);
         loss = DO(s, add, nnl_scaled(s, loss, 1 - smoothing), nnl_scaled(s, spread, smoothing / classes));
     }
@@ -528,6 +498,10 @@ static void probabilities_grad(nnl_grad *g)
 static void cross_entropy_grad(nnl_grad *g)
 {
     nnl_scope *s = g->s;
+    if (g->needs[2]) {
+        nnl_grad_define(g);
+        return;
+    }
     if (nnl_is_float((nnl_dtype)g->in_layout[1].dtype)) {
         probabilities_grad(g);
         return;
@@ -583,6 +557,47 @@ static nnl_status nll_run(nnl_call *c)
     return NNL_OK;
 }
 
+static nnl_status nll_backward_run(nnl_call *c)
+{
+    rows v;
+    nnl_tensor *dy = c->in[0], *out = c->out[0], last = classes_last(out);
+    int64_t reduction = c->attr[REDUCTION].as.i, place[NNL_MAX_DIMS];
+    NNL_TRY(nnl_fill(out, V_INT(0)));
+    NNL_TRY(open_rows(c, &v, c->in[1], c->in[2], c->in[3]));
+    double one = reduction == NONE ? 0 : nnl_element_double(dy, 0) / (reduction == MEAN ? v.total : 1);
+    for (int64_t r = 0; r < v.count; r++) {
+        int64_t y = label(&v, r), rest = r, from = 0, to = 0;
+        if (y < 0) continue;
+        for (int d = last.ndim - 2; d >= 0; d--) {
+            place[d] = rest % last.shape[d];
+            rest /= last.shape[d];
+            to += place[d] * last.strides[d];
+            if (reduction == NONE) from += place[d] * dy->strides[d];
+        }
+        double each = reduction == NONE ? nnl_element_double(dy, from) : one;
+        set_element(out, to + y * last.strides[last.ndim - 1], -weight_of(&v, y) * each);
+    }
+    free_rows(&v);
+    return NNL_OK;
+}
+
+NNL_OP(nll_loss_backward,
+    .sig = "dy:float, input:float, target:any, weight:float?, ignore_index:int?, reduction:{mean|sum|none}=mean -> same",
+    .doc = "The gradient of nll_loss.",
+    .infer = cross_entropy_backward_infer,
+    .run = nll_backward_run,
+    NNL_NO_GRAD("second derivatives go by the composition"),
+    .traits = NNL_HIDDEN);
+
+static void nll_grad(nnl_grad *g)
+{
+    if (g->needs[2]) {
+        nnl_grad_define(g);
+        return;
+    }
+    g->dx[0] = DO_WITH(g->s, nll_loss_backward, (g->attr[IGNORE], g->attr[REDUCTION]), g->dy[0], g->in[0], g->in[1], g->in[2]);
+}
+
 static void nll_define(nnl_define *d)
 {
     nnl_scope *s = d->s;
@@ -600,7 +615,9 @@ NNL_OP(nll_loss,
     .example = "nn.F.nll_loss(nn.tensor({{2, 1, 0}, {0, 1, 3}}):log_softmax(2), {1, 3})",
     .infer = nll_infer,
     .run = nll_run,
+    .grad = nll_grad,
     .define = nll_define,
+    .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
     .sample = "input:3x4 target:3<4>; input:3x4 target:3<4> reduction=\"sum\"; "
               "input:2x3x4 target:2x4<3> weight:3[0.5,2] reduction=\"none\"",
     .traits = NNL_NO_METHOD);

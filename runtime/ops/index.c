@@ -95,7 +95,7 @@ static nnl_status offsets_new(nnl_runtime *rt, int64_t count, nnl_offsets *out)
     void *block;
     out->at = NULL;
     out->count = count;
-    out->bytes = (size_t)count * sizeof(int64_t);
+    out->bytes = ((size_t)count + 1) * sizeof(int64_t);
     NNL_TRY(nnl_alloc(rt, out->bytes, &block));
     out->at = block;
     return NNL_OK;
@@ -974,18 +974,28 @@ static nnl_status plan_index(nnl_call *c, nnl_tensor *target, index_plan *p)
     return NNL_OK;
 }
 
-/* Byte offsets of a mask's true places from its dimensions' first. */
+/* Byte offsets of a mask's true places from its dimensions' first.  out has room for one more than there are, so
+ * that every place can be written and only the true ones counted. */
 static void mask_offsets(const nnl_tensor *mask, const nnl_tensor *target, int dim, int64_t *out)
 {
-    for (int64_t i = 0; i < mask->numel; i++) {
-        int64_t rest = i, offset = 0, place = 0;
-        for (int d = mask->ndim - 1; d >= 0; d--) {
-            int64_t at = rest % mask->shape[d];
-            offset += at * mask->strides[d];
-            place += at * stride_bytes(target, dim + d);
-            rest /= mask->shape[d];
+    int last = mask->ndim - 1;
+    int64_t at[NNL_MAX_DIMS] = {0}, row = 0, place = 0;
+    int64_t columns = last < 0 ? 1 : mask->shape[last], step = last < 0 ? 0 : mask->strides[last];
+    int64_t place_step = last < 0 ? 0 : stride_bytes(target, dim + last);
+    for (int64_t done = 0; done < mask->numel; done += columns) {
+        const char *truth = mask->data + row;
+        for (int64_t i = 0; i < columns; i++) {
+            *out = place + i * place_step;
+            out += truth[i * step] != 0;
         }
-        if (mask->data[offset] != 0) *out++ = place;
+        for (int d = last - 1; d >= 0; d--) {
+            row += mask->strides[d];
+            place += stride_bytes(target, dim + d);
+            if (++at[d] < mask->shape[d]) break;
+            row -= at[d] * mask->strides[d];
+            place -= at[d] * stride_bytes(target, dim + d);
+            at[d] = 0;
+        }
     }
 }
 
@@ -1021,6 +1031,10 @@ static nnl_status plan_offsets(nnl_call *c, const index_plan *p, nnl_offsets *ou
     if (entries == 1 && t->dtype != NNL_BOOL)
         return nnl_offsets_read(c, FIRST_INDEX(c) + entry, only, p->target->shape[only], stride_bytes(p->target, only), out);
     NNL_TRY(offsets_new(c->rt, p->places, out));
+    if (entries == 1) {
+        mask_offsets(t, p->target, only, out->at);
+        return NNL_OK;
+    }
     memset(out->at, 0, (size_t)p->places * sizeof(int64_t));
     nnl_tensor all = header_of(c->rt, NNL_I64, out->at, p->n_places, p->shape + p->at);
     nnl_status status = NNL_OK;
@@ -1252,21 +1266,6 @@ NNL_OP(index_last,
 
 /* ---------------------------------------------------------------- masks */
 
-/* The mask broadcast to a shape, its true places as byte offsets into `base` seen in that shape. */
-static nnl_status true_offsets(nnl_call *c, const nnl_tensor *mask, const nnl_tensor *base, int64_t count, nnl_offsets *out)
-{
-    NNL_TRY(offsets_new(c->rt, count, out));
-    int64_t *to = out->at, width = (int64_t)nnl_dtype_size((nnl_dtype)base->dtype);
-    if (mask->contiguous && base->contiguous) {
-        for (int64_t i = 0; i < mask->numel; i++) {
-            if (mask->data[i] != 0) *to++ = i * width;
-        }
-    } else {
-        mask_offsets(mask, base, 0, to);
-    }
-    return NNL_OK;
-}
-
 static const int64_t *expanded_strides(const nnl_tensor *t, int ndim, const int64_t *shape, int64_t out[NNL_MAX_DIMS])
 {
     int missing = ndim - t->ndim;
@@ -1307,7 +1306,8 @@ static nnl_status masked_select_run(nnl_call *c)
     walk w;
     NNL_TRY(masked_shape(c, &common));
     nnl_tensor mask = expanded(c->in[1], common.ndim, common.shape), x = expanded(c->in[0], common.ndim, common.shape);
-    NNL_TRY(true_offsets(c, &mask, &x, c->out[0]->numel, &offsets));
+    NNL_TRY(offsets_new(c->rt, c->out[0]->numel, &offsets));
+    mask_offsets(&mask, &x, 0, offsets.at);
     flat_walk(&w, c->out[0], &x, offsets.at);
     nnl_status status = gather_walk(c->rt, &w);
     nnl_offsets_free(c->rt, &offsets);
@@ -1363,8 +1363,9 @@ static nnl_status masked_scatter_run(nnl_call *c)
         nnl_tensor_unref(source);
         NNL_TRY(copy_new(c->rt, c->in[2], &source));
     }
-    status = true_offsets(c, &mask, out, count_true(&mask), &offsets);
+    status = offsets_new(c->rt, count_true(&mask), &offsets);
     if (status == NNL_OK) {
+        mask_offsets(&mask, out, 0, offsets.at);
         status = begin_with(out, c->in[0]);
         nnl_tensor packed = header_of(c->rt, (nnl_dtype)source->dtype, source->data, 1, &offsets.count);
         flat_walk(&w, &packed, out, offsets.at);

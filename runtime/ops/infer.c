@@ -32,6 +32,23 @@ const char *nnl_call_input_text(nnl_call *c, int place, char buffer[NNL_NAMED_TE
     return buffer;
 }
 
+const char *nnl_place_text(char text[NNL_PLACE_TEXT], const nnl_tensor *t, int64_t i, int base)
+{
+    int64_t place[NNL_MAX_DIMS];
+    size_t size = NNL_PLACE_TEXT;
+    text[0] = 0;
+    if (t->ndim == 0) return text;
+    for (int d = t->ndim - 1; d >= 0; d--) {
+        place[d] = i % t->shape[d] + base;
+        i /= t->shape[d];
+    }
+    size_t length = (size_t)nnl_format(text, size, t->ndim == 1 ? " at position " : " at position {");
+    for (int d = 0; d < t->ndim && length < size; d++)
+        length += (size_t)nnl_format(text + length, size - length, d ? ", %lld" : "%lld", (long long)place[d]);
+    if (t->ndim > 1 && length < size) nnl_format(text + length, size - length, "}");
+    return text;
+}
+
 void nnl_spec_set(nnl_spec *spec, nnl_dtype dtype, int ndim, const int64_t *shape)
 {
     spec->dtype = dtype;

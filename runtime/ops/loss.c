@@ -1,5 +1,5 @@
 /* Losses between a prediction and a target, element by element, and their reduction. */
-#include "loss.h"
+#include "composed.h"
 #include "reduce.h"
 
 enum { MEAN, SUM, NONE, BATCH_MEAN };
@@ -398,6 +398,10 @@ static nnl_tensor *one_minus(nnl_scope *s, nnl_tensor *x) { return nnl_shifted(s
 
 static void bce_grad(nnl_grad *g)
 {
+    if (g->needs[WEIGHT]) {
+        nnl_grad_define(g);
+        return;
+    }
     double scale;
     nnl_scope *s = g->s;
     nnl_tensor *dy = loss_dy(g, &scale), *x = g->in[PREDICTION];
@@ -452,6 +456,10 @@ static nnl_status logits_run(nnl_call *c)
  * dt = (-x + (p - 1) softplus(-x)) dy */
 static void logits_grad(nnl_grad *g)
 {
+    if (g->needs[WEIGHT] || g->needs[POS_WEIGHT]) {
+        nnl_grad_define(g);
+        return;
+    }
     double scale;
     nnl_scope *s = g->s;
     nnl_tensor *dy = loss_dy(g, &scale), *x = g->in[PREDICTION], *t = g->in[TARGET], *p = g->in[POS_WEIGHT];

@@ -545,6 +545,27 @@ NNL_OP(addmm,
 
 /* ---------------------------------------------------------------- bilinear */
 
+static nnl_status bilinear_infer(nnl_call *c)
+{
+    const nnl_tensor *w = c->in[2], *bias = c->in[3];
+    char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
+    if (w->ndim != 3) return wrong_ndim(c, 2, 3);
+    for (int i = 0; i < 2; i++) {
+        const nnl_tensor *x = c->in[i];
+        if (x->ndim == 0 || x->shape[x->ndim - 1] != w->shape[i + 1])
+            return nnl_call_fail(c, NNL_ESHAPE, "%s has %lld features, but %s wants %lld", nnl_call_input_text(c, i, a),
+                                 x->ndim ? (long long)x->shape[x->ndim - 1] : 0LL, nnl_call_input_text(c, 2, b),
+                                 (long long)w->shape[i + 1]);
+    }
+    if (c->in[0]->ndim != c->in[1]->ndim || memcmp(c->in[0]->shape, c->in[1]->shape, sizeof(int64_t) * (size_t)(c->in[0]->ndim - 1)) != 0)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s and %s must agree but for the last dimension", nnl_call_input_text(c, 0, a),
+                             nnl_call_input_text(c, 1, b));
+    if (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[0]))
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have %lld elements, one for each output feature",
+                             nnl_call_input_text(c, 3, a), (long long)w->shape[0]);
+    return NNL_OK;
+}
+
 static void bilinear_define(nnl_define *d)
 {
     nnl_scope *s = d->s;
@@ -558,6 +579,7 @@ NNL_OP(bilinear,
     .doc = "y_o = input1^T W_o input2 + b_o over the last dimension: ... x in1 and ... x in2 with weight out x in1 x in2 give "
            "... x out.",
     .example = "nn.F.bilinear(nn.ones(2, 3), nn.ones(2, 4), nn.ones(5, 3, 4))",
+    .infer = bilinear_infer,
     .define = bilinear_define,
     .sample = "input1:2x3 input2:2x4 weight:5x3x4 bias:5; input1:3 input2:4 weight:2x3x4",
     .traits = NNL_PROMOTE);

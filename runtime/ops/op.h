@@ -157,6 +157,9 @@ nnl_status nnl_call_results(nnl_call *c, int n);
 /* "input (2x3)": for messages. */
 #define NNL_NAMED_TEXT (NNL_SHAPE_TEXT + 40)
 const char *nnl_call_input_text(nnl_call *c, int place, char buffer[NNL_NAMED_TEXT]);
+/* " at position 3", " at position {2, 3}" or "" (0-d), for element i (row-major) of t.  Returns the buffer. */
+#define NNL_PLACE_TEXT 192
+const char *nnl_place_text(char text[NNL_PLACE_TEXT], const nnl_tensor *t, int64_t i, int base);
 
 /* Common infer functions (infer.c). */
 nnl_status nnl_infer_same(nnl_call *c);      /* like input 0 */
@@ -248,7 +251,7 @@ struct nnl_grad {
     const nnl_value *attr;
     const nnl_layout *in_layout, *out_layout;
     const int16_t *start;    /* as in nnl_call */
-    uint64_t random;
+    uint64_t random, seed;   /* of NNL_RANDOM ops: the call's number, and the seed at that time */
 };
 
 /* A composition: reads inputs and attributes, fills out. */

@@ -1,4 +1,5 @@
 /* Random tensors, dropout and sampling. */
+#include "elementwise.h"
 #include "random.h"
 #include "window.h"
 
@@ -320,8 +321,6 @@ static nnl_status two_params(nnl_call *c, maker *make)
     return fill(c, &job);
 }
 
-static void no_flow(nnl_grad *g) { (void)g; }
-
 static nnl_status uniform_infer(nnl_call *c)
 {
     double low = nnl_value_double(&c->attr[0]), high = nnl_value_double(&c->attr[1]);
@@ -337,7 +336,7 @@ NNL_OP(uniform,
     .example = "nn.zeros(3):uniform_(-1, 1)",
     .infer = uniform_infer,
     .run = uniform_run,
-    .grad = no_flow, /* the result does not depend on the input's elements */
+    .grad = nnl_flat_grad, /* the result does not depend on the input's elements */
     .traits = NNL_RANDOM | NNL_INPLACE_OK);
 
 static nnl_status normal_infer(nnl_call *c)
@@ -355,7 +354,7 @@ NNL_OP(normal,
     .example = "nn.zeros(3):normal_(0, 0.02)",
     .infer = normal_infer,
     .run = normal_run,
-    .grad = no_flow,
+    .grad = nnl_flat_grad,
     .traits = NNL_RANDOM | NNL_INPLACE_OK);
 
 static nnl_status exponential_infer(nnl_call *c)
@@ -377,7 +376,7 @@ NNL_OP(exponential,
     .example = "nn.zeros(3):exponential_()",
     .infer = exponential_infer,
     .run = exponential_run,
-    .grad = no_flow,
+    .grad = nnl_flat_grad,
     .traits = NNL_RANDOM | NNL_INPLACE_OK);
 
 /* ---------------------------------------------------------------- bernoulli */
@@ -439,7 +438,7 @@ NNL_OP(bernoulli,
     .example = "nn.bernoulli(nn.full({3}, 0.5))",
     .infer = bernoulli_infer,
     .run = bernoulli_run,
-    .grad = no_flow,
+    .grad = nnl_flat_grad,
     .sample = "input:3x4[0,1]; input:3x4 p=0.25",
     .traits = NNL_RANDOM | NNL_INPLACE_OK);
 
@@ -505,7 +504,7 @@ static nnl_status dropout_run(nnl_call *c) { return keep(c, c->attr[0].as.f, nnl
 
 static void dropout_grad(nnl_grad *g)
 {
-    g->dx[0] = DO_WITH(g->s, dropout_backward, (g->attr[0], V_INT((int64_t)g->random), V_INT((int64_t)g->s->rt->seed)), g->dy[0]);
+    g->dx[0] = DO_WITH(g->s, dropout_backward, (g->attr[0], V_INT((int64_t)g->random), V_INT((int64_t)g->seed)), g->dy[0]);
 }
 
 NNL_OP(dropout,

@@ -1,6 +1,6 @@
 /* Sorting and what rests on it: sort, argsort, topk, median, unique; and counting by value: bincount, one_hot,
  * searchsorted, nonzero.  The sort is a stable merge sort; NaN counts as larger than every number. */
-#include "loss.h"
+#include "op.h"
 
 #include <string.h>
 

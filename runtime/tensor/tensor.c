@@ -202,7 +202,10 @@ nnl_status nnl_tensor_read(nnl_tensor *t, nnl_dtype dtype, void *buffer, size_t 
         return NNL_FAIL(t->rt, NNL_EINVAL, "read: the buffer has %zu bytes, but the elements take %zu", bytes, need);
     nnl_tensor *target;
     NNL_TRY(nnl_tensor_wrap(t->rt, dtype, t->ndim, t->shape, buffer, NULL, NULL, &target));
+    nnl_fp_state fp;
+    nnl_fp_enter(&fp); /* f64 to f32 rounds */
     nnl_status status = nnl_copy(target, t);
+    nnl_fp_leave(&fp);
     nnl_tensor_unref(target);
     return status;
 }

@@ -36,7 +36,7 @@ end
 local function images(count)
   local ok, train = pcall(nn.data.fashion_mnist)
   if not ok then return nn.rand(count, 1, 28, 28), nn.randint(1, 10, {count}) end
-  return train:batch(nn.arange(count))
+  return train:fetch(nil, 1, count)
 end
 
 local function mlp()

@@ -10,11 +10,11 @@ report() {
     bad=1
   fi
 }
-# Mutable data that the toolchain itself puts in: relocation and start-up symbols.
-toolchain='completed|__dso_handle|__TMC_END__|_edata|_end|__bss_start|__data_start|data_start|_DYNAMIC|_GLOBAL_OFFSET_TABLE_|__frame_dummy_init_array_entry|__do_global_dtors_aux_fini_array_entry'
+# Constants that hold addresses lie in .data.rel.ro, which is read-only once loaded: only .data, .bss, .tdata and
+# .tbss are mutable.
 objects=$(find "$(dirname "$library")/obj/runtime" "$(dirname "$library")/obj/kernels" -name '*.o' 2>/dev/null)
 # shellcheck disable=SC2086
-report "mutable globals" "$(nm -A $objects 2>/dev/null | grep -E ' [bBdDcCsS] ' | grep -vE " ($toolchain)" | grep -vE ' d __compound_literal| d DW\.ref' || true)"
+report "mutable globals" "$(nm -A -f sysv $objects 2>/dev/null | grep -E '\|(\.data|\.bss|\.tdata|\.tbss|\*COM\*)(\.[a-zA-Z_0-9.]*)?$' | grep -vE '\|\.data\.rel\.ro' | grep -v '|SECTION' || true)"
 report "Lua symbols" "$(nm -D --undefined-only "$library" | grep -E ' (lua_|luaL_)' || true)"
 report "calls that end the process or print" \
   "$(nm -D --undefined-only "$library" | grep -wE 'exit|_exit|_Exit|quick_exit|abort|raise|kill|printf|puts|putchar|putc|fputs|fputc|fwrite|fprintf|vfprintf|vprintf|perror|__printf_chk|__fprintf_chk|__vfprintf_chk|__assert_fail|stdout|stderr|signal|sigaction|setlocale|longjmp' || true)"

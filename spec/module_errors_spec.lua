@@ -1,0 +1,211 @@
+-- What the library says when it is used wrongly: what, where, got, wanted.
+local helpers = require "spec.helpers"
+local nn = helpers.nn
+
+-- The words that the message of f's error must have.
+local function says(f, ...)
+  local message = helpers.error_of(f)
+  assert(message, "no error")
+  for _, part in ipairs {...} do
+    assert(message:find(part, 1, true), ("%q is not in: %s"):format(part, message))
+  end
+end
+
+describe("a wrong name", function()
+  it("is answered with the nearest one", function()
+    says(function() return nn.Linera end, "nn: there is no field 'Linera' (did you mean 'Linear'?)")
+    says(function() return nn.F.rleu end, "did you mean 'relu'?")
+    says(function() return nn.optim.Adamw end, "did you mean 'AdamW'?")
+    says(function() return nn.init.xavier_unifrom_ end, "did you mean 'xavier_uniform_'?")
+    says(function() return nn.utils.clip_grad_norm end, "did you mean 'clip_grad_norm_'?")
+    says(function() return nn.data.Tensordataset end, "did you mean 'TensorDataset'?")
+    says(function() return nn.init.calculate_gain "rleu" end, "did you mean 'relu'?")
+  end)
+end)
+
+describe("constructors", function()
+  it("name the argument, what it got and what it wants", function()
+    says(function() nn.Linear(3) end, "Linear: out_features is missing")
+    says(function() nn.Linear() end, "Linear: in_features is missing")
+    says(function() nn.Linear(3, 4.5) end, "Linear: out_features must be a size", "got 4.5")
+    says(function() nn.Linear(3, -1) end, "Linear: out_features must be a size", "got -1")
+    says(function() nn.Linear("3", 4) end, 'in_features must be a size', 'got the string "3"')
+    says(function() nn.Linear(nn.ones(2, 3), 4) end, "got a tensor (2x3)")
+    says(function() nn.Linear(3, 4, {bias = 1}) end, "Linear: bias must be true or false, got 1")
+    says(function() nn.ELU("big") end, "ELU: alpha must be a number")
+    says(function() nn.Dropout(1.5) end, "Dropout: p must be in 0 .. 1, got 1.5")
+    says(function() nn.Embedding(5, 2, {padding_idx = 6}) end, "padding_idx is 6, but positions are 1 to 5")
+    says(function() nn.CrossEntropyLoss {reduction = "men"} end, 'reduction is "men", but it can be: mean, sum, none')
+    says(function() nn.CrossEntropyLoss {weight = {1, 2}} end, "weight must be a tensor, got a table")
+    says(function() nn.Parameter(3) end, "Parameter: argument 1 must be a tensor, got 3")
+  end)
+
+  it("know their options", function()
+    says(function() nn.Linear(3, 4, {bais = true}) end, "Linear: there is no option 'bais' (did you mean 'bias'?)")
+    says(function() nn.Linear(3, 4, true, {bias = true}) end, "bias is given twice")
+    says(function() nn.Linear(3, 4, {bias = true, 5}) end, "a list or names options, not both")
+    says(function() nn.Linear(3, 4, true, 5) end, "takes at most 3 arguments, got 4", "parentheses")
+  end)
+
+  it("take sizes that are whole floats, options by position and nil for defaults", function()
+    assert.equal(3, nn.Linear(3.0, 4).in_features)
+    assert.is_nil(nn.Linear(3, 4, false).bias)
+    assert.is_nil(nn.Embedding(3, 4, false).padding_idx) -- false is torch's None
+    assert.equal(20.0, nn.Softplus(nil, nil).threshold)
+    assert.equal(5, nn.Softplus(2, {threshold = 5}).threshold)
+    assert.is_truthy(nn.Linear(3, 4, {}).bias)
+  end)
+
+  it("tell a class from a module", function()
+    says(function() nn.Sequential(nn.Linear(2, 2), nn.ReLU) end, "argument 2 must be a module, got the class ReLU",
+      "nn.ReLU(...)")
+    says(function() nn.Sequential(3) end, "argument 1 must be a module, got 3")
+  end)
+end)
+
+describe("calls", function()
+  local Block = nn.Module:subclass "Block"
+  function Block:init(n) self.inner = {nn.Linear(n, n), nn.Linear(n + 1, n)} end
+  function Block:forward(x) return self.inner[2](self.inner[1](x)) end
+
+  it("say where in the model an op failed", function()
+    local net = nn.Sequential(nn.Linear(4, 3), Block(3))
+    says(function() local y = net(nn.ones(2, 4)) return y end, "1.inner.1 (Linear): linear: ")
+    says(function() local y = net[2](nn.ones(2, 3)) return y end, "inner.1 (Linear): linear: ")
+    says(function() local y = net[1](nn.ones(2, 5)) return y end, "Linear: linear: ")
+  end)
+
+  it("have the line of the caller", function()
+    local net = nn.Linear(4, 3)
+    local line = debug.getinfo(1, "l").currentline + 1
+    local _, message = pcall(function() local y = net(nn.ones(2, 5)) return y end)
+    assert.is_truthy(message:find("module_errors_spec.lua:" .. line .. ": ", 1, true), message)
+  end)
+
+  it("refuse surplus inputs, unless they are nil", function()
+    local net, x = nn.Sequential(nn.Linear(4, 3)), nn.ones(2, 4)
+    says(function() local y = net(x, {x}) return y end, "Sequential: takes at most 1 input, got 2", "parentheses")
+    says(function() local y = net[1](x, nil, 5) return y end, "takes at most 1 input, got 3")
+    assert.equal(3, net(x, nil, nil):size(2))
+    local Free = nn.Module:subclass "Free"
+    function Free:forward(...) return select("#", ...), self end
+    assert.equal(3, (Free()(1, nil, 3)))
+  end)
+
+  it("need a forward function", function()
+    local Empty = nn.Module:subclass "Empty"
+    says(function() local y = Empty()(1) return y end, "Empty has no forward function")
+    says(function() Empty(3) end, "Empty: takes no arguments")
+  end)
+
+  it("leave other errors as they are", function()
+    local Broken = nn.Module:subclass "Broken"
+    function Broken:forward() error({code = self.training}) end
+    local ok, value = pcall(Broken())
+    assert.is_false(ok)
+    assert.is_true(value.code)
+  end)
+end)
+
+describe("modules", function()
+  it("keep their methods", function()
+    local net = nn.Linear(1, 1)
+    for _, name in ipairs {"train", "forward", "parameters", "to"} do
+      says(function() net[name] = true end, ("Linear: '%s' is a method and cannot be a field"):format(name))
+    end
+    net.name = "free"
+  end)
+
+  it("say what does not fit in a state, and change nothing", function()
+    local net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    local before = net:state_dict {copy = true}
+    local state = net:state_dict {copy = true}
+    state["0.weight"]:fill_(9)
+    state["0.bias"], state["1.weight"], state.extra = nil, nn.ones(2, 2), nn.ones(1)
+    says(function() net:load_state_dict(state) end, "missing: '0.bias'", "unexpected: 'extra'",
+      "'1.weight' is 2x2 in the state, but 1x3 in the module")
+    says(function() net:load_state_dict({["0.weight"] = 3}, {strict = false}) end, "'0.weight' is 3, not a tensor")
+    says(function() net:load_state_dict(5) end, "state must be a table, got 5")
+    for name, value in pairs(before) do assert.is_true(value:equal(net:state_dict()[name])) end
+  end)
+
+  it("check what they are told", function()
+    local net = nn.Linear(1, 1)
+    says(function() net:to "i64" end, '"f32" or "f64"', 'the string "i64"')
+    says(function() net:register_buffer("b", 3) end, "'b' must be a tensor, got 3")
+    says(function() net:summary() end, "the shape of an input is missing")
+    says(function() net:state_dict {coyp = true} end, "did you mean 'copy'?")
+    says(function() nn.Module:subclass() end, "name must be a string, got nil")
+  end)
+end)
+
+describe("optimizers", function()
+  it("check their parameters and options", function()
+    local net = nn.Linear(2, 1)
+    local SGD, Adam = nn.optim.SGD, nn.optim.Adam
+    says(function() SGD(net:parameters(), {lr = 0.1, momentun = 0.9}) end, "SGD: there is no option 'momentun'",
+      "did you mean 'momentum'?")
+    says(function() SGD(net.weight) end, "params must be a list of tensors", "got a tensor")
+    says(function() SGD(net) end, "params must be a list of tensors", "got a Linear; pass net:parameters()")
+    says(function() SGD() end, "params is missing")
+    says(function() SGD {} end, "params")
+    says(function() SGD({3}) end, "parameter 1 must be a tensor, got 3")
+    says(function() SGD({net.weight, net.weight}) end, "parameter 2 is given twice")
+    says(function() SGD({net.weight * 2}) end, "parameter 1 is the result of an op")
+    says(function() SGD({nn.ones(2, {dtype = "i64"})}) end, "parameter 1 is i64")
+    says(function() SGD(net:parameters(), {lr = -1}) end, "SGD: lr must be 0 or more, got -1")
+    says(function() SGD(net:parameters(), {nesterov = true}) end, "nesterov needs momentum")
+    says(function() Adam(net:parameters(), {betas = {0.9, 1}}) end, "Adam: betas must be two numbers")
+    says(function() Adam(net:parameters(), {betas = {0.9}}) end, "betas must be a number or a list of 2")
+    says(function() Adam({{params = {net.weight}, lrr = 1}}) end, "did you mean 'lr'?")
+    says(function() Adam({{params = {net.weight}}, {params = {net.weight}}}) end, "given twice")
+    local opt = SGD(net:parameters())
+    says(function() opt.param_groups[1].momentun = 1 end, "did you mean 'momentum'?")
+    says(function() nn.optim.StepLR(net, 3) end, "StepLR: optimizer must be an optimizer, got a Linear")
+    says(function() nn.optim.StepLR(opt, 0) end, "step_size must be 1 or more")
+  end)
+
+  it("say what does not fit in a state", function()
+    local net = nn.Linear(2, 1)
+    local a, b = nn.optim.Adam(net:parameters()), nn.optim.Adam({net.weight})
+    net(nn.ones(1, 2)):sum():backward()
+    a:step()
+    says(function() b:load_state_dict(a:state_dict()) end, "is unexpected; the optimizer has 1 groups and 1 parameters")
+    says(function() a:load_state_dict(nn.optim.SGD(net:parameters()):state_dict()) end,
+      "'param_groups.0.betas' is missing")
+  end)
+
+  it("refuse a gradient of another shape without moving anything", function()
+    local p = nn.Parameter(nn.ones(3))
+    says(function() p.grad = nn.ones(2) end, "grad")
+    assert.is_nil(p.grad)
+  end)
+end)
+
+describe("data", function()
+  it("datasets and loaders check what they get", function()
+    local TensorDataset, Loader = nn.data.TensorDataset, nn.data.Loader
+    says(function() TensorDataset() end, "at least one tensor")
+    says(function() TensorDataset(nn.ones(3, 2), nn.ones(4)) end, "argument 2 has 4 rows, but the first has 3")
+    says(function() TensorDataset(nn.ones(3), 5) end, "argument 2 must be a tensor", "got 5")
+    local ds = TensorDataset(nn.ones(3, 2))
+    says(function() ds:get(0) end, "position 0 is out of range; valid are 1 to 3")
+    says(function() ds:get(4) end, "position 4 is out of range")
+    says(function() Loader(nn.ones(3)) end, "dataset must have the methods size and get", "TensorDataset")
+    says(function() Loader(ds, {batch_size = 0}) end, "batch_size must be 1 or more")
+    says(function() Loader(ds, {batchsize = 2}) end, "did you mean 'batch_size'?")
+    says(function() nn.data.Subset(ds, {1, 4}) end, "position 2 is 4, but valid are 1 to 3")
+    says(function() nn.data.random_split(ds, {1, 1}) end, "add up to 2, but the dataset has 3")
+    says(function() nn.data.fashion_mnist "/nowhere" end, "/nowhere", "train-images-idx3-ubyte")
+    local uneven = {size = function() return 2 end, get = function(_, i) return nn.ones(i) end}
+    says(function() for _ in Loader(uneven, {batch_size = 2}):batches() do break end end,
+      "sample 2 of the batch is a tensor (2), but the first is a tensor (1)")
+  end)
+
+  it("gradcheck and compile check what they get", function()
+    says(function() nn.gradcheck(3, {}) end, "f must be a function, got 3")
+    says(function() nn.gradcheck(math.sin, {nn.tensor({1}, "i64")}) end, "no input is a tensor of f32 or f64")
+    says(function() nn.compile(3) end, "compile: argument 1 must be a function, got 3")
+    says(function() nn.detach(3) end, "detach: argument 1 must be a tensor or a table")
+  end)
+end)

@@ -1,0 +1,1081 @@
+-- Tensors as Lua values, their views, changes in place, and the record that gradients follow.
+local helpers = require "spec.helpers"
+local nn = helpers.nn
+
+---------------------------------------------------------------- help
+
+local function leaf(list, dtype) return nn.tensor(list, {dtype = dtype, requires_grad = true}) end
+
+--- The elements are exactly these.
+local function holds(wanted, x)
+  assert.same(wanted, x:totable())
+end
+
+--- f() fails, its message has all the texts; returns the message.
+local function fails(f, ...)
+  local message = helpers.error_of(f)
+  assert(message, "no error")
+  for _, text in ipairs {...} do
+    assert(message:find(text, 1, true), ("'%s' is not in: %s"):format(text, message))
+  end
+  return message
+end
+
+--- f() fails and neither the values nor the version of x are others after it.
+local function leaves(x, f, ...)
+  local before, version = x:totable(), x:version()
+  local message = fails(f, ...)
+  assert.same(before, x:totable())
+  assert.equal(version, x:version())
+  return message
+end
+
+---------------------------------------------------------------- values
+
+describe("A tensor as a Lua value", function()
+  it("is equal to itself only, and serves as a key", function()
+    local x, y = nn.tensor {1, 2}, nn.tensor {1, 2}
+    assert.is_true(x == x and x ~= y)
+    local t = {[x] = "x", [y] = "y"}
+    assert.equal("x", t[x])
+    assert.equal("y", t[y])
+    assert.is_true(x:equal(y))
+  end)
+
+  it("keeps its identity through ops that have nothing to do", function()
+    local x = nn.ones(2, 3)
+    assert.is_true(x:contiguous() == x)
+    assert.is_true(x:to("f32") == x)
+    assert.is_true(x:add_(1) == x)
+    assert.is_false(x:clone() == x)
+  end)
+
+  it("knows its shape, a fresh list that compares by value", function()
+    local x = nn.zeros(2, 3)
+    local shape = x.shape
+    assert.is_true(shape == x.shape and not rawequal(shape, x.shape))
+    shape[1] = 7
+    assert.equal("2x3", tostring(x.shape))
+    assert.equal("0-d", tostring(nn.tensor(1).shape))
+    assert.equal("shape 2x3", "shape " .. x.shape)
+    assert.same({2, 3, 2, 6, 2}, {x:size(1), x:size(-1), x:dim(), x:numel(), #x})
+    assert.same({3, 1}, {x:stride()[1], x:stride()[2]})
+    fails(function() return x:size(3) end, "size: dim is 3", "1 to 2 (or -2 to -1)")
+    fails(function() return x:size(0) end, "size: dim is 0")
+    fails(function() return #nn.tensor(1) end, "0-d", "item()")
+  end)
+
+  it("compares by < and <= when it has one element, and says which method compares all", function()
+    local a, b = nn.tensor(1), nn.tensor({2.5})
+    assert.is_true(a < b and a <= b and b > a and a <= 1 and a < 2 and 0 < a and not (b < a))
+    assert.is_false(nn.tensor(0 / 0) < 1)
+    fails(function() return nn.ones(2) < 1 end, "lt")
+    fails(function() return nn.ones(2) >= nn.ones(2) end, "le")
+    fails(function() return nn.tensor(1) < "2" end, "lt")
+  end)
+
+  it("joins strings by its number, or by its text", function()
+    assert.equal("loss 1.5", "loss " .. nn.tensor(1.5))
+    assert.equal("0.1 of", nn.tensor({0.1}) .. " of")
+    assert.equal("0.1", "" .. nn.tensor(0.1, "f64"))
+    assert.equal("7!", nn.tensor(7, "i64") .. "!")
+    assert.equal("true", "" .. nn.tensor(true))
+    assert.is_truthy((nn.tensor {1, 2} .. ""):find("[f32 2]", 1, true))
+  end)
+
+  it("is walked by pairs, along its first dimension", function()
+    local rows = {}
+    for i, row in pairs(nn.tensor {{1, 2}, {3, 4}, {5, 6}}) do rows[i] = row:totable() end
+    assert.same({{1, 2}, {3, 4}, {5, 6}}, rows)
+    for _ in pairs(nn.zeros(0, 2)) do error("an empty tensor has no rows") end
+  end)
+
+  it("gives numbers of Lua's types", function()
+    assert.equal("float", math.type(nn.tensor(1):item()))
+    assert.equal("integer", math.type(nn.tensor(1, "u8"):item()))
+    assert.equal(true, nn.tensor({true}):item())
+    fails(function() return nn.ones(2):item() end, "item: the tensor (2) has 2 elements", "totable()")
+    assert.same({}, nn.zeros(0):totable())
+    assert.equal(0.5, nn.tensor(0.5):totable())
+    holds({{1, 3}, {2, 4}}, nn.tensor({{1, 2}, {3, 4}}):t())
+  end)
+
+  it("names the nearest field when there is none", function()
+    local x = nn.ones(2)
+    fails(function() return x.requires_grads end, "requires_grads", "did you mean 'requires_grad'")
+    fails(function() return x:matmull(x) end, "did you mean 'matmul'")
+    fails(function() x.name = "x" end, "field 'name' cannot be set", "grad and requires_grad")
+    assert.equal("string", type(getmetatable(x)))
+  end)
+
+  it("raises errors that stand at the caller's line", function()
+    local line = debug.getinfo(1, "l").currentline + 1
+    local ok, message = pcall(function() local y = nn.ones(2, 3):matmul(nn.ones(2, 3)) return y end)
+    assert.is_false(ok)
+    assert.is_truthy(message:find("tensor_spec.lua:" .. line .. ": matmul: ", 1, true), message)
+    local thread = coroutine.create(function() local y = nn.ones(2, 3):matmul(nn.ones(2, 3)) return y end)
+    line = debug.getinfo(1, "l").currentline - 1
+    ok, message = coroutine.resume(thread)
+    assert.is_false(ok)
+    assert.is_truthy(message:find("tensor_spec.lua:" .. line .. ": matmul: ", 1, true), message)
+  end)
+end)
+
+describe("Printing", function()
+  local function prints(wanted, x) assert.equal(wanted, tostring(x)) end
+
+  it("shows values that align, then type and shape", function()
+    prints("{{1., 2., 3.},\n {4., 5., 6.}}\n[f32 2x3]", nn.tensor {{1, 2, 3}, {4, 5, 6}})
+    prints("{{1., 4.},\n {2., 5.}}\n[f32 2x2]", nn.tensor({{1, 2}, {4, 5}}):t())
+    prints("{1, 2}\n[i64 2]", nn.tensor({1, 2}, "i64"))
+    prints("{ -1, 200}\n[i32 2]", nn.tensor({-1, 200}, "i32"))
+    prints("{ true, false}\n[bool 2]", nn.tensor {true, false})
+    prints("{}\n[f32 0]", nn.zeros(0))
+    prints("{}\n[f64 2x0]", nn.zeros(2, 0, {dtype = "f64"}))
+  end)
+
+  it("shows a 0-d tensor on one line", function()
+    prints("3.5  [f32 0-d]", nn.tensor(3.5))
+    prints("true  [bool 0-d]", nn.tensor(true))
+    prints("-7  [i64 0-d]", nn.tensor(-7, "i64"))
+  end)
+
+  it("says that gradients are wanted", function()
+    prints("{1.}\n[f32 1, requires_grad]", leaf {1})
+    assert.is_truthy(tostring(leaf {1} * 2):find("requires_grad", 1, true))
+  end)
+
+  it("shows numbers of different sizes, infinities and NaN", function()
+    local text = tostring(nn.tensor {1e-10, 1e10, 0 / 0, -1 / 0})
+    for _, piece in ipairs {"1.0000e-10", "1.0000e+10", "nan", "-inf"} do
+      assert.is_truthy(text:find(piece, 1, true), text)
+    end
+  end)
+
+  it("leaves out the middle of what is large", function()
+    prints("{   1,    2,    3, ..., 2998, 2999, 3000}\n[i64 3000]", nn.arange(1, 3000))
+    local text = tostring(nn.zeros(100, 100))
+    local _, lines = text:gsub("\n", "")
+    assert.is_true(lines < 20 and text:find("...", 1, true) ~= nil)
+    assert.is_true(#tostring(nn.zeros(2, 2, 2, 2, 2, 2, 2, 2)) > 0)
+  end)
+end)
+
+---------------------------------------------------------------- life
+
+describe("A freed tensor", function()
+  it("is an error wherever it is used", function()
+    local x, y = nn.ones(2), nn.ones(2)
+    x:free()
+    x:free() -- again: nothing
+    assert.equal("freed tensor", tostring(x))
+    assert.is_true(nn.is_tensor(x))
+    fails(function() return x + 1 end, "add", "freed")
+    fails(function() return 1 - x end, "freed")
+    fails(function() return y * x end, "freed")
+    fails(function() return -x end, "freed")
+    fails(function() return x:sum() end, "sum", "freed")
+    fails(function() return nn.matmul(y, x) end, "matmul", "freed")
+    fails(function() return nn.cat {y, x} end, "freed")
+    fails(function() return x.shape end, "freed")
+    fails(function() return x[1] end, "freed")
+    fails(function() x[1] = 1 end, "freed")
+    fails(function() y[1] = x end, "freed")
+    fails(function() return #x end, "freed")
+    fails(function() return x < 1 end)
+    fails(function() for _ in pairs(x) do error("unreachable") end end, "freed")
+    fails(function() return x:item() end, "freed")
+    fails(function() return x:backward() end, "freed")
+    fails(function() return x:detach() end, "freed")
+    fails(function() x.grad = nil end, "freed")
+    fails(function() x.requires_grad = true end, "freed")
+    fails(function() y.grad = x end, "freed")
+    fails(function() return x:register_hook(print) end, "freed")
+    fails(function() return nn.tensor(x) end, "freed")
+    fails(function() return nn.grad(y, {x}) end)
+  end)
+
+  it("leaves its views and its graph as they are", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 2
+    local v, loss = y[{{2, 3}}], (y * y):sum()
+    y:free()
+    holds({4, 6}, v)
+    loss:backward()
+    holds({8, 16, 24}, x.grad)
+  end)
+
+  it("goes at the end of a <close> block, on errors too", function()
+    local kept
+    do
+      local x <close> = nn.ones(1000)
+      kept = x
+      assert.equal(1000, x:numel())
+    end
+    fails(function() return kept:numel() end, "freed")
+    pcall(function()
+      local x <close> = nn.ones(2)
+      kept = x
+      error "stop"
+    end)
+    fails(function() return kept:numel() end, "freed")
+  end)
+
+  it("gives its memory back at once", function()
+    local before = nn.memory()
+    local x = nn.zeros(1000000)
+    assert.is_true(nn.memory().live - before.live >= 4000000)
+    x:free()
+    assert.equal(before.live, nn.memory().live)
+    assert.equal(before.tensors, nn.memory().tensors)
+  end)
+end)
+
+---------------------------------------------------------------- types
+
+describe("Types", function()
+  -- torch.result_type: the rank within a table of torch's documentation.
+  local rank = {bool = 1, u8 = 2, i32 = 3, i64 = 4, f32 = 5, f64 = 6}
+  local category = {bool = 1, u8 = 2, i32 = 2, i64 = 2, f32 = 3, f64 = 3}
+  local types = {"bool", "u8", "i32", "i64", "f32", "f64"}
+
+  local function one(dtype) return nn.ones(2, {dtype = dtype}) end
+  local function zero_d(dtype) return one(dtype)[1] end
+  local function higher(a, b) return rank[a] >= rank[b] and a or b end
+
+  it("of two tensors with dimensions promote to the higher", function()
+    for _, a in ipairs(types) do
+      for _, b in ipairs(types) do
+        assert.equal(higher(a, b), (one(a) + one(b)).dtype, a .. " + " .. b)
+        assert.equal(higher(a, b), (zero_d(a) * zero_d(b)).dtype, a .. " * " .. b .. " of 0-d")
+        assert.equal(higher(a, b), nn.maximum(one(a), one(b)).dtype)
+        assert.equal("bool", one(a):lt(one(b)).dtype)
+        assert.equal(higher(a, b), nn.where(nn.tensor {true, false}, one(a), one(b)).dtype)
+      end
+    end
+    -- the pairs that torch's documentation names
+    assert.equal("i64", (one "i32" + one "i64").dtype)
+    assert.equal("f32", (one "i64" + one "f32").dtype)
+    assert.equal("u8", (one "bool" + one "u8").dtype)
+  end)
+
+  it("of a 0-d tensor count only when its category is higher", function()
+    for _, a in ipairs(types) do
+      for _, b in ipairs(types) do
+        local wanted = category[b] > category[a] and b or a
+        assert.equal(wanted, (one(a) + zero_d(b)).dtype, a .. " + 0-d " .. b)
+        assert.equal(wanted, (zero_d(b) + one(a)).dtype, "0-d " .. b .. " + " .. a)
+      end
+    end
+  end)
+
+  it("of Lua numbers: an integer takes the tensor's type, a float makes integers f32", function()
+    local wanted = {
+      bool = {"i64", "f32"}, u8 = {"u8", "f32"}, i32 = {"i32", "f32"}, i64 = {"i64", "f32"}, f32 = {"f32", "f32"},
+      f64 = {"f64", "f64"},
+    }
+    for dtype, results in pairs(wanted) do
+      for _, x in ipairs {one(dtype), zero_d(dtype)} do
+        assert.equal(results[1], (x + 1).dtype, dtype .. " + 1")
+        assert.equal(results[1], (1 + x).dtype, "1 + " .. dtype)
+        assert.equal(results[2], (x + 1.0).dtype, dtype .. " + 1.0")
+        assert.equal(results[2], (0.5 * x).dtype, "0.5 * " .. dtype)
+      end
+    end
+    holds({true, true}, (one "bool" + one "bool"))
+    holds({1.5, 1.5}, (one "bool" + 0.5))
+  end)
+
+  it("of division, roots and means are floating", function()
+    for _, dtype in ipairs(types) do
+      local wanted = category[dtype] == 3 and dtype or "f32"
+      assert.equal(wanted, (one(dtype) / 2).dtype, dtype)
+      assert.equal(wanted, (one(dtype) / one(dtype)).dtype, dtype)
+      assert.equal(wanted, one(dtype):sqrt().dtype, dtype)
+      assert.equal(wanted, one(dtype):mean().dtype, dtype)
+    end
+    assert.equal("i64", one("bool"):sum().dtype)
+    assert.equal("i64", one("u8"):sum().dtype)
+  end)
+
+  it("of a tensor changed in place stay, and a higher category is refused", function()
+    for _, a in ipairs(types) do
+      for _, b in ipairs(types) do
+        local x = one(a)
+        if category[higher(a, b)] > category[a] then
+          leaves(x, function() x:add_(one(b)) end, "add_", a)
+        else
+          assert.equal(a, x:add_(one(b)).dtype, a .. " add_ " .. b)
+        end
+      end
+    end
+    local x = one "i64"
+    leaves(x, function() x:add_(0.5) end, "i64")
+    leaves(x, function() x:div_(2) end, "i64")
+    holds({3, 3}, x:add_(2))
+    holds({5, 5}, nn.ones(2):fill_(5))
+    holds({1, 2}, nn.zeros(2, {dtype = "i64"}):copy_(nn.tensor {1.9, 2.2}))
+  end)
+
+  it("of lists: numbers f32, booleans bool, as asked", function()
+    assert.equal("f32", nn.tensor({1, 2}).dtype)
+    assert.equal("bool", nn.tensor({true, false}).dtype)
+    assert.equal("f32", nn.tensor({true, 1}).dtype)
+    assert.equal("i64", nn.tensor({1, 2}, "i64").dtype)
+    assert.equal("u8", nn.tensor({1, 2}, {dtype = "u8"}).dtype)
+    fails(function() return nn.tensor({1.5}, "i64") end, "i64")
+    fails(function() return nn.tensor({1}, "i63") end, "i63", "i64")
+    fails(function() return nn.tensor({{1, 2}, {3}}) end, "uneven")
+    fails(function() return nn.tensor({1, {2}}) end, "tensor:")
+    fails(function() return nn.tensor({1, "2"}) end, "string")
+    fails(function() return nn.tensor({1}, {dtypes = "i64"}) end, "did you mean 'dtype'")
+  end)
+
+  it("of positions are integers", function()
+    fails(function() return nn.ones(3):index_select(1, nn.tensor {1, 2}) end, ':to("i64")')
+  end)
+end)
+
+---------------------------------------------------------------- views
+
+describe("A view", function()
+  it("shares the elements of its base, in both directions", function()
+    local x = nn.arange(1, 6):to("f32"):reshape(2, 3)
+    local row, column, all, turned = x[1], x[{{}, 2}], x:view(6), x:t()
+    row:mul_(10)
+    holds({{10, 20, 30}, {4, 5, 6}}, x)
+    holds({20, 5}, column)
+    x[{2, 3}] = 60
+    holds({10, 20, 30, 4, 5, 60}, all)
+    turned[1]:fill_(0)
+    holds({{0, 20, 30}, {0, 5, 60}}, x)
+  end)
+
+  it("can be the source of a change in place of what it overlaps", function()
+    local x = nn.tensor {1, 2, 3, 4}
+    x[{{2, 4}}]:copy_(x[{{1, 3}}])
+    holds({1, 1, 2, 3}, x)
+    x = nn.tensor {1, 2, 3, 4}
+    x[{{1, 3}}] = x[{{2, 4}}]
+    holds({2, 3, 4, 4}, x)
+    x = nn.tensor {1, 2, 3, 4}
+    x[{{2, 4}}]:add_(x[{{1, 3}}])
+    holds({1, 3, 5, 7}, x)
+    x = nn.tensor {1, 2, 3, 4}
+    x:mul_(x[2])
+    holds({2, 4, 6, 8}, x)
+    x = nn.tensor {{1, 2}, {3, 4}}
+    x:add_(x:t())
+    holds({{2, 5}, {5, 8}}, x)
+    x = nn.tensor {{1, 2, 3}, {4, 5, 6}, {7, 8, 9}}
+    x:copy_(x:t())
+    holds({{1, 4, 7}, {2, 5, 8}, {3, 6, 9}}, x)
+    x = nn.tensor {1, 2, 3, 4, 5}
+    x:copy_(x:flip(1))
+    holds({5, 4, 3, 2, 1}, x)
+    x:add_(x)
+    holds({10, 8, 6, 4, 2}, x)
+    local large = nn.arange(1, 100000):to("f32")
+    large[{{2, 100000}}]:copy_(large[{{1, 99999}}])
+    assert.is_true(large[{{2, 100000}}]:equal(nn.arange(1, 99999):to("f32")))
+  end)
+
+  it("that is expanded holds its elements once and is not written", function()
+    local x = nn.tensor {1, 2}
+    leaves(x, function() x:expand(3, 2):add_(1) end, "add_", "expanded", "clone")
+    leaves(x, function() x:expand(3, 2):fill_(1) end, "expanded")
+    leaves(x, function() x:expand(3, 2)[{1, {}}] = nn.ones(3, 2) end)
+    holds({2, 3}, x:expand(1, 2):add_(1)[1])
+  end)
+
+  it("of a detached tensor shares elements and no history", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 2
+    local d = y:detach()
+    assert.is_false(d.requires_grad)
+    assert.is_true(d.is_leaf)
+    d:fill_(7)
+    holds({7, 7, 7}, y)
+    assert.is_true(y.requires_grad)
+    y:sum():backward() -- x * 2 has saved nothing of its result
+    holds({2, 2, 2}, x.grad)
+    local nested = nn.detach {h = y, list = {y, 3}}
+    assert.is_false(nested.h.requires_grad or nested.list[1].requires_grad)
+    assert.equal(3, nested.list[2])
+  end)
+end)
+
+describe("A change in place of", function()
+  it("a view becomes part of its base's history", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 2
+    y[1]:mul_(3)
+    holds({6, 4, 6}, y)
+    y:sum():backward()
+    holds({6, 2, 2}, x.grad)
+  end)
+
+  it("a base is seen by its views", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 1
+    local v = y[{{1, 2}}]
+    y:mul_(3)
+    holds({3, 6}, v)
+    v:sum():backward()
+    holds({3, 3, 0}, x.grad)
+  end)
+
+  it("a view is seen by the base's other views", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 1
+    local a, b = y[{{1, 2}}], y[{{2, 3}}]
+    a:mul_(5)
+    b:mul_(2)
+    holds({5, 20, 6}, y)
+    (a:sum() + b:sum()):backward()
+    holds({5, 20, 2}, x.grad) -- the middle is 10 x, counted in both
+  end)
+
+  it("a view of a view goes to the root of both", function()
+    local x = leaf {1, 2, 3, 4, 5, 6}
+    local y = x * 1
+    local grid = y:view(2, 3)
+    grid:t()[1]:mul_(2)
+    holds({2, 2, 3, 8, 5, 6}, y)
+    (y * nn.tensor {1, 2, 3, 4, 5, 6}):sum():backward()
+    holds({2, 2, 3, 8, 5, 6}, x.grad)
+    x.grad = nil
+    y = x * 1
+    grid = y:view(2, 3)
+    local corner = grid[{{1, 2}, {2, 3}}]
+    corner[2]:pow_(2)
+    holds({1, 2, 3, 4, 25, 36}, y)
+    grid:sum():backward()
+    holds({1, 1, 1, 1, 10, 12}, x.grad)
+  end)
+
+  it("a tensor without history takes over that of what is written", function()
+    local w = leaf {2, 3}
+    local room = nn.zeros(4)
+    local before = room[{{1, 2}}]
+    assert.is_false(before.requires_grad)
+    room[{{2, 3}}] = w * w
+    assert.is_true(room.requires_grad and before.requires_grad)
+    assert.is_false(room.is_leaf)
+    holds({0, 4, 9, 0}, room)
+    before:sum():backward({retain_graph = true})
+    holds({4, 0}, w.grad)
+    w.grad = nil
+    room:sum():backward()
+    holds({4, 6}, w.grad)
+  end)
+
+  it("a part by a value that needs no gradient cuts the history there", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 2
+    y[2] = 7
+    y:sum():backward()
+    holds({2, 0, 2}, x.grad)
+    x.grad = nil
+    y = x * 2
+    y[nn.tensor {true, false, true}] = 0
+    y:sum():backward()
+    holds({0, 2, 0}, x.grad)
+    x.grad = nil
+    y = x * 2
+    y:zero_()
+    y:sum():backward()
+    holds({0, 0, 0}, x.grad)
+  end)
+
+  it("a tensor by itself has the gradient of the product", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 1
+    y:mul_(y)
+    y:sum():backward()
+    holds({2, 4, 6}, x.grad)
+    x.grad = nil
+    y = x * 1
+    y:mul_(y[2])
+    holds({2, 4, 6}, y)
+    y:sum():backward()
+    holds({2, 8, 2}, x.grad) -- sum_i x_i x_2: x_2, and for x_2 all of x_1 + 2 x_2 + x_3
+  end)
+
+  it("overlapping parts has the gradient of what was read", function()
+    local x = leaf {1, 2, 3, 4}
+    local y = x * 1
+    y[{{2, 4}}]:copy_(y[{{1, 3}}])
+    holds({1, 1, 2, 3}, y)
+    (y * nn.tensor {1, 10, 100, 1000}):sum():backward()
+    holds({11, 100, 1000, 0}, x.grad)
+  end)
+
+  it("a part has second derivatives too", function()
+    local x = leaf({1, 2, 3}, "f64")
+    local y = x * x
+    y[{{1, 2}}]:mul_(x[{{2, 3}}])
+    local g = nn.grad(y:sum(), {x}, {create_graph = true})
+    holds({2 * 1 * 2, 1 + 2 * 2 * 3, 4 + 2 * 3}, g) -- of x1^2 x2 + x2^2 x3 + x3^2
+    holds({2 * 2 + 2, 2 + 2 * 3 + 4, 4 + 2}, (nn.grad(g:sum(), {x})))
+  end)
+
+  it("a leaf that requires grad, or a view of one, is refused", function()
+    local w = leaf {1, 2}
+    leaves(w, function() w:add_(1) end, "add_", "leaf", "no_grad")
+    leaves(w, function() w[1] = 5 end, "leaf")
+    leaves(w, function() w[1]:mul_(5) end, "leaf")
+    leaves(w, function() w:detach():add_(w) end)
+    nn.no_grad(function()
+      w:add_(1)
+      w[2] = 7
+    end)
+    holds({2, 7}, w)
+    assert.is_true(w.is_leaf and w.requires_grad)
+    w:detach():zero_()
+    holds({0, 0}, w)
+  end)
+
+  it("a view that was made inside no_grad is refused outside, since its base would not know", function()
+    local x = leaf {1, 2, 3}
+    local y = x * 1
+    local v = nn.no_grad(function() return y[1] end)
+    assert.is_false(v.requires_grad)
+    leaves(y, function() v:mul_(2) end, "mul_", "no_grad")
+    nn.no_grad(function() v:mul_(2) end)
+    holds({2, 2, 3}, y)
+  end)
+
+  it("a view of a detached tensor that is not contiguous is refused with the reason", function()
+    local w, d = leaf {1, 2}, nn.ones(2, 2):t():detach()
+    leaves(d, function() d[1]:mul_(w) end, "contiguous", "clone")
+    d[1]:mul_(3)
+    holds({{3, 3}, {1, 1}}, d)
+  end)
+
+  it("something of another shape or type changes nothing", function()
+    local x = nn.ones(2)
+    leaves(x, function() x:add_(nn.ones(3, 2)) end, "add_", "3x2", "(2)")
+    leaves(x, function() x:add_(nn.ones(3)) end, "add_")
+    leaves(x, function() x:copy_(nn.ones(3)) end, "copy_")
+    leaves(x, function() x[{{1, 2}}] = nn.ones(3) end)
+    leaves(x, function() x[3] = 1 end, "3")
+    local i = nn.ones(2, {dtype = "i64"})
+    leaves(i, function() i:add_(nn.ones(2)) end, "i64")
+  end)
+
+  it("many times over is a history of that length", function()
+    local x = leaf {1, 1}
+    local y = x * 1
+    for _ = 1, 2000 do y[1]:mul_(1.001) end
+    y:sum():backward()
+    local g = x.grad:totable()
+    assert.is_true(math.abs(g[1] / 1.001 ^ 2000 - 1) < 1e-3)
+    assert.equal(1, g[2])
+  end)
+end)
+
+---------------------------------------------------------------- versions
+
+describe("A value that backward needs", function()
+  local function spoiled(change, make)
+    local x = leaf {1, 2, 3}
+    local a = x * 2
+    local b = make(a)
+    change(a, b)
+    fails(function() b:sum():backward() end, "backward of", "changed in place")
+    assert.is_nil(x.grad)
+  end
+  local function square(a) return a * a end
+
+  it("may not change in place, directly", function() spoiled(function(a) a:add_(1) end, square) end)
+  it("may not change through a view", function() spoiled(function(a) a[1]:add_(1) end, square) end)
+  it("may not change by an assignment", function() spoiled(function(a) a[1] = 0 end, square) end)
+  it("may not change through a detached tensor", function() spoiled(function(a) a:detach():zero_() end, square) end)
+  it("may not change inside no_grad", function()
+    spoiled(function(a) nn.no_grad(function() a:add_(1) end) end, square)
+  end)
+  it("may not change as a result that its op has saved", function()
+    spoiled(function(_, b) b:add_(1) end, function(a) return a:exp() end)
+  end)
+  it("may not change as a weight between forward and backward", function()
+    local w, x = leaf {{1, 2}}, leaf {{3, 4}}
+    local y = nn.F.linear(x, w)
+    nn.no_grad(function() w:sub_(0.1) end)
+    fails(function() y:sum():backward() end, "linear", "changed in place")
+    assert.is_true(w.grad == nil and x.grad == nil)
+  end)
+
+  it("may change when it is not needed", function()
+    local x = leaf {1, 2, 3}
+    local a = x * 2
+    a:add_(1)
+    a:mul_(3)
+    a:sum():backward()
+    holds({6, 6, 6}, x.grad)
+    x.grad = nil
+    a = x * 2
+    local b = a + 1
+    a:zero_()
+    b:sum():backward()
+    holds({2, 2, 2}, x.grad)
+  end)
+
+  it("is named together with the script's line in anomaly mode", function()
+    local before = nn.detect_anomaly(true)
+    local x = leaf {1, 2}
+    local a = x * 2
+    local b = a * a
+    local line = debug.getinfo(1, "l").currentline - 1
+    a:add_(1)
+    local message = helpers.error_of(function() b:sum():backward() end)
+    nn.detect_anomaly(before)
+    assert.is_truthy(message:find("tensor_spec.lua:" .. line, 1, true), message)
+    assert.is_false(before)
+  end)
+end)
+
+---------------------------------------------------------------- gradients
+
+describe("backward", function()
+  it("adds to the gradients that stand, in the same tensor", function()
+    local w = leaf {1, 2}
+    assert.is_nil(w.grad)
+    (w * w):sum():backward()
+    local g = w.grad
+    holds({2, 4}, g)
+    assert.is_true(g == w.grad)
+    (w * w):sum():backward()
+    assert.is_true(g == w.grad)
+    holds({4, 8}, g)
+    w.grad = nil
+    assert.is_nil(w.grad)
+    (w * 3):sum():backward()
+    holds({3, 3}, w.grad)
+    holds({4, 8}, g)
+    assert.is_false(w.grad.requires_grad)
+  end)
+
+  it("adds up what arrives on several ways", function()
+    local x = leaf {1, 2}
+    local y = x * 2
+    local z = y + y * x + x
+    z:sum():backward()
+    holds({2 + 4 * 1 + 1, 2 + 4 * 2 + 1}, x.grad)
+  end)
+
+  it("takes a gradient for what is no single number", function()
+    local x = leaf {1, 2, 3}
+    local y = x * x
+    fails(function() y:backward() end, "backward", "3", "single element")
+    fails(function() y:backward(nn.ones(2)) end, "backward: the gradient is 2, but the tensor is 3")
+    fails(function() y:backward(nn.ones(3, {dtype = "f64"})) end, "f64")
+    fails(function() y:backward({gradients = nn.ones(3)}) end, "did you mean 'gradient'")
+    y:backward(nn.tensor {1, 10, 100})
+    holds({2, 40, 600}, x.grad)
+    (x * x):backward({gradient = nn.ones(3)})
+    holds({4, 44, 606}, x.grad)
+    local one = leaf {{5}}
+    (one * 2):backward() -- one element in two dimensions
+    holds({{2}}, one.grad)
+  end)
+
+  it("of a leaf gives it 1", function()
+    local w = leaf(3)
+    w:backward()
+    w:backward()
+    assert.equal(2, w.grad:item())
+  end)
+
+  it("says why when there is nothing to follow", function()
+    fails(function() nn.ones(2):sum():backward() end, "requires grad")
+    local w = leaf {1}
+    local y = nn.no_grad(function() return w * 2 end)
+    fails(function() y:backward() end, "no_grad")
+    fails(function() (w * 2):detach():backward() end, "requires grad")
+  end)
+
+  it("uses the graph up, unless it is retained", function()
+    local x = leaf {1, 2}
+    local y = (x * x):sum()
+    y:backward({retain_graph = true})
+    y:backward()
+    holds({4, 8}, x.grad)
+    fails(function() y:backward() end, "retain_graph")
+    holds({4, 8}, x.grad)
+  end)
+
+  it("that meets a used part of the graph changes nothing", function()
+    local x, w = leaf {1, 2}, leaf {3, 4}
+    local shared = x * x
+    local first, second = shared:sum(), (shared * w):sum()
+    first:backward()
+    holds({2, 4}, x.grad)
+    fails(function() second:backward() end, "retain_graph")
+    holds({2, 4}, x.grad)
+    assert.is_nil(w.grad)
+  end)
+
+  it("of parts of a graph that save nothing can be repeated", function()
+    local x = leaf {1, 2}
+    local y = (x + 1):sum()
+    assert.is_true(pcall(function() y:backward({retain_graph = true}) y:backward() end))
+    holds({2, 2}, x.grad)
+  end)
+
+  it("leaves integers and what needs no gradient alone", function()
+    local x, plain = leaf {1, 2}, nn.ones(2)
+    local places = nn.tensor({2, 1}, "i64");
+    (x:index_select(1, places) * plain):sum():backward()
+    holds({1, 1}, x.grad)
+    assert.is_nil(plain.grad)
+    assert.is_false(x:gt(1).requires_grad)
+    assert.is_false(x:to("i64").requires_grad)
+    assert.is_false(x:argmax().requires_grad)
+  end)
+
+  it("converts gradients back to the types of their inputs", function()
+    local a, b = leaf({1, 2}, "f32"), leaf({3, 4}, "f64")
+    local y = a * b
+    assert.equal("f64", y.dtype)
+    y:sum():backward()
+    assert.same({"f32", "f64"}, {a.grad.dtype, b.grad.dtype})
+    holds({3, 4}, a.grad)
+  end)
+
+  it("sums over what was broadcast", function()
+    local row, column, number = leaf {1, 2, 3}, leaf {{1}, {2}}, leaf(2)
+    (row * column * number):sum():backward()
+    holds({6, 6, 6}, row.grad)
+    holds({{12}, {12}}, column.grad)
+    assert.equal(18, number.grad:item())
+  end)
+
+  it("works in a coroutine, and finishes what it began", function()
+    local x = leaf {1, 2}
+    local thread = coroutine.wrap(function()
+      local y = (x * x):sum()
+      coroutine.yield()
+      y:backward()
+      return x.grad:totable()
+    end)
+    thread()
+    collectgarbage()
+    assert.same({2, 4}, thread())
+  end)
+end)
+
+describe("nn.grad", function()
+  it("gives a result for each input and leaves .grad alone", function()
+    local a, b = leaf {1, 2}, leaf {3, 4}
+    local y = (a * b):sum()
+    local ga, gb = nn.grad(y, {a, b}, {retain_graph = true})
+    holds({3, 4}, ga)
+    holds({1, 2}, gb)
+    local gb2, ga2, more = nn.grad(y, {b, a}, {retain_graph = true})
+    holds({1, 2}, gb2)
+    holds({3, 4}, ga2)
+    assert.is_nil(more)
+    holds({3, 4}, (nn.grad(y, a)))
+    assert.is_true(a.grad == nil and b.grad == nil)
+    fails(function() return nn.grad(y, a) end, "retain_graph")
+  end)
+
+  it("reaches results inside the graph, and does not go behind them", function()
+    local x = leaf {1, 2}
+    local h = x * 3
+    local y = (h * h):sum()
+    local gh, gx = nn.grad(y, {h, x})
+    holds({6, 12}, gh)
+    holds({18, 36}, gx)
+    y = (h:detach() * 2):sum()
+    fails(function() return nn.grad(y, {h}) end, "requires grad")
+  end)
+
+  it("gives nil for what the result does not depend on, if that is allowed", function()
+    local a, b, c = leaf {1}, leaf {2}, leaf {3}
+    local y = a * c
+    fails(function() return nn.grad(y, {a, b, c}, {retain_graph = true}) end, "input 2", "allow_unused")
+    local ga, gb, gc = nn.grad(y, {a, b, c}, {allow_unused = true})
+    assert.same({3, 1}, {ga:item(), gc:item()})
+    assert.is_nil(gb)
+    fails(function() return nn.grad(a * 2, {nn.ones(1)}) end, "input 1", "require grad")
+    fails(function() return nn.grad(a * 2, {}, {allow_unsed = true}) end, "did you mean 'allow_unused'")
+  end)
+
+  it("takes a gradient of the result, and the same input twice", function()
+    local x = leaf {1, 2}
+    local g = nn.grad(x * x, {x}, nn.tensor {1, 10})
+    holds({2, 40}, g)
+    local a, b = nn.grad((x * x):sum(), {x, x})
+    holds({2, 4}, a)
+    holds({2, 4}, b)
+  end)
+
+  it("makes derivatives of any order", function()
+    local x = leaf(2, "f64")
+    local y = x ^ 4
+    local wanted = {32, 48, 48, 24}
+    for order = 1, 4 do
+      y = nn.grad(y, {x}, {create_graph = order < 4})
+      assert.is_true(math.abs(y:item() - wanted[order]) < 1e-9, order)
+      assert.equal(order < 4, y.requires_grad)
+    end
+  end)
+
+  it("through backward leaves gradients that have a history", function()
+    local x = leaf({1, 2, 3}, "f64");
+    (x * x * x):sum():backward({create_graph = true})
+    local g = x.grad
+    assert.is_true(g.requires_grad)
+    x.grad = nil
+    g:sum():backward()
+    holds({6, 12, 18}, x.grad)
+    x.grad = nil -- a gradient with a history refers to its tensor
+  end)
+end)
+
+describe("requires_grad", function()
+  it("is switched on a leaf of floats only", function()
+    local x = nn.ones(2)
+    assert.is_true(x.is_leaf and not x.requires_grad)
+    x.requires_grad = true
+    assert.is_true(x.requires_grad)
+    x.requires_grad = false
+    assert.is_true(x:requires_grad_() == x and x.requires_grad)
+    assert.is_false(x:requires_grad_(false).requires_grad)
+    fails(function() nn.ones(2, {dtype = "i64"}).requires_grad = true end, "requires_grad", "i64")
+    fails(function() return nn.ones(2, {dtype = "bool", requires_grad = true}) end, "bool")
+    assert.is_true(nn.ones(2, {requires_grad = true}).requires_grad)
+  end)
+
+  it("of a result cannot be switched off", function()
+    local y = leaf {1} * 2
+    assert.is_true(y.requires_grad and not y.is_leaf)
+    fails(function() y.requires_grad = false end, "detach")
+    y.requires_grad = true
+    assert.is_false(y.is_leaf)
+  end)
+
+  it("comes from any input", function()
+    assert.is_true((leaf {1} + nn.ones(1)).requires_grad)
+    assert.is_true((nn.ones(1) + leaf {1}).requires_grad)
+    assert.is_false((nn.ones(1) + nn.ones(1)).requires_grad)
+    assert.is_true(nn.cat({nn.ones(1), leaf {1}}).requires_grad)
+  end)
+end)
+
+describe("The field grad", function()
+  it("takes a tensor of the same shape and type, or nil", function()
+    local w, g = leaf {1, 2}, nn.tensor {5, 6}
+    w.grad = g
+    assert.is_true(w.grad == g)
+    fails(function() w.grad = nn.ones(3) end, "grad: ", "3", "2")
+    fails(function() w.grad = nn.ones(2, {dtype = "f64"}) end, "f64")
+    fails(function() w.grad = 1 end, "grad")
+    assert.is_true(w.grad == g);
+    (w * 2):sum():backward()
+    holds({7, 8}, w.grad)
+    holds({7, 8}, g)
+    w.grad = nil
+    assert.is_nil(w.grad)
+  end)
+
+  it("that is expanded is not written into", function()
+    local w, one = leaf {1, 2}, nn.tensor {1}
+    w.grad = one:expand(2);
+    (w * 2):sum():backward()
+    holds({3, 3}, w.grad)
+    holds({1}, one)
+  end)
+
+  it("is read by methods and survives its tensor", function()
+    local w = leaf {1, 2};
+    (w * w):sum():backward()
+    local g = w.grad
+    w = nil -- luacheck: ignore
+    collectgarbage()
+    collectgarbage()
+    holds({2, 4}, g)
+  end)
+end)
+
+describe("no_grad", function()
+  it("records nothing, gives its function's results, and ends on errors too", function()
+    local w = leaf {1, 2}
+    local y, n, none = nn.no_grad(function(a, b) return w * a, b, nil end, 2, 7)
+    assert.is_false(y.requires_grad)
+    assert.equal(7, n)
+    assert.is_nil(none)
+    assert.is_true(nn.is_grad_enabled())
+    local marker = {}
+    local ok, problem = pcall(nn.no_grad, function() error(marker) end)
+    assert.is_true(not ok and problem == marker and nn.is_grad_enabled())
+    nn.no_grad(function()
+      assert.is_false(nn.is_grad_enabled())
+      local z = nn.enable_grad(function() return w * 2 end)
+      assert.is_true(z.requires_grad and not nn.is_grad_enabled())
+      nn.no_grad(function() return nil end)
+      assert.is_false(nn.is_grad_enabled())
+    end)
+    fails(function() nn.no_grad() end, "no_grad", "function")
+  end)
+
+  it("cannot be left by a yield", function()
+    local thread = coroutine.create(function() nn.no_grad(function() coroutine.yield() end) end)
+    assert.is_false((coroutine.resume(thread)))
+    assert.is_true(nn.is_grad_enabled())
+  end)
+
+  it("holds for new tensors that ask for gradients: they are leaves", function()
+    local w = nn.no_grad(function() return nn.ones(2, {requires_grad = true}) end)
+    assert.is_true(w.requires_grad and w.is_leaf)
+  end)
+end)
+
+---------------------------------------------------------------- hooks
+
+describe("A hook", function()
+  it("sees the whole gradient, of leaves and of results, in the order of adding", function()
+    local x = leaf {1, 2}
+    local y = x * 3
+    local seen = {}
+    local function note(name) return function(g) seen[#seen + 1] = {name, g:totable()} end end
+    x:register_hook(note "x1")
+    y:register_hook(note "y1")
+    y:register_hook(note "y2")
+    x:register_hook(note "x2");
+    (y * y + y):sum():backward()
+    assert.same({{"y1", {7, 13}}, {"y2", {7, 13}}, {"x1", {21, 39}}, {"x2", {21, 39}}}, seen)
+  end)
+
+  it("may put another gradient in its place", function()
+    local x = leaf {1, 2}
+    local y = x * 3
+    y:register_hook(function(g) return g * 2 end)
+    y:register_hook(function(g) return g + 1 end)
+    x:register_hook(function(g) return -g end)
+    y:sum():backward()
+    holds({-9, -9}, x.grad)
+  end)
+
+  it("can be removed, also by itself and by another while they run", function()
+    local x = leaf {1}
+    local calls = {}
+    local function add(name, f)
+      return x:register_hook(function(g)
+        calls[#calls + 1] = name
+        if f then f(g) end
+      end)
+    end
+    local remove_a = add "a"
+    local remove_b, remove_d
+    remove_b = add("b", function()
+      remove_b()
+      remove_d()
+    end)
+    add "c"
+    remove_d = add "d"
+    remove_a()
+    remove_a();
+    (x * 2):sum():backward();
+    (x * 2):sum():backward()
+    assert.same({"b", "c", "c"}, calls)
+  end)
+
+  it("may add another one, which waits for the next time", function()
+    local x = leaf {1}
+    local count = 0
+    x:register_hook(function() x:register_hook(function() count = count + 1 end) end);
+    (x * 2):sum():backward()
+    assert.equal(0, count);
+    (x * 2):sum():backward()
+    assert.equal(1, count)
+  end)
+
+  it("that fails stops backward, and no gradient changes", function()
+    local x, w = leaf {1, 2}, leaf {3, 4}
+    local y = x * w
+    y:register_hook(function() error("no further") end)
+    fails(function() y:sum():backward() end, "no further")
+    assert.is_true(x.grad == nil and w.grad == nil)
+    local z = x * w
+    z:register_hook(function() error({}) end)
+    fails(function() z:sum():backward() end, "hook")
+    x:register_hook(function() error("late") end)
+    fails(function() (x * w):sum():backward() end, "late")
+    assert.is_true(x.grad == nil and w.grad == nil)
+  end)
+
+  it("must return a tensor like the gradient, or nil", function()
+    local x = leaf {1, 2}
+    local function with(result)
+      local y = x * 2
+      y:register_hook(function() return result end)
+      return function() y:sum():backward() end
+    end
+    fails(with(nn.ones(3)), "register_hook", "shape")
+    fails(with(nn.ones(2, {dtype = "f64"})), "register_hook")
+    fails(with(5), "register_hook", "tensor or nil")
+    assert.is_nil(x.grad)
+    fails(function() nn.ones(2):register_hook(print) end, "register_hook", "require grad")
+    fails(function() x:register_hook(5) end, "function")
+  end)
+
+  it("may collect garbage, compute, and walk back through another graph", function()
+    local x, w = leaf {1, 2}, leaf {5, 6}
+    local y = x * 3
+    y:register_hook(function(g)
+      collectgarbage();
+      (w * w):sum():backward()
+      local extra = nn.grad((w * 2):sum(), {w})
+      return g + extra
+    end)
+    y:sum():backward()
+    holds({9, 9}, x.grad)
+    holds({10, 12}, w.grad)
+  end)
+
+  it("may not walk back through the graph that is being walked", function()
+    local x = leaf {1, 2}
+    local h = x * 3
+    local loss = (h * h):sum()
+    local message
+    h:register_hook(function() message = helpers.error_of(function() return nn.grad(loss, {x}, {retain_graph = true}) end) end)
+    loss:backward()
+    assert.is_truthy(message and message:find("hook", 1, true), message)
+    holds({18, 36}, x.grad)
+  end)
+
+  it("in a coroutine can fail with that coroutine's line", function()
+    local x = leaf {1, 2}
+    local line
+    local thread = coroutine.create(function()
+      local y = x * 2
+      y:register_hook(function()
+        line = debug.getinfo(1, "l").currentline + 1
+        return nn.ones(2, 3):matmul(nn.ones(2, 3))
+      end)
+      y:sum():backward()
+    end)
+    local ok, message = coroutine.resume(thread)
+    assert.is_false(ok)
+    assert.is_truthy(message:find("tensor_spec.lua:" .. line .. ": matmul: ", 1, true), message)
+  end)
+
+  it("goes with its tensor", function()
+    local alive = setmetatable({}, {__mode = "k"})
+    do
+      local x = leaf {1, 2}
+      local big = {}
+      alive[big] = true
+      local y = x * 2
+      y:register_hook(function() return big and nil end)
+      x:register_hook(function() return big and nil end)
+    end
+    collectgarbage()
+    collectgarbage()
+    collectgarbage()
+    assert.is_nil(next(alive))
+  end)
+end)
