@@ -45,7 +45,7 @@ static int lua_backward(lua_State *L)
         if (!lua_isnil(L, -1)) seed = nnl_lua_check_tensor(L, -1, "backward");
     }
     bool retain = flag_option(L, options, "retain_graph"), create = flag_option(L, options, "create_graph");
-    NNL_LUA_TRY(L, state->rt, nnl_backward(t, seed, retain, create));
+    NNL_LUA_RUN(L, state, nnl_backward(t, seed, retain, create));
     return 0;
 }
 
@@ -54,7 +54,6 @@ static int lua_grad(lua_State *L)
 {
     static const char *const names[] = {"gradient", "retain_graph", "create_graph", "allow_unused"};
     nnl_lua *state = nnl_lua_upvalue(L);
-    nnl_runtime *rt = state->rt;
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "grad"), *seed = NULL;
     lua_settop(L, 4);
     bool single = nnl_lua_to_box(L, 2) != NULL;
@@ -82,8 +81,9 @@ static int lua_grad(lua_State *L)
     }
     int first = lua_gettop(L) + 1;
     for (int i = 0; i < count; i++) nnl_lua_new_box(L);
-    NNL_LUA_TRY(L, rt, nnl_grad_of(t, seed, inputs, count, flag_option(L, options, "retain_graph"),
-                                   flag_option(L, options, "create_graph"), flag_option(L, options, "allow_unused"), grads));
+    bool retain = flag_option(L, options, "retain_graph"), create = flag_option(L, options, "create_graph");
+    bool unused = flag_option(L, options, "allow_unused");
+    NNL_LUA_RUN(L, state, nnl_grad_of(t, seed, inputs, count, retain, create, unused, grads));
     for (int i = 0; i < count; i++) {
         if (grads[i]) {
             nnl_lua_fill_box(state, lua_touserdata(L, first + i), grads[i]);
@@ -140,11 +140,19 @@ static int lua_set_requires_grad(lua_State *L)
 /* ---------------------------------------------------------------- hooks */
 
 /* What a hook keeps: the Lua function, in the registry. */
-typedef struct hook_user {
-    nnl_lua *state;
+typedef struct nnl_lua_hook {
+    nnl_lua *state; /* NULL when it has been closed before the tensor went */
     int reference;
     nnl_runtime *rt;
+    struct nnl_lua_hook *next, **place;
 } hook_user;
+
+/* The registry goes with the Lua state; tensors that the host holds may stay. */
+void nnl_lua_close_hooks(nnl_lua *state)
+{
+    for (hook_user *hook = state->hooks; hook; hook = hook->next) hook->state = NULL;
+    state->hooks = NULL;
+}
 
 /* Runs under lua_pcall: function, light userdata grad, light userdata place of the replacement. */
 static int call_hook(lua_State *L)
@@ -167,7 +175,8 @@ static int call_hook(lua_State *L)
 static nnl_status hook_call(void *user, nnl_tensor *grad, nnl_tensor **replace)
 {
     hook_user *hook = user;
-    lua_State *L = hook->state->main;
+    if (!hook->state) return NNL_FAIL(hook->rt, NNL_ECALLBACK, "register_hook: the Lua state of a gradient hook was closed");
+    lua_State *L = hook->state->running ? hook->state->running : hook->state->main;
     if (!lua_checkstack(L, 8)) return NNL_FAIL(hook->rt, NNL_ECALLBACK, "register_hook: Lua's stack is full");
     lua_pushcfunction(L, call_hook);
     lua_rawgeti(L, LUA_REGISTRYINDEX, hook->reference);
@@ -183,7 +192,11 @@ static nnl_status hook_call(void *user, nnl_tensor *grad, nnl_tensor **replace)
 static void hook_drop(void *user)
 {
     hook_user *hook = user;
-    luaL_unref(hook->state->main, LUA_REGISTRYINDEX, hook->reference);
+    if (hook->state) {
+        luaL_unref(hook->state->main, LUA_REGISTRYINDEX, hook->reference);
+        *hook->place = hook->next;
+        if (hook->next) hook->next->place = hook->place;
+    }
     nnl_free(hook->rt, hook, sizeof *hook);
 }
 
@@ -207,9 +220,15 @@ static int lua_register_hook(lua_State *L)
     int64_t id = 0;
     if (status == NNL_OK) {
         hook_user *hook = block;
-        *hook = (hook_user){.state = state, .reference = reference, .rt = state->rt};
+        *hook = (hook_user){.state = state, .reference = reference, .rt = state->rt, .next = state->hooks,
+                            .place = &state->hooks};
         status = nnl_hook_add(t, hook_call, hook_drop, hook, &id);
-        if (status != NNL_OK) nnl_free(state->rt, block, sizeof(hook_user));
+        if (status != NNL_OK) {
+            nnl_free(state->rt, block, sizeof(hook_user));
+        } else {
+            if (hook->next) hook->next->place = &hook->next;
+            state->hooks = hook;
+        }
     }
     if (status != NNL_OK) {
         luaL_unref(L, LUA_REGISTRYINDEX, reference);
@@ -228,7 +247,8 @@ void nnl_lua_where(lua_State *L, char *buffer, size_t size); /* state.c */
 
 static void script_place(void *user, char *buffer, size_t size)
 {
-    nnl_lua_where(((nnl_lua *)user)->main, buffer, size);
+    const nnl_lua *state = user;
+    nnl_lua_where(state->running ? state->running : state->main, buffer, size);
     size_t length = strlen(buffer);
     if (length > 2) buffer[length - 2] = 0; /* without ": " */
 }

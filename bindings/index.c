@@ -180,7 +180,7 @@ static nnl_tensor *run(lua_State *L, nnl_lua *state, const nnl_op *op, int n_in,
     nnl_request request = {.op = op, .in = in, .n_in = n_in, .start = start, .attr = attr, .n_attr = n_attr, .index_base = 1,
                            .inplace = inplace};
     nnl_results results;
-    NNL_LUA_TRY(L, rt, nnl_request_run(rt, &request, &results));
+    NNL_LUA_RUN(L, state, nnl_request_run(rt, &request, &results));
     if (!inplace) nnl_lua_fill_box(state, box, results.out[0]);
     else nnl_tensor_unref(results.out[0]);
     return inplace ? NULL : results.out[0];

@@ -15,6 +15,8 @@ typedef struct nnl_lua {
     size_t debt;      /* bytes of tensors handed to Lua since the last full collection */
     size_t live;      /* bytes in use after that collection */
     lua_State *main;
+    lua_State *running; /* the coroutine whose call is under way; NULL when the host itself calls */
+    struct nnl_lua_hook *hooks; /* of tensors, which may outlive the Lua state */
 } nnl_lua;
 
 /* A tensor in Lua: the userdata exists before its C memory, so that nothing is lost when either fails.
@@ -33,6 +35,8 @@ nnl_box *nnl_lua_to_box(lua_State *L, int index);
 nnl_tensor *nnl_lua_check_tensor(lua_State *L, int index, const char *function);
 /* Pushes an empty box to be filled. */
 nnl_box *nnl_lua_new_box(lua_State *L);
+/* Pushes tensors, taking over a reference of each, also on failure. */
+void nnl_lua_push_tensors(lua_State *L, nnl_tensor *const *t, int count);
 /* Fills it, taking over the reference, and counts the memory. */
 void nnl_lua_fill_box(nnl_lua *state, nnl_box *box, nnl_tensor *t);
 /* At the entry of functions that make tensors: collects garbage when enough of it may have gathered. */
@@ -53,6 +57,19 @@ int nnl_lua_error(lua_State *L, const char *format, ...);
         if (lua_status_ != NNL_OK) nnl_lua_raise((L), (rt));            \
     } while (0)
 void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt);
+/* The same for calls that may call back into Lua: hooks and the search for the script's line use L. */
+#define NNL_LUA_RUN(L, state, call)                                     \
+    do {                                                                \
+        lua_State *lua_before_ = (state)->running;                      \
+        (state)->running = (L);                                         \
+        nnl_status lua_status_ = (call);                                \
+        if (lua_status_ == NNL_ENOMEM) {                                \
+            nnl_lua_free_memory((L), (state)->rt);                      \
+            lua_status_ = (call);                                       \
+        }                                                               \
+        (state)->running = lua_before_;                                 \
+        if (lua_status_ != NNL_OK) nnl_lua_raise((L), (state)->rt);     \
+    } while (0)
 
 /* An integer at a stack place (3.0 is 3); raises "function: name must be an integer ...". */
 int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const char *name);
@@ -81,6 +98,11 @@ void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape);
 
 /* Sets functions with the state as upvalue 1 into the table at `index`. */
 void nnl_lua_set_functions(lua_State *L, nnl_lua *state, int index, const luaL_Reg *functions);
-static inline nnl_lua *nnl_lua_upvalue(lua_State *L) { return lua_touserdata(L, lua_upvalueindex(1)); }
+static inline nnl_lua *nnl_lua_upvalue(lua_State *L)
+{
+    nnl_lua *state = lua_touserdata(L, lua_upvalueindex(1));
+    if (NNL_UNLIKELY(!state->rt)) nnl_lua_error(L, "nnlua: the Lua state is being closed");
+    return state;
+}
 
 #endif

@@ -455,22 +455,28 @@ static void request_grad(reading *r, nnl_tensor *t)
     if (on && nnl_tensor_set_requires_grad(t, true) != NNL_OK) nnl_lua_raise(L, r->state->rt);
 }
 
-/* A list of results: boxes are made after the run, one after the other, from a holder that frees what is left. */
+/* The room for many results belongs to the runtime, and pushing may raise: they move into Lua's memory first. */
+static int new_list(lua_State *L)
+{
+    lua_newuserdatauv(L, (size_t)lua_tointeger(L, 1) * sizeof(nnl_tensor *), 0);
+    return 1;
+}
+
 static int push_list(reading *r, nnl_results *results)
 {
     lua_State *L = r->L;
-    nnl_runtime *rt = r->state->rt;
     int count = results->count;
-    if (!lua_checkstack(L, count + 4)) {
-        for (int i = 0; i < count; i++) nnl_tensor_unref(results->many[i]);
-        nnl_results_free(rt, results);
-        FAIL(r, "%d results are too many for Lua's stack", count);
-    }
+    lua_pushcfunction(L, new_list);
+    lua_pushinteger(L, NNL_MAX(count, 1));
+    bool room = lua_pcall(L, 1, 1, 0) == LUA_OK;
+    nnl_tensor **list = room ? lua_touserdata(L, -1) : NULL;
     for (int i = 0; i < count; i++) {
-        nnl_lua_push_tensor(L, results->many[i]);
-        results->many[i] = NULL;
+        if (room) list[i] = results->many[i];
+        else nnl_tensor_unref(results->many[i]);
     }
-    nnl_results_free(rt, results);
+    nnl_results_free(r->state->rt, results);
+    if (!room) return lua_error(L);
+    nnl_lua_push_tensors(L, list, count);
     return count;
 }
 
@@ -496,7 +502,7 @@ static int run(reading *r)
                            .start = r->start, .attr = r->attr, .n_attr = r->sig->attrs, .index_base = 1,
                            .inplace = r->inplace, .by_define = r->by_define};
     nnl_results results;
-    NNL_LUA_TRY(L, rt, nnl_request_run(rt, &request, &results));
+    NNL_LUA_RUN(L, r->state, nnl_request_run(rt, &request, &results));
     if (list) return push_list(r, &results);
     if (r->inplace) {
         for (int i = 0; i < results.count; i++) nnl_tensor_unref(results.many[i]);
@@ -602,7 +608,7 @@ int nnl_lua_apply(lua_State *L, const nnl_op *op, nnl_tensor *const *in, int n_i
     for (int p = 0; p < NNL_MAX_PARAMS; p++) start[p + 1] = (int16_t)NNL_MIN(p + 1, n_in);
     request.start = start;
     nnl_results results;
-    NNL_LUA_TRY(L, state->rt, nnl_request_run(state->rt, &request, &results));
+    NNL_LUA_RUN(L, state, nnl_request_run(state->rt, &request, &results));
     nnl_lua_fill_box(state, box, results.many[0]);
     for (int i = 1; i < results.count; i++) nnl_tensor_unref(results.many[i]);
     nnl_results_free(state->rt, &results);
@@ -635,7 +641,7 @@ static int call_binary(lua_State *L)
     nnl_box *box = nnl_lua_new_box(L);
     nnl_request request = {.op = op, .in = in, .numbers = any_number ? numbers : NULL, .n_in = 2, .index_base = 1};
     nnl_results results;
-    NNL_LUA_TRY(L, rt, nnl_request_run(rt, &request, &results));
+    NNL_LUA_RUN(L, state, nnl_request_run(rt, &request, &results));
     nnl_lua_fill_box(state, box, results.out[0]);
     return 1;
 }

@@ -225,8 +225,8 @@ static int load_native(lua_State *L)
 
 static int add_searcher(lua_State *L)
 {
-    lua_getglobal(L, "package");
-    lua_getfield(L, -1, "preload");
+    if (lua_getglobal(L, "package") != LUA_TTABLE || lua_getfield(L, -1, "preload") != LUA_TTABLE)
+        return luaL_error(L, "nnlua needs Lua's package library");
     lua_pushcfunction(L, nnl_lua_load_library);
     lua_setfield(L, -2, "nnlua");
     lua_pushcfunction(L, load_native);
@@ -239,13 +239,17 @@ static int add_searcher(lua_State *L)
     return 0;
 }
 
+void nnl_lua_close_hooks(nnl_lua *state); /* autograd.c */
+
+/* Called last when the Lua state closes; finalizers of older objects may still call ops, which then fail. */
 static int close_state(lua_State *L)
 {
     nnl_lua *state = lua_touserdata(L, 1);
-    if (state->owns_runtime && state->rt) {
-        nnl_runtime_free(state->rt);
-        state->rt = NULL;
-    }
+    nnl_lua_close_hooks(state);
+    nnl_engine *engine = state->rt ? state->rt->engine : NULL;
+    if (engine && engine->where_user == state) engine->where = NULL;
+    if (state->owns_runtime && state->rt) nnl_runtime_free(state->rt);
+    state->rt = NULL;
     return 0;
 }
 
@@ -278,18 +282,23 @@ int nnl_lua_open_protected(lua_State *L)
     lua_getfield(L, LUA_REGISTRYINDEX, state_key);
     if (!lua_isnil(L, -1)) return luaL_error(L, "nnlua is open in this Lua state already");
     nnl_lua *state = lua_newuserdatauv(L, sizeof *state, 0);
-    *state = (nnl_lua){.rt = rt, .main = L};
+    int place = lua_gettop(L);
+    *state = (nnl_lua){.rt = rt};
+    lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+    state->main = lua_tothread(L, -1);
     lua_newtable(L);
     lua_pushcfunction(L, close_state);
     lua_setfield(L, -2, "__gc");
-    lua_setmetatable(L, -2);
-    lua_setfield(L, LUA_REGISTRYINDEX, state_key);
+    lua_setmetatable(L, place);
     add_searcher(L);
     luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
     push_native(L, state);
     lua_pushvalue(L, -1);
     lua_setfield(L, LUA_REGISTRYINDEX, "nnlua.native");
     lua_setfield(L, -2, "nnlua.native");
+    /* Known only when everything is there: what failed can be tried again. */
+    lua_pushvalue(L, place);
+    lua_setfield(L, LUA_REGISTRYINDEX, state_key);
     state->owns_runtime = lua_toboolean(L, 2);
     return 0;
 }

@@ -130,7 +130,7 @@ static int lua_tensor(lua_State *L)
         dtype = (int)found;
     }
     nnl_box *box = nnl_lua_new_box(L);
-    nnl_tensor *t, *given = nnl_lua_to_tensor(L, 1);
+    nnl_tensor *t, *given = nnl_lua_to_box(L, 1) ? nnl_lua_check_tensor(L, 1, "tensor") : NULL;
     if (given) { /* a copy, as torch.tensor(x) makes */
         nnl_spec spec;
         nnl_spec_like(&spec, given);

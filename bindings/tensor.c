@@ -45,22 +45,33 @@ void nnl_lua_fill_box(nnl_lua *state, nnl_box *box, nnl_tensor *t)
     state->debt += t->storage->refs == 1 ? t->storage->bytes + 512 : 512;
 }
 
-static int new_box(lua_State *L)
+static int new_boxes(lua_State *L)
 {
-    nnl_lua_new_box(L);
-    return 1;
+    lua_Integer count = lua_tointeger(L, 1);
+    nnl_lua_state(L); /* raises when the library is not open */
+    luaL_checkstack(L, (int)count, "too many results");
+    for (lua_Integer i = 0; i < count; i++) nnl_lua_new_box(L);
+    return (int)count;
 }
 
-void nnl_lua_push_tensor(lua_State *L, nnl_tensor *t)
+void nnl_lua_push_tensors(lua_State *L, nnl_tensor *const *t, int count)
 {
-    /* The userdata may not be had: then t is dropped before the error goes on. */
-    lua_pushcfunction(L, new_box);
-    if (lua_pcall(L, 0, 1, 0) != LUA_OK) {
-        nnl_tensor_unref(t);
+    /* The userdata may not be had: then the tensors are dropped before the error goes on. */
+    bool room = lua_checkstack(L, count + 2);
+    if (room) {
+        lua_pushcfunction(L, new_boxes);
+        lua_pushinteger(L, count);
+    }
+    if (!room || lua_pcall(L, 1, count, 0) != LUA_OK) {
+        for (int i = 0; i < count; i++) nnl_tensor_unref(t[i]);
+        if (!room) luaL_error(L, "%d results are too many for Lua's stack", count);
         lua_error(L);
     }
-    nnl_lua_fill_box(nnl_lua_state(L), lua_touserdata(L, -1), t);
+    nnl_lua *state = nnl_lua_state(L);
+    for (int i = 0; i < count; i++) nnl_lua_fill_box(state, lua_touserdata(L, i - count), t[i]);
 }
+
+void nnl_lua_push_tensor(lua_State *L, nnl_tensor *t) { nnl_lua_push_tensors(L, &t, 1); }
 
 static void release(nnl_box *box)
 {
@@ -299,12 +310,13 @@ static int compare_numbers(lua_State *L, bool or_equal)
 {
     double value[2];
     for (int i = 0; i < 2; i++) {
-        nnl_tensor *t = nnl_lua_to_tensor(L, i + 1);
+        const char *name = or_equal ? "le" : "lt";
+        nnl_tensor *t = nnl_lua_to_box(L, i + 1) ? nnl_lua_check_tensor(L, i + 1, name) : NULL;
         if (t && t->numel == 1) value[i] = nnl_element_double(t, 0);
         else if (!t && lua_type(L, i + 1) == LUA_TNUMBER) value[i] = lua_tonumber(L, i + 1);
         else
             return nnl_lua_error(L, "%s: only tensors of one element compare with < and <=; a:%s(b) compares elementwise",
-                                 or_equal ? "le" : "lt", or_equal ? "le" : "lt");
+                                 name, name);
     }
     lua_pushboolean(L, or_equal ? value[0] <= value[1] : value[0] < value[1]);
     return 1;
@@ -332,7 +344,7 @@ static int tensor_tostring(lua_State *L)
 static int tensor_concat(lua_State *L)
 {
     for (int i = 1; i <= 2; i++) {
-        nnl_tensor *t = nnl_lua_to_tensor(L, i);
+        nnl_tensor *t = nnl_lua_to_box(L, i) ? nnl_lua_check_tensor(L, i, "..") : NULL;
         if (!t || t->numel != 1) {
             luaL_tolstring(L, i, NULL);
             continue;

@@ -175,7 +175,7 @@ for _, record in ipairs(records) do
               local own = copy_of(arguments)
               for k, place in ipairs(places) do
                 if place[2] then
-                  own[place[1]] = rawequal(own[place[1]], arguments[place[1]]) and copy_of(own[place[1]]) or own[place[1]]
+                  if rawequal(own[place[1]], arguments[place[1]]) then own[place[1]] = copy_of(own[place[1]]) end
                   own[place[1]][place[2]] = (select(k, ...))
                 else
                   own[place[1]] = (select(k, ...))
@@ -367,7 +367,8 @@ for _, record in ipairs(records) do
           elseif i <= given.n or not param.variadic then
             wrong[i] = print
             assert_refused(record, f, wrong, param.name .. " = a function")
-            if not param.list and not param.count and ({int = 1, num = 1, size = 1, dim = 1, newdim = 1, pos = 1})[param.type] then
+            local numeric = {int = 1, num = 1, size = 1, dim = 1, newdim = 1, pos = 1}
+            if not param.list and not param.count and numeric[param.type] then
               wrong[i] = {1, 2}
               assert_refused(record, f, wrong, param.name .. " = {1, 2}")
               wrong[i] = "a string"
@@ -397,11 +398,16 @@ for _, record in ipairs(records) do
         for _, param in ipairs(record.params) do
           local dtype = param.tensor and wrong_type[param.type]
           if dtype and case.value[param.name] then
+            local tensor = false -- this case may give a number for it
             local arguments = samples.arguments(record, case, {dtype = "f32", map = function(x, p)
-              return p.name == param.name and x:to(dtype) or x
+              if p.name ~= param.name then return x end
+              tensor = true
+              return x:to(dtype)
             end})
-            local message = assert_refused(record, f, arguments, param.name .. " of type " .. dtype)
-            if param.type == "index" then assert(message:find("i64", 1, true), "no advice in: " .. message) end
+            if tensor then
+              local message = assert_refused(record, f, arguments, param.name .. " of type " .. dtype)
+              if param.type == "index" then assert(message:find("i64", 1, true), "no advice in: " .. message) end
+            end
           end
         end
       end)
@@ -431,7 +437,8 @@ for _, record in ipairs(records) do
 
       it("is a method of its first argument, where that is a tensor", function()
         local first = record.params[1]
-        if not (first and first.tensor and not first.list and not first.optional) or record.traits.no_method then return end
+        local method = first and first.tensor and not first.list and not first.optional
+        if not method or record.traits.no_method then return end
         local arguments = samples.arguments(record, case, {dtype = "f32"})
         if not nn.is_tensor(arguments[1]) or samples.undefined[name] then return end
         local again = samples.arguments(record, case, {dtype = "f32"})

@@ -52,7 +52,7 @@ typedef struct reference {
 
 REFERENCE(neg, -x)
 REFERENCE(abs, fabs(x))
-REFERENCE(sign, x > 0 ? 1 : x < 0 ? -1 : x)
+REFERENCE(sign, x > 0 ? 1 : x < 0 ? -1 : 0 * TWO) /* 0 for NaN and both zeros, as torch */
 REFERENCE(square, x * x)
 REFERENCE(scale_shift, p[0] * x + p[1])
 REFERENCE(clamp, MINIMUM(MAXIMUM(x, p[0]), p[1]))
@@ -60,7 +60,7 @@ REFERENCE(floor, floor(x))
 REFERENCE(ceil, ceil(x))
 REFERENCE(round, rint(x))
 REFERENCE(trunc, trunc(x))
-REFERENCE(frac, isinf(x) ? copysign(0 * TWO, x) : x - trunc(x))
+REFERENCE(frac, x - trunc(x)) /* NaN for infinities, as torch */
 REFERENCE(reciprocal, 1 / x)
 REFERENCE(sqrt, sqrt(x))
 REFERENCE(rsqrt, 1 / sqrt(x))

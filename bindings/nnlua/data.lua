@@ -5,7 +5,7 @@ local datasets = require "nnlua.datasets"
 local docs = require "nnlua.docs"
 local native = require "nnlua.native"
 
-local data = {Loader = Loader, idx = native.idx, npy = native.npy}
+local data = {Loader = Loader, idx = native.idx, npy = native.npy, npy_save = native.npy_save}
 for name, value in pairs(datasets) do data[name] = value end
 
 local raise = native.raise

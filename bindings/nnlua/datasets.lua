@@ -69,7 +69,7 @@ function TensorDataset:get(i)
   return table.unpack(values)
 end
 
---- The rows at the positions, or first .. last (shared memory) when these are nil.
+--- Copies of the rows at the positions, or first .. last when these are nil.
 ---@param positions nnlua.Tensor?
 ---@param first integer?
 ---@param last integer?
@@ -77,7 +77,7 @@ function TensorDataset:fetch(positions, first, last)
   local tensors = self.tensors
   local function rows(tensor)
     if positions then return tensor:index_select(1, positions) end
-    return tensor:narrow(1, first, last - first + 1)
+    return tensor:narrow(1, first, last - first + 1):clone()
   end
   if #tensors == 1 then return rows(tensors[1]) end
   if #tensors == 2 then return rows(tensors[1]), rows(tensors[2]) end
@@ -129,7 +129,8 @@ function ImageDataset:fetch(positions, first, last)
   if positions then
     images, labels = self.images:index_select(1, positions), self.labels:index_select(1, positions)
   else
-    images, labels = self.images:narrow(1, first, last - first + 1), self.labels:narrow(1, first, last - first + 1)
+    local count = last - first + 1
+    images, labels = self.images:narrow(1, first, count), self.labels:narrow(1, first, count):clone()
   end
   return images:to("f32"):div_(self.scale), labels
 end

@@ -19,6 +19,20 @@ function docs.readable(signature)
   return table.concat(parts, ", ")
 end
 
+-- Lines of at most 90 characters.
+local function wrapped(text)
+  local lines, line = {}, ""
+  for word in text:gmatch "%S+" do
+    if line ~= "" and #line + #word + 1 > 90 then
+      lines[#lines + 1], line = line, word
+    else
+      line = line == "" and word or line .. " " .. word
+    end
+  end
+  lines[#lines + 1] = line
+  return table.concat(lines, "\n")
+end
+
 --- Notes a class or a function; `name` is what stands behind "nn.".
 ---@param value any
 ---@param name string
@@ -26,7 +40,7 @@ end
 ---@param doc string
 ---@param example string?
 function docs.add(value, name, signature, doc, example)
-  local text = ("nn.%s(%s)\n\n%s"):format(name, docs.readable(signature), doc)
+  local text = ("nn.%s(%s)\n\n%s"):format(name, docs.readable(signature), wrapped(doc))
   if example then text = text .. "\n\nExample:  " .. example end
   docs.text[value] = text
 end

@@ -65,7 +65,8 @@ ModuleList.append = Sequential.append
 ---@class nnlua.ModuleDict : nnlua.Module
 ---@overload fun(modules: table<string, nnlua.Module>): nnlua.ModuleDict
 layers.ModuleDict = define("ModuleDict", "modules:any?",
-  "Modules by name, in the order in which they were written; a plain keyed table in a field does as well.", "nn.ModuleDict{relu = nn.ReLU(), tanh = nn.Tanh()}")
+  "Modules by name, in the order in which they were written; a plain keyed table in a field does as well.",
+  "nn.ModuleDict{relu = nn.ReLU(), tanh = nn.Tanh()}")
 local ModuleDict = layers.ModuleDict
 
 function ModuleDict:init(modules)

@@ -29,12 +29,12 @@ local function learn(self, forward)
   return most_inputs[forward]
 end
 
-local function check_surplus(self, most, ...)
+local function check_surplus(most, ...)
   local got = select("#", ...)
   while got > 0 and (select(got, ...)) == nil do got = got - 1 end
   if got <= most then return end
   raise(("takes at most %d input%s, got %d; put a call that gives several results in parentheses, as in net((lstm(x)))")
-    :format(most, most == 1 and "" or "s", got), self)
+    :format(most, most == 1 and "" or "s", got))
 end
 
 local function pass(...) return ... end
@@ -44,7 +44,7 @@ local function pass(...) return ... end
 local function call(self, ...)
   local forward = self.forward
   local most = most_inputs[forward or false] or learn(self, forward)
-  if select("#", ...) > most then check_surplus(self, most, ...) end
+  if select("#", ...) > most then check_surplus(most, ...) end
   if observer then return pass(observer(self, forward, ...)) end
   return pass(forward(self, ...))
 end

@@ -1,8 +1,8 @@
 --- Walks what a module holds: parameters, buffers and children, in order of first assignment, with torch's names.
 ---
 --- A module holds what its fields hold: a module, a parameter, or a plain table (a list or a keyed one) of these.
---- List places count from 0 in names; a plain keyed table is taken in the order in which what it holds was made, which is
---- the order in which it was written.
+--- List places count from 0 in names; a plain keyed table is taken in the order in which what it holds was made, which
+--- is the order in which it was written.
 local native = require "nnlua.native"
 
 local tree = {}

@@ -5,7 +5,7 @@ local native = require "nnlua.native"
 
 local utils = {}
 local raise = native.raise
-local clip_grads = native.op "clip_grads"
+local clip_grad_norm = native.op "clip_grad_norm"
 
 local function list_of(name, parameters)
   if native.is_tensor(parameters) then return {parameters} end
@@ -50,13 +50,7 @@ function utils.clip_grad_norm_(parameters, max_norm, norm_type, ...)
     parameters, max_norm, norm_type, error_if_nonfinite = read_clip(parameters, max_norm, norm_type, ...)
   end
   local grads = gradients(list_of("clip_grad_norm_", parameters))
-  if error_if_nonfinite then
-    local total = clip_grads(grads, math.huge, norm_type):item()
-    if total ~= total or total == math.huge then
-      raise(("clip_grad_norm_: the norm of the gradients is %s"):format(total))
-    end
-  end
-  return clip_grads(grads, max_norm, norm_type or 2)
+  return clip_grad_norm(grads, max_norm, norm_type or 2, error_if_nonfinite)
 end
 docs.add(utils.clip_grad_norm_, "utils.clip_grad_norm_", clip_signature,
   "Scales all gradients together so that their norm is at most max_norm, and returns the norm before.  "

@@ -365,6 +365,9 @@ static nnl_status check_target(visit *v)
     if (c->rt->engine->grad_enabled && target->base && target->base->requires_grad && !target->base->node)
         return nnl_call_fail(c, NNL_ESTATE,
                              "a view of a leaf that requires grad cannot be changed in place; do it inside no_grad");
+    if (c->rt->engine->grad_enabled && target->base && target->base->requires_grad && !nnl_tracks(target))
+        return nnl_call_fail(c, NNL_ESTATE,
+                             "this view was made inside no_grad, so that gradients of its base would miss the change; make it outside");
     for (int d = 0; d < target->ndim; d++) {
         if (target->strides[d] == 0 && target->shape[d] > 1)
             return nnl_call_fail(c, NNL_ESTATE, "an expanded tensor holds its elements once and cannot be changed in place; clone it first");

@@ -21,6 +21,9 @@ typedef struct walk {
 
 static nnl_status push_node(walk *w, nnl_node *node)
 {
+    if (node->busy)
+        return NNL_FAIL(w->rt, NNL_ESTATE,
+                        "backward: a gradient hook cannot walk back through the graph that is being walked");
     if (w->count == w->capacity) {
         size_t size = (size_t)w->capacity * sizeof(nnl_node *);
         void *block = w->nodes;
@@ -30,6 +33,7 @@ static nnl_status push_node(walk *w, nnl_node *node)
         w->capacity = (int64_t)(grown / sizeof(nnl_node *));
     }
     node->mark = w->mark;
+    node->busy = true;
     node->needed = w->collect_leaves;
     w->nodes[w->count++] = node;
     return NNL_OK;
@@ -130,17 +134,38 @@ static nnl_status accumulate(walk *w, nnl_tensor **slot, nnl_tensor *grad)
     return NNL_OK;
 }
 
-static nnl_status run_hooks(nnl_grad_hook *hook, int32_t result, nnl_tensor **grad)
+static void sweep_hooks(nnl_runtime *rt, nnl_grad_hook **place)
 {
-    for (; hook; hook = hook->next) {
-        if (hook->result != result) continue;
+    while (*place) {
+        nnl_grad_hook *hook = *place;
+        if (!hook->removed) {
+            place = &hook->next;
+            continue;
+        }
+        *place = hook->next;
+        if (hook->drop) hook->drop(hook->user);
+        nnl_free(rt, hook, sizeof *hook);
+    }
+}
+
+/* Hooks may remove themselves and others, which then are not called any more, and add some, which wait for the
+ * next time. */
+static nnl_status run_hooks(nnl_runtime *rt, nnl_grad_hook **hooks, int32_t result, nnl_tensor **grad)
+{
+    if (!*hooks) return NNL_OK;
+    nnl_status status = NNL_OK;
+    int64_t first_new = (int64_t)rt->engine->sequence;
+    rt->engine->hooks_running++;
+    for (nnl_grad_hook *hook = *hooks; hook && status == NNL_OK; hook = hook->next) {
+        if (hook->result != result || hook->removed || hook->id >= first_new) continue;
         nnl_tensor *replace = NULL;
-        NNL_TRY(hook->call(hook->user, *grad, &replace));
-        if (!replace) continue;
+        status = hook->call(hook->user, *grad, &replace);
+        if (status != NNL_OK || !replace) continue;
         nnl_tensor_unref(*grad);
         *grad = replace;
     }
-    return NNL_OK;
+    if (--rt->engine->hooks_running == 0) sweep_hooks(rt, hooks);
+    return status;
 }
 
 static nnl_status leaf_target(walk *w, nnl_tensor *leaf, target **out)
@@ -161,7 +186,7 @@ static nnl_status leaf_target(walk *w, nnl_tensor *leaf, target **out)
         w->targets_capacity = (int64_t)(grown / sizeof(target));
     }
     *out = &w->targets[w->n_targets++];
-    **out = (target){leaf, NULL};
+    **out = (target){nnl_tensor_ref(leaf), NULL}; /* hooks may drop it */
     return NNL_OK;
 }
 
@@ -352,7 +377,7 @@ static nnl_status visit_node(walk *w, nnl_node *node)
     for (int i = 0; i < node->n_out; i++) {
         if (!node->grad[i]) continue;
         arrived = true;
-        if (node->hooks) NNL_TRY(run_hooks(node->hooks, i, &node->grad[i]));
+        NNL_TRY(run_hooks(w->rt, &node->hooks, i, &node->grad[i]));
     }
     if (!arrived) return NNL_OK;
     NNL_TRY(capture_targets(w, node));
@@ -379,6 +404,7 @@ static nnl_status walk_back(walk *w, nnl_node *root, int32_t result, nnl_tensor 
         drop_grads(w->nodes[i]);
     }
     for (; i >= 0; i--) drop_grads(w->nodes[i]);
+    for (i = 0; i < w->count; i++) w->nodes[i]->busy = false;
     nnl_node_unref(w->rt, root);
     return status;
 }
@@ -386,7 +412,10 @@ static nnl_status walk_back(walk *w, nnl_node *root, int32_t result, nnl_tensor 
 static void walk_end(walk *w)
 {
     if (w->nodes) nnl_free(w->rt, w->nodes, (size_t)w->capacity * sizeof(nnl_node *));
-    for (int64_t i = 0; i < w->n_targets; i++) nnl_tensor_unref(w->targets[i].grad);
+    for (int64_t i = 0; i < w->n_targets; i++) {
+        nnl_tensor_unref(w->targets[i].grad);
+        nnl_tensor_unref(w->targets[i].tensor);
+    }
     if (w->targets) nnl_free(w->rt, w->targets, (size_t)w->targets_capacity * sizeof(target));
 }
 
@@ -450,20 +479,34 @@ static nnl_status make_own(walk *w, nnl_tensor **grad)
     return NNL_OK;
 }
 
+/* A gradient that a script has set may be expanded: its elements are not written. */
+static bool is_expanded(const nnl_tensor *t)
+{
+    for (int d = 0; d < t->ndim; d++) {
+        if (t->strides[d] == 0 && t->shape[d] > 1) return true;
+    }
+    return false;
+}
+
+static bool adds_in_place(const walk *w, const nnl_tensor *old) { return old && !w->create_graph && !is_expanded(old); }
+
 static nnl_status prepare_commit(walk *w)
 {
+    /* All hooks first: they may change gradients that stand. */
+    for (int64_t i = 0; i < w->n_targets; i++)
+        NNL_TRY(run_hooks(w->rt, &w->targets[i].tensor->hooks, 0, &w->targets[i].grad));
     for (int64_t i = 0; i < w->n_targets; i++) {
         target *t = &w->targets[i];
-        NNL_TRY(run_hooks(t->tensor->hooks, 0, &t->grad));
         nnl_tensor *old = t->tensor->grad;
-        if (old && w->create_graph) {
-            bool mode = nnl_set_grad_mode(w->rt, true);
-            nnl_status status = accumulate(w, &t->grad, old);
-            nnl_set_grad_mode(w->rt, mode);
-            NNL_TRY(status);
-        } else if (!old) {
+        if (adds_in_place(w, old)) continue;
+        if (!old) {
             NNL_TRY(make_own(w, &t->grad));
+            continue;
         }
+        bool mode = nnl_set_grad_mode(w->rt, w->create_graph);
+        nnl_status status = accumulate(w, &t->grad, old);
+        nnl_set_grad_mode(w->rt, mode);
+        NNL_TRY(status);
     }
     return nnl_poll_cancel(w->rt);
 }
@@ -474,7 +517,7 @@ static void commit(walk *w)
     for (int64_t i = 0; i < w->n_targets; i++) {
         target *t = &w->targets[i];
         nnl_tensor *leaf = t->tensor, *old = leaf->grad;
-        if (old && !w->create_graph) {
+        if (adds_in_place(w, old)) {
             /* Written straight into the gradient that stands: no allocation, nothing that can fail. */
             const double scale = 1;
             nnl_map_run(w->rt, NNL_MAP_add, 2, (nnl_tensor *[]){old, t->grad}, old, &scale);
@@ -495,12 +538,14 @@ nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, b
     walk w = {.rt = root->rt, .collect_leaves = true, .create_graph = create_graph,
               .retain_graph = retain_graph || create_graph};
     nnl_fp_enter(&fp);
+    nnl_tensor_ref(root); /* hooks may drop it */
     nnl_status status = make_seed(root, seed, "backward", &own_seed);
     if (status == NNL_OK) status = run_walk(&w, root, own_seed);
     if (status == NNL_OK) status = prepare_commit(&w);
     if (status == NNL_OK) commit(&w);
     walk_end(&w);
     nnl_tensor_unref(own_seed);
+    nnl_tensor_unref(root);
     nnl_fp_leave(&fp);
     return status;
 }
@@ -526,9 +571,10 @@ nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *in
     for (int i = 0; i < n_inputs; i++) {
         bool again = false;
         for (int64_t k = 0; k < w.n_targets && !again; k++) again = w.targets[k].tensor == inputs[i];
-        if (!again) w.targets[w.n_targets++].tensor = inputs[i];
+        if (!again) w.targets[w.n_targets++].tensor = nnl_tensor_ref(inputs[i]);
     }
     nnl_fp_enter(&fp);
+    nnl_tensor_ref(root);
     nnl_status status = make_seed(root, seed, "grad", &own_seed);
     if (status == NNL_OK) status = run_walk(&w, root, own_seed);
     for (int i = 0; i < n_inputs && status == NNL_OK; i++) {
@@ -546,6 +592,7 @@ nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *in
     }
     walk_end(&w);
     nnl_tensor_unref(own_seed);
+    nnl_tensor_unref(root);
     nnl_fp_leave(&fp);
     return status;
 }

@@ -46,7 +46,7 @@ struct nnl_engine {
     bool anomaly;               /* look at every result for NaN and infinity */
     uint64_t sequence;          /* of the next node */
     uint64_t mark;              /* of the current walk */
-    int depth;                  /* of nested backward walks */
+    int hooks_running;
     nnl_node *dead;             /* nodes whose count reached 0, being freed one after the other */
     bool draining;
     nnl_profile_row *rows;      /* one an op: counts of the last profile */
@@ -72,6 +72,7 @@ struct nnl_grad_hook {
     nnl_grad_hook *next;
     int64_t id;
     int32_t result;
+    bool removed;      /* while hooks ran; it goes when they are done */
     /* Sees a gradient; may put another tensor (a new reference) into *replace. */
     nnl_status (*call)(void *user, nnl_tensor *grad, nnl_tensor **replace);
     void (*drop)(void *user);
@@ -98,7 +99,7 @@ struct nnl_node {
     size_t where_size;
     /* scratch of a backward walk */
     uint64_t mark;
-    bool needed;
+    bool needed, busy;         /* busy: a walk is under way, with gradients in grad */
     nnl_tensor **grad;         /* n_out, references */
     nnl_node *next_dead;
 };

@@ -403,6 +403,10 @@ void nnl_hook_remove(nnl_tensor *t, int64_t id)
     for (; *place; place = &(*place)->next) {
         if ((*place)->id != id) continue;
         nnl_grad_hook *hook = *place;
+        if (t->rt->engine->hooks_running > 0) {
+            hook->removed = true;
+            return;
+        }
         *place = hook->next;
         hook->next = NULL;
         drop_hooks(t->rt, hook);

@@ -218,7 +218,7 @@ TAKE_LAST(uint32_t)
 TAKE_LAST(uint64_t)
 
 /* base[i] += alpha packed[i] */
-#define ADD(type, name, expression)                                                                             \
+#define ADD(type, name, whole, expression)                                                                      \
     static void add_##name(void *context, const nnl_loop *loop, char *const *address, int64_t n)                \
     {                                                                                                           \
         const scatter_context *job = context;                                                                   \
@@ -232,7 +232,7 @@ TAKE_LAST(uint64_t)
                                                     (const int32_t[]){1, from_step != 0}, &job->alpha, n);      \
             return;                                                                                             \
         }                                                                                                       \
-        type alpha = (type)job->alpha;                                                                          \
+        type alpha = (type)(whole)job->alpha;                                                                   \
         (void)alpha;                                                                                            \
         for (int64_t i = 0; i < n; i++) {                                                                       \
             type *place = &AT(type, base + i * step + DISTANCE(offset + i * offset_step));                      \
@@ -240,12 +240,12 @@ TAKE_LAST(uint64_t)
             *place = (type)(expression);                                                                        \
         }                                                                                                       \
     }
-ADD(uint8_t, bool, a | b)
-ADD(uint8_t, u8, a + alpha * b)
-ADD(int32_t, i32, (uint32_t)a + (uint32_t)alpha * (uint32_t)b)
-ADD(int64_t, i64, (uint64_t)a + (uint64_t)alpha * (uint64_t)b)
-ADD(float, f32, a + alpha * b)
-ADD(double, f64, a + alpha * b)
+ADD(uint8_t, bool, int64_t, a | b)
+ADD(uint8_t, u8, int64_t, a + alpha * b)
+ADD(int32_t, i32, int64_t, (uint32_t)a + (uint32_t)alpha * (uint32_t)b)
+ADD(int64_t, i64, int64_t, (uint64_t)a + (uint64_t)alpha * (uint64_t)b)
+ADD(float, f32, double, a + alpha * b)
+ADD(double, f64, double, a + alpha * b)
 
 static nnl_loop_body *const adders[] = {add_bool, add_u8, add_i32, add_i64, add_f32, add_f64};
 
@@ -591,9 +591,56 @@ static nnl_status gather_infer(nnl_call *c)
     return NNL_OK;
 }
 
+/* Positions used as they are read: what is out of range takes place 0 and is noted, as the result is nobody's
+ * before the call has succeeded. */
+typedef struct pick_job {
+    int64_t size, base, scale;
+    _Atomic bool bad;
+} pick_job;
+
+#define PICK(type)                                                                                              \
+    static void pick_##type(void *context, const nnl_loop *loop, char *const *address, int64_t n)               \
+    {                                                                                                           \
+        pick_job *job = context;                                                                                \
+        int inner = loop->ndim - 1;                                                                             \
+        int64_t to_step = loop->step[0][inner], index_step = loop->step[1][inner], step = loop->step[2][inner]; \
+        int64_t size = job->size, base = job->base, scale = job->scale;                                         \
+        char *to = address[0];                                                                                  \
+        const char *index = address[1], *from = address[2];                                                     \
+        bool bad = false;                                                                                       \
+        for (int64_t i = 0; i < n; i++) {                                                                       \
+            int64_t v = DISTANCE(index + i * index_step);                                                       \
+            v = v < 0 ? v + size : v - base;                                                                    \
+            bool wrong = (uint64_t)v >= (uint64_t)size;                                                         \
+            bad |= wrong;                                                                                       \
+            AT(type, to + i * to_step) = AT(const type, from + i * step + (wrong ? 0 : v) * scale);             \
+        }                                                                                                       \
+        if (bad) job->bad = true;                                                                               \
+    }
+PICK(uint8_t)
+PICK(uint32_t)
+PICK(uint64_t)
+
+static nnl_status gather_directly(nnl_call *c, int dim)
+{
+    const nnl_tensor *x = c->in[0];
+    nnl_tensor *out = c->out[0];
+    pick_job job = {.size = x->shape[dim], .base = c->index_base, .scale = stride_bytes(x, dim)};
+    int64_t strides[NNL_MAX_DIMS];
+    memcpy(strides, x->strides, sizeof strides);
+    strides[dim] = 0;
+    nnl_tensor base = nnl_window(x, x->data, out->ndim, out->shape, strides);
+    nnl_loop loop;
+    nnl_loop_plan(&loop, out->ndim, out->shape, 3, (nnl_tensor *[]){out, c->in[1], &base});
+    int width = (int)nnl_dtype_size((nnl_dtype)x->dtype);
+    NNL_TRY(nnl_loop_run(c->rt, &loop, 2, by_width(width, pick_uint8_t, pick_uint32_t, pick_uint64_t), &job));
+    return job.bad ? position_fail(c, 1, dim, job.size) : NNL_OK;
+}
+
 static nnl_status gather_run(nnl_call *c)
 {
     int dim = (int)c->attr[0].as.i;
+    if (c->in[1]->dtype == NNL_I64 && c->in[0]->ndim > 0 && c->in[0]->shape[dim] > 0) return gather_directly(c, dim);
     nnl_offsets offsets;
     walk w;
     NNL_TRY(gather_offsets(c, c->in[0], 1, dim, &offsets));

@@ -432,6 +432,8 @@ static nnl_status clip_run(nnl_call *c)
     double total = status == NNL_OK ? total_norm(&job, chunks) : 0;
     /* torch's rule; a norm that is no number spoils all gradients visibly */
     job.coefficient = max_norm / (total + 1e-6);
+    if (status == NNL_OK && flag(c, 2) && !isfinite(total))
+        status = nnl_call_fail(c, NNL_EINVAL, "the norm of the gradients is %g", total);
     if (status == NNL_OK) status = nnl_poll_cancel(rt);
     if (status == NNL_OK && !(job.coefficient >= 1)) {
         rt->hold_cancel = true;
@@ -446,8 +448,8 @@ static nnl_status clip_run(nnl_call *c)
     return status;
 }
 
-NNL_OP(clip_grads,
-    .sig = "grads:float*, max_norm:num, norm_type:num=2 -> total:float",
+NNL_OP(clip_grad_norm,
+    .sig = "grads:float*, max_norm:num, norm_type:num=2, error_if_nonfinite:flag=false -> total:float",
     .doc = "The norm of all elements of all gradients together; when it exceeds max_norm, the gradients are scaled in "
            "place by max_norm / (norm + 1e-6).  Pascanu et al., ICML 2013.",
     .infer = clip_infer,

@@ -404,7 +404,7 @@ COMPARE(double)
 
 static nnl_status bernoulli_run(nnl_call *c)
 {
-    nnl_tensor *x = c->in[0], *numbers, *p;
+    nnl_tensor *x = c->in[0], *numbers, *p = NULL;
     bool given = nnl_given(&c->attr[0]);
     nnl_spec spec;
     nnl_spec_like(&spec, x);

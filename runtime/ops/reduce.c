@@ -496,7 +496,7 @@ static nnl_status norm_run(nnl_call *c)
     nnl_dim_flags(&c->attr[1], x->ndim, reduced);
     nnl_reduce_kind kind = p == 2 ? NNL_REDUCE_SQUARES : p == 1 ? NNL_REDUCE_ABS : p == 0 ? NNL_REDUCE_NONZERO
                          : p == HUGE_VAL ? NNL_REDUCE_MAX_ABS : p == -HUGE_VAL ? NNL_REDUCE_MIN_ABS : NNL_REDUCE_POWERS;
-    NNL_TRY(nnl_reduce_accumulate(c->rt, kind, x, reduced, &p, false, &acc));
+    NNL_TRY(nnl_reduce_accumulate(c->rt, kind, x, reduced, kind == NNL_REDUCE_POWERS ? &p : NULL, false, &acc));
     if (kind == NNL_REDUCE_POWERS) {
         const double root = 1 / p;
         const void *in[2] = {acc.data, &root};

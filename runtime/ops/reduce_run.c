@@ -327,6 +327,7 @@ typedef struct find {
     const plan *p;
     const char *value; /* of each result, 8 bytes */
     int64_t *place;
+    int64_t group, groups; /* results of a task, tasks of a last kept dimension */
     int base;
 } find;
 
@@ -335,16 +336,17 @@ static void find_task(void *context, int64_t index)
     const find *f = context;
     const plan *p = f->p;
     const dim *row = &p->reduced[0], *column = &p->kept[p->n_kept - 1];
-    int64_t first = index * column->size;
+    int64_t from = index % f->groups * f->group, count = NNL_MIN(f->group, column->size - from);
+    int64_t first = index / f->groups * column->size + from;
     const char *x = place_of(p->kept, p->n_kept, first, p->data), *value = f->value + first * 8;
     int64_t *place = f->place + first;
     if (p->columns) {
-        p->kernels->find_columns(p->dtype, place, x, row->step, row->size, column->size, value);
+        p->kernels->find_columns(p->dtype, place, x, row->step, row->size, count, value);
     } else if (!p->gather) {
-        p->kernels->find_rows(p->dtype, place, x, column->step, column->size, row->size, value);
+        p->kernels->find_rows(p->dtype, place, x, column->step, count, row->size, value);
     } else {
         _Alignas(64) char block[BLOCK * 8];
-        for (int64_t k = 0; k < column->size; k++) {
+        for (int64_t k = 0; k < count; k++) {
             place[k] = -1;
             for (int64_t i = 0; i < row->size && place[k] < 0; i += BLOCK) {
                 int64_t n = NNL_MIN(BLOCK, row->size - i);
@@ -354,7 +356,7 @@ static void find_task(void *context, int64_t index)
             }
         }
     }
-    for (int64_t k = 0; k < column->size; k++) place[k] += f->base;
+    for (int64_t k = 0; k < count; k++) place[k] += f->base;
 }
 
 nnl_status nnl_reduce_find(nnl_runtime *rt, nnl_tensor *x, const bool *reduced, const nnl_accumulators *acc,
@@ -379,7 +381,10 @@ nnl_status nnl_reduce_find(nnl_runtime *rt, nnl_tensor *x, const bool *reduced, 
         make_plan(&p, rt, NNL_REDUCE_MAX, copy, reduced);
     }
     find f = {.p = &p, .value = acc->data, .place = (int64_t *)(void *)places->data, .base = base};
-    int64_t tasks = p.results / p.kept[p.n_kept - 1].size;
+    int64_t last = p.kept[p.n_kept - 1].size;
+    f.group = NNL_MIN(last, p.columns ? STRIP : NNL_MAX(1, PIECE / p.terms));
+    f.groups = up(last, f.group);
+    int64_t tasks = p.results / last * f.groups;
     nnl_status status = NNL_OK;
     if (p.results * p.terms <= 4 * NNL_SERIAL_WORK) {
         for (int64_t i = 0; i < tasks; i++) find_task(&f, i);
