@@ -46,7 +46,7 @@ part specs           specs build spec
 part c-programs      make -s c-specs
 part isa-base        env NNLUA_ISA=base   bash scripts/dev/specs.sh build spec/golden_spec.lua
 part isa-avx2        env NNLUA_ISA=avx2   bash scripts/dev/specs.sh build spec/golden_spec.lua
-part ulp-sample      make -s ulp ULP="--stride 4099"
+part ulp-sample      make -s ulp ULP="--stride 40009"
 part without-blas    make -s -j"$jobs" BUILD=build/noblas BLAS=none all
 part without-blas-specs bash scripts/dev/specs.sh build/noblas spec/golden_spec.lua
 part asan-build      make -s -j"$jobs" asan-build
