@@ -12,8 +12,12 @@
 typedef struct nnl_lua {
     nnl_runtime *rt;
     bool owns_runtime;
-    size_t debt;      /* bytes of tensors handed to Lua since the last full collection */
-    size_t live;      /* bytes in use after that collection */
+    size_t debt;      /* bytes of tensors handed to Lua since the last collection */
+    size_t limit;     /* of the debt: beyond it garbage is collected */
+    size_t live;      /* bytes in use after the last full collection */
+    uint64_t collection_ns; /* what a full collection takes */
+    uint64_t collected_at;
+    int step_trials, step_patience, busy; /* see state.c */
     lua_State *main;
     lua_State *running; /* the coroutine whose call is under way; NULL when the host itself calls */
     struct nnl_lua_hook *hooks; /* of tensors, which may outlive the Lua state */
@@ -40,7 +44,11 @@ void nnl_lua_push_tensors(lua_State *L, nnl_tensor *const *t, int count);
 /* Fills it, taking over the reference, and counts the memory. */
 void nnl_lua_fill_box(nnl_lua *state, nnl_box *box, nnl_tensor *t);
 /* At the entry of functions that make tensors: collects garbage when enough of it may have gathered. */
-void nnl_lua_collect(lua_State *L, nnl_lua *state);
+void nnl_lua_collect_some(lua_State *L, nnl_lua *state);
+static inline void nnl_lua_collect(lua_State *L, nnl_lua *state)
+{
+    if (NNL_UNLIKELY(state->debt > state->limit)) nnl_lua_collect_some(L, state);
+}
 
 /* Raises the runtime's message, with the caller's line and the module's path before it. */
 int nnl_lua_raise(lua_State *L, nnl_runtime *rt);
@@ -91,7 +99,9 @@ void nnl_lua_open_files(lua_State *L, nnl_lua *state, int methods);     /* files
 int nnl_lua_index(lua_State *L, nnl_lua *state, nnl_tensor *t);
 int nnl_lua_assign(lua_State *L, nnl_lua *state, nnl_tensor *t);
 
-/* table.c: the (nested) Lua list at a stack place as a tensor; dtype < 0: found from the elements. */
+/* table.c: the (nested) Lua list at a stack place as a tensor; dtype < 0: found from the elements, as tensor()
+ * does, or with lists of integers as i64. */
+enum { NNL_LUA_FIND = -1, NNL_LUA_INTEGERS_I64 = -2 };
 nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int dtype, const char *function,
                                    nnl_tensor **out);
 void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape);

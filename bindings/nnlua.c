@@ -2,10 +2,12 @@
 #include "lua_nnlua.h"
 
 #include <lualib.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "environment.h"
 #include "repl.h"
@@ -14,18 +16,20 @@ static const char usage[] =
     "usage: nnlua [options] [script [args]]\n"
     "       nnlua help [NAME]     signature, formula, defaults, example\n"
     "       nnlua info            version, instruction set, threads, optional parts\n"
+    "       nnlua annotations     the library's types for editors (LuaCATS), to be kept as nnlua.d.lua\n"
     "\n"
     "  -e CODE              run CODE (nn is loaded)\n"
-    "  -l MODULE            require MODULE first\n"
+    "  -l MODULE            require MODULE first; -l NAME=MODULE calls it NAME\n"
     "  -i                   go on with the prompt afterwards\n"
     "  -v                   print the version\n"
+    "  -h, --help           print this\n"
     "  -                    read the script from standard input\n"
     "  --threads N          threads, by default as many as there are processors\n"
     "  --memory-limit N     bytes for tensors at most, as in 512M or 2G\n"
     "  --isa NAME           base, avx2, avx512 or neon, by default the best there is\n"
     "\n"
-    "Without a script or -e it reads from the prompt.  NNLUA_THREADS, NNLUA_MEMORY_LIMIT and NNLUA_ISA\n"
-    "stand for the options of the same names.\n";
+    "Without a script or -e it reads from the prompt, or runs what standard input holds when that is no terminal.\n"
+    "NNLUA_THREADS, NNLUA_MEMORY_LIMIT and NNLUA_ISA stand for the options of the same names.\n";
 
 typedef struct options {
     int script;     /* place of the script in argv, or argc */
@@ -39,6 +43,7 @@ static void complain(const char *message) { fprintf(stderr, "nnlua: %s\n", messa
 /* The handler may touch nothing but these: there is one runtime and one state in this program. */
 static nnl_runtime *running_rt;
 static lua_State *running_L;
+static pthread_t main_thread;
 
 static void stop_hook(lua_State *L, lua_Debug *ar)
 {
@@ -50,6 +55,10 @@ static void stop_hook(lua_State *L, lua_Debug *ar)
 
 static void on_interrupt(int number)
 {
+    if (!pthread_equal(pthread_self(), main_thread)) { /* a hook may be set by the state's own thread only */
+        pthread_kill(main_thread, number);
+        return;
+    }
     signal(number, SIG_DFL); /* a second one ends the program */
     nnl_runtime_cancel(running_rt);
     lua_sethook(running_L, stop_hook, LUA_MASKCALL | LUA_MASKRET | LUA_MASKLINE | LUA_MASKCOUNT, 1);
@@ -95,13 +104,31 @@ int nnlua_report(lua_State *L, int status)
     return status;
 }
 
-static int require_global(lua_State *L, const char *module, const char *global)
+/* require of "module" into the global of that name, or of "name=module" */
+static int require_global(lua_State *L, const char *module)
 {
+    const char *equals = strchr(module, '=');
     lua_getglobal(L, "require");
-    lua_pushstring(L, module);
+    lua_pushstring(L, equals ? equals + 1 : module);
     int status = nnlua_call(L, 1, 1);
-    if (status == LUA_OK) lua_setglobal(L, global);
+    if (status == LUA_OK) {
+        lua_pushlstring(L, module, equals ? (size_t)(equals - module) : strlen(module));
+        lua_insert(L, -2);
+        lua_pushglobaltable(L);
+        lua_insert(L, -3);
+        lua_settable(L, -3);
+        lua_pop(L, 1);
+    }
     return nnlua_report(L, status);
+}
+
+/* The collector would only go over the library's own functions again and again. */
+static int load_library(lua_State *L)
+{
+    lua_gc(L, LUA_GCSTOP);
+    int status = require_global(L, "nn=nnlua");
+    lua_gc(L, LUA_GCRESTART);
+    return status;
 }
 
 static int run_text(lua_State *L, const char *text, const char *name)
@@ -111,12 +138,13 @@ static int run_text(lua_State *L, const char *text, const char *name)
     return nnlua_report(L, status);
 }
 
+/* Without a script, standard input is one. */
 static int run_script(lua_State *L, int argc, char **argv, int script)
 {
-    const char *name = strcmp(argv[script], "-") == 0 ? NULL : argv[script];
+    const char *name = script == argc || strcmp(argv[script], "-") == 0 ? NULL : argv[script];
     int status = luaL_loadfile(L, name);
     if (status == LUA_OK) {
-        int n = argc - script - 1;
+        int n = script == argc ? 0 : argc - script - 1;
         luaL_checkstack(L, n + 4, "too many arguments");
         for (int i = 1; i <= n; i++) lua_pushstring(L, argv[script + i]);
         status = nnlua_call(L, n, 0);
@@ -124,9 +152,10 @@ static int run_script(lua_State *L, int argc, char **argv, int script)
     return nnlua_report(L, status);
 }
 
-/* arg as in lua: the script at 0, its arguments from 1, what stands before it at negative places. */
+/* arg as in lua: the script (or else the command) at 0, its arguments from 1, what stands before at negative places. */
 static void set_arg(lua_State *L, int argc, char **argv, int script)
 {
+    if (script == argc) script = 0;
     lua_createtable(L, argc - script, script + 1);
     for (int i = 0; i < argc; i++) {
         lua_pushstring(L, argv[i]);
@@ -135,11 +164,11 @@ static void set_arg(lua_State *L, int argc, char **argv, int script)
     lua_setglobal(L, "arg");
 }
 
-/* nnlua help NAME, nnlua info: written in Lua. */
-static int run_tool(lua_State *L, const char *function, const char *argument)
+/* nnlua help NAME, nnlua info and nnlua annotations: written in Lua. */
+static int run_tool(lua_State *L, const char *module, const char *function, const char *argument)
 {
     lua_getglobal(L, "require");
-    lua_pushliteral(L, "nnlua.help");
+    lua_pushstring(L, module);
     int status = nnlua_call(L, 1, 1);
     if (status == LUA_OK) {
         lua_getfield(L, -1, function);
@@ -189,10 +218,17 @@ static bool read_options(int argc, char **argv, nnl_runtime_config *config, opti
                     break;
             }
             if (setting == NNL_COUNT(settings)) {
-                fprintf(stderr, "nnlua: unknown option %s\n%s", option, usage);
+                const char *near = nnl_nearest(option + 1 + (option[1] == '-'), settings, setting);
+                fprintf(stderr, "nnlua: unknown option %s", option);
+                if (near) fprintf(stderr, " (did you mean --%s?)", near);
+                fprintf(stderr, "\n%s", usage);
                 return false;
             }
-            const char *value = option[2 + length] == '=' ? option + 3 + length : ++i < argc ? argv[i] : "";
+            const char *value = option[2 + length] == '=' ? option + 3 + length : argv[++i];
+            if (!value) {
+                fprintf(stderr, "nnlua: %s wants an argument\n%s", option, usage);
+                return false;
+            }
             if (!nnl_config_set(config, settings[setting], value, problem, sizeof problem)) {
                 complain(problem);
                 return false;
@@ -215,7 +251,7 @@ static int run_early(lua_State *L, char **argv, int end)
         char kind = argv[i][1];
         if (kind != 'e' && kind != 'l') continue;
         const char *value = argv[i][2] ? argv[i] + 2 : argv[++i];
-        int status = kind == 'e' ? run_text(L, value, "=(command line)") : require_global(L, value, value);
+        int status = kind == 'e' ? run_text(L, value, "=(command line)") : require_global(L, value);
         if (status != LUA_OK) return status;
     }
     return LUA_OK;
@@ -241,20 +277,21 @@ static int run_session(lua_State *L)
         return 0;
     }
     lua_gc(L, LUA_GCGEN, 0, 0);
-    const char *word = o->script < argc ? argv[o->script] : "";
-    if (!o->code && strcmp(word, "help") == 0) {
-        s->ok = run_tool(L, "show", o->script + 1 < argc ? argv[o->script + 1] : NULL) == LUA_OK;
-        return 0;
-    }
-    if (!o->code && strcmp(word, "info") == 0) {
-        s->ok = run_tool(L, "info", NULL) == LUA_OK;
-        return 0;
+    if (!o->code && o->script < argc) {
+        static const char *const tools[][3] = {
+            {"help", "nnlua.help", "show"}, {"info", "nnlua.help", "info"}, {"annotations", "nnlua.annotations", "text"},
+        };
+        for (int i = 0; i < NNL_COUNT(tools); i++) {
+            if (strcmp(argv[o->script], tools[i][0]) != 0) continue;
+            s->ok = run_tool(L, tools[i][1], tools[i][2], o->script + 1 < argc ? argv[o->script + 1] : NULL) == LUA_OK;
+            return 0;
+        }
     }
     if (o->version) puts("nnlua " NNL_VERSION "  (" LUA_RELEASE ")");
     set_arg(L, argc, argv, o->script);
-    bool scripted = o->script < argc;
-    bool prompt = o->prompt || (!scripted && !o->code && !o->version);
-    if ((o->code || prompt) && require_global(L, "nnlua", "nn") != LUA_OK) return 0;
+    bool alone = o->script == argc && !o->code && !o->version && !o->prompt, terminal = isatty(STDIN_FILENO);
+    bool scripted = o->script < argc || (alone && !terminal), prompt = o->prompt || (alone && terminal);
+    if ((o->code || alone || prompt) && load_library(L) != LUA_OK) return 0;
     if (run_early(L, argv, o->script) != LUA_OK) return 0;
     if (scripted && run_script(L, argc, argv, o->script) != LUA_OK && !o->prompt) return 0;
     if (prompt) nnlua_prompt(L);
@@ -267,6 +304,7 @@ int main(int argc, char **argv)
     nnl_runtime_config config;
     char problem[160];
     session s = {.argc = argc, .argv = argv};
+    main_thread = pthread_self();
     if (!nnl_config_from_environment(&config, problem, sizeof problem)) {
         complain(problem);
         return EXIT_FAILURE;

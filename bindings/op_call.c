@@ -233,10 +233,13 @@ static void read_tensor(reading *r, const nnl_param *p, int index)
         r->any_number = true;
         return;
     }
-    if (p->type == NNL_T_INDEX && (type == LUA_TTABLE || (type == LUA_TNUMBER && lua_isinteger(L, index)))) {
+    /* Positions may be a list; so may targets that are class numbers or probabilities. */
+    bool listed = p->type == NNL_T_INDEX || (p->type == NNL_T_ANY && p->place > 0 && !(r->op->traits & NNL_PROMOTE));
+    if (listed && (type == LUA_TTABLE || (p->type == NNL_T_INDEX && type == LUA_TNUMBER && lua_isinteger(L, index)))) {
         char name[64];
         nnl_box *list = nnl_lua_new_box(L); /* stays on the stack */
-        nnl_status status = nnl_lua_tensor_of_table(L, r->state->rt, index, NNL_I64, op_name(r, name), &list->t);
+        int dtype = p->type == NNL_T_INDEX ? NNL_I64 : NNL_LUA_INTEGERS_I64;
+        nnl_status status = nnl_lua_tensor_of_table(L, r->state->rt, index, dtype, op_name(r, name), &list->t);
         if (status != NNL_OK) nnl_lua_raise(L, r->state->rt);
         add_input(r, list->t, 0);
         return;

@@ -1,7 +1,10 @@
 /* The prompt: history, completion and input over several lines with libedit; plain lines without it. */
 #include "lua_nnlua.h"
 
+#include <errno.h>
+#include <locale.h>
 #include <lualib.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +19,25 @@
 #define LINE 4096
 
 static const char first_prompt[] = "> ", next_prompt[] = ">> ";
+
+/* ---------------------------------------------------------------- Ctrl-C while a line is typed */
+
+static volatile sig_atomic_t pressed;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    pressed = 1;
+}
+
+/* Reading goes on after most signals, but not after this one. */
+static void catch_interrupt(struct sigaction *before)
+{
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    pressed = 0;
+    sigaction(SIGINT, &action, before);
+}
 
 /* ---------------------------------------------------------------- completion */
 
@@ -55,45 +77,76 @@ static char **complete(const char *word, int start, int end)
     return rl_completion_matches(word, next_candidate);
 }
 
-static void history_file(char *path, size_t size)
+/* One character of UTF-8 from the terminal.  Ctrl-C ends the line, which read_line then drops: readline itself
+ * has no way to give one up. */
+static int get_character(FILE *in)
+{
+    unsigned char byte;
+    int more = 0, character = 0;
+    do {
+        ssize_t n = read(fileno(in), &byte, 1);
+        if (n < 0 && errno == EINTR) {
+            if (!pressed) continue;
+            fputs("^C", stdout);
+            return '\n';
+        }
+        if (n <= 0) return EOF;
+        if (more > 0 && (byte & 0xc0) == 0x80) {
+            character = character << 6 | (byte & 0x3f);
+            more--;
+        } else {
+            more = byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : byte >= 0xc0 ? 1 : 0;
+            character = more ? byte & (0x3f >> more) : byte;
+        }
+    } while (more > 0);
+    return character;
+}
+
+static bool history_file(char *path, size_t size)
 {
     const char *home = getenv("HOME");
-    nnl_format(path, size, "%s/.nnlua_history", home ? home : ".");
+    return home && *home && nnl_format(path, size, "%s/.nnlua_history", home) < (int)size;
+}
+
+/* At the end of the program, which os.exit may bring about. */
+static void keep_history(void)
+{
+    char path[1024];
+    if (!history_file(path, sizeof path)) return;
+    stifle_history(1000);
+    write_history(path);
 }
 
 static void open_editor(lua_State *L)
 {
     char path[1024];
+    setlocale(LC_CTYPE, ""); /* the editor's idea of how wide a character is */
     completing = lua_newthread(L); /* a stack of its own; stays below everything else */
     rl_readline_name = "nnlua";
+    rl_getc_function = get_character;
     rl_attempted_completion_function = complete;
     rl_completer_word_break_characters = " \t\n\"'`@$><=;|&{}()[]+-*/%^~#,";
     using_history();
-    history_file(path, sizeof path);
-    read_history(path);
-}
-
-static void close_editor(void)
-{
-    char path[1024];
-    history_file(path, sizeof path);
-    stifle_history(1000);
-    write_history(path);
+    if (history_file(path, sizeof path)) read_history(path);
+    atexit(keep_history);
 }
 #endif
 
 /* ---------------------------------------------------------------- lines */
 
-static bool read_line(lua_State *L, bool editor, const char *prompt)
+typedef enum reading { LINE_READ, INPUT_ENDS, LINE_DROPPED } reading;
+
+/* Pushes a line when there is one. */
+static reading edit_line(lua_State *L, bool editor, const char *prompt)
 {
 #ifdef NNL_HAVE_LIBEDIT
     if (editor) {
         char *line = readline(prompt);
-        if (!line) return false;
-        lua_pushstring(L, line);
-        if (*line) add_history(line);
+        if (!line) return INPUT_ENDS;
+        if (!pressed) lua_pushstring(L, line);
+        if (!pressed && *line) add_history(line);
         free(line);
-        return true;
+        return pressed ? LINE_DROPPED : LINE_READ;
     }
 #endif
     (void)editor;
@@ -111,8 +164,23 @@ static bool read_line(lua_State *L, bool editor, const char *prompt)
         if (whole) break;
     }
     luaL_pushresult(&b);
-    if (!any) lua_pop(L, 1);
-    return any;
+    if (any && !pressed) return LINE_READ;
+    lua_pop(L, 1);
+    if (!pressed) return INPUT_ENDS;
+    clearerr(stdin);
+    putchar('\n');
+    return LINE_DROPPED;
+}
+
+static reading read_line(lua_State *L, bool editor, const char *prompt)
+{
+    struct sigaction before;
+    bool terminal = isatty(STDIN_FILENO);
+    pressed = 0;
+    if (terminal) catch_interrupt(&before);
+    reading got = edit_line(L, editor, prompt);
+    if (terminal) sigaction(SIGINT, &before, NULL);
+    return got;
 }
 
 static bool incomplete(lua_State *L, int status)
@@ -125,64 +193,79 @@ static bool incomplete(lua_State *L, int status)
 }
 
 /* An expression is tried first, so that its value is printed; then a statement, over lines until it is whole.
- * Leaves the function or the message. */
-static int load_input(lua_State *L, bool editor)
+ * Puts the function or the message in the text's place; nothing, and false, when Ctrl-C dropped it. */
+static bool load_input(lua_State *L, bool editor, int *status)
 {
-    const char *text = lua_tostring(L, -1);
+    size_t length;
+    const char *text = lua_tolstring(L, -1, &length);
     lua_pushfstring(L, "return %s", text);
-    int status = luaL_loadbuffer(L, lua_tostring(L, -1), lua_rawlen(L, -1), "=stdin");
+    *status = luaL_loadbuffer(L, lua_tostring(L, -1), length + 7, "=stdin");
     lua_remove(L, -2);
-    if (status == LUA_OK) {
+    if (*status == LUA_OK) {
         lua_remove(L, -2);
-        return status;
+        return true;
     }
     lua_pop(L, 1);
     for (;;) {
-        size_t length;
         text = lua_tolstring(L, -1, &length);
-        status = luaL_loadbuffer(L, text, length, "=stdin");
-        if (!incomplete(L, status)) break;
-        lua_pop(L, 1);
-        if (!read_line(L, editor, next_prompt)) {
-            status = luaL_loadbuffer(L, text, length, "=stdin");
+        *status = luaL_loadbuffer(L, text, length, "=stdin");
+        if (!incomplete(L, *status)) break;
+        lua_pushliteral(L, "\n");
+        reading got = read_line(L, editor, next_prompt);
+        if (got == LINE_DROPPED) return false;
+        if (got == INPUT_ENDS) {
+            lua_pop(L, 1);
             break;
         }
-        lua_pushliteral(L, "\n");
-        lua_insert(L, -2);
+        lua_remove(L, -3); /* the message */
         lua_concat(L, 3);
     }
     lua_remove(L, -2);
-    return status;
+    return true;
 }
 
+/* Values are shown by nnlua.inspect: as print does, but plain tables with what they hold. */
 static void print_results(lua_State *L, int first)
 {
     int n = lua_gettop(L) - first + 1;
     if (n <= 0) return;
-    lua_getglobal(L, "print");
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "nnlua.inspect");
+    if (nnlua_report(L, nnlua_call(L, 1, 1)) != LUA_OK) return;
     lua_insert(L, first);
     nnlua_report(L, nnlua_call(L, n, 0));
 }
 
+/* The global help, unless a script has one. */
+static void define_help(lua_State *L)
+{
+    bool taken = lua_getglobal(L, "help") != LUA_TNIL;
+    lua_pop(L, 1);
+    if (taken) return;
+    lua_getglobal(L, "require");
+    lua_pushliteral(L, "nnlua.help");
+    if (nnlua_report(L, nnlua_call(L, 1, 1)) != LUA_OK) return;
+    lua_getfield(L, -1, "say");
+    lua_setglobal(L, "help");
+    lua_pop(L, 1);
+}
+
 void nnlua_prompt(lua_State *L)
 {
-    bool editor = false;
+    bool editor = false, terminal = isatty(STDIN_FILENO);
 #ifdef NNL_HAVE_LIBEDIT
-    editor = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+    editor = terminal && isatty(STDOUT_FILENO);
     if (editor) open_editor(L);
 #endif
-    if (isatty(STDIN_FILENO))
-        puts("nnlua " NNL_VERSION "  (" LUA_RELEASE ")   nn is loaded; help: nn.help(\"relu\"); end with Ctrl-D");
-    int base = lua_gettop(L);
-    while (read_line(L, editor, first_prompt)) {
-        int status = load_input(L, editor);
+    if (terminal)
+        puts("nnlua " NNL_VERSION "  (" LUA_RELEASE ")   nn is loaded; help \"relu\" explains, Tab completes, Ctrl-D ends");
+    define_help(L);
+    int base = lua_gettop(L), status;
+    for (reading got; (got = read_line(L, editor, first_prompt)) != INPUT_ENDS; lua_settop(L, base)) {
+        if (got == LINE_DROPPED || !load_input(L, editor, &status)) continue;
         if (status == LUA_OK) status = nnlua_call(L, 0, LUA_MULTRET);
         if (status == LUA_OK) print_results(L, base + 1);
         else nnlua_report(L, status);
-        lua_settop(L, base);
     }
-    if (isatty(STDIN_FILENO)) putchar('\n');
-#ifdef NNL_HAVE_LIBEDIT
-    if (editor) close_editor();
-#endif
+    if (terminal) putchar('\n');
 }

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 static const char state_key[] = "nnlua.state";
 
@@ -128,21 +129,89 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
 
 /* ---------------------------------------------------------------- memory */
 
-#define MIN_DEBT ((size_t)64 << 20)
+/* The collector sees of a tensor the few bytes of its userdata.  So the binding counts the bytes of the tensors
+ * handed to Lua, and collects when enough of them may be garbage: at a function's entry, never inside an
+ * allocation.
+ *
+ * In generational mode a step is a young collection, which costs next to nothing and finds what was dropped at
+ * once; then a few megabytes are enough, and the same memory is used again while it is in the cache.  There is
+ * no way to ask for the mode, so a step is tried, and tried again later when it did not help.  In incremental
+ * mode only a full collection helps.  It comes the sooner the quicker it is.
+ *
+ * Beside a large Lua heap full collections would take most of the time of a script that makes and drops large
+ * tensors (20 MB of small tables: 10 ms for each 64 MB).  When they do, the collector is changed to generational
+ * mode, once; who sets it back to incremental keeps that. */
+#define MIN_DEBT ((size_t)8 << 20)
+#define MAX_DEBT ((size_t)64 << 20)
+#define BYTES_A_NANOSECOND 48 /* of tensors, for each of a full collection's: it may take as long as reading them */
+#define TRIALS 3              /* steps without success until ... */
+#define PATIENCE 32           /* ... so many full collections have been made */
+#define BUSY 8                /* a full collection in less than so many times its own time is too much, ... */
+#define TOO_BUSY 4            /* ... so often in a row */
+
+static uint64_t now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
 
 static void full_collection(lua_State *L, nnl_lua *state)
 {
+    uint64_t start = now_ns();
+    bool busy = state->collection_ns > MAX_DEBT / BYTES_A_NANOSECOND &&
+                start - state->collected_at < BUSY * state->collection_ns;
+    if (state->busy < TOO_BUSY) state->busy = busy ? state->busy + 1 : 0;
+    if (state->busy == TOO_BUSY) {
+        state->busy++; /* once */
+        lua_gc(L, LUA_GCGEN, 0, 0);
+        state->step_trials = TRIALS;
+        state->step_patience = 0;
+    }
     lua_gc(L, LUA_GCCOLLECT);
+    state->collected_at = now_ns();
+    uint64_t took = state->collected_at - start;
+    /* The quickest counts, so that an interruption does not; but a heap may have grown. */
+    uint64_t slower = state->collection_ns + state->collection_ns / 4;
+    state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
     state->debt = 0;
     state->live = state->rt->heap.live;
+    if (state->step_patience > 0 && --state->step_patience == 0) state->step_trials = TRIALS;
 }
 
-void nnl_lua_collect(lua_State *L, nnl_lua *state)
+/* A step, and whether it was worth while. */
+static bool step_helps(lua_State *L, nnl_lua *state)
 {
-    size_t limit = state->live > MIN_DEBT ? state->live : MIN_DEBT;
-    if (NNL_LIKELY(state->debt <= limit)) return;
-    if (lua_gc(L, LUA_GCISRUNNING)) full_collection(L, state);
-    else state->debt = 0; /* the host stopped the collector */
+    size_t before = state->rt->heap.live;
+    lua_gc(L, LUA_GCSTEP, 0);
+    size_t after = state->rt->heap.live, freed = before > after ? before - after : 0;
+    if (freed < state->debt / 4) {
+        if (--state->step_trials == 0) state->step_patience = PATIENCE;
+        return false;
+    }
+    state->step_trials = TRIALS;
+    /* Tensors that became old before they were dropped wait for a full collection. */
+    return after - NNL_MIN(after, state->live) <= NNL_MAX(MAX_DEBT, state->live);
+}
+
+void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
+{
+    if (!lua_gc(L, LUA_GCISRUNNING)) { /* the host stopped the collector */
+        state->debt = 0;
+        return;
+    }
+    size_t limit = MAX_DEBT;
+    if (state->collection_ns > 0 && state->collection_ns < MAX_DEBT / BYTES_A_NANOSECOND)
+        limit = NNL_MAX((size_t)state->collection_ns * BYTES_A_NANOSECOND, MIN_DEBT);
+    if (state->step_patience == 0 && step_helps(L, state)) {
+        state->debt = 0;
+        state->limit = MIN_DEBT;
+    } else if (state->debt > limit) {
+        full_collection(L, state);
+        state->limit = state->step_patience == 0 ? MIN_DEBT : limit;
+    } else {
+        state->limit = state->step_patience == 0 ? state->debt + MIN_DEBT : limit;
+    }
 }
 
 void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt)
@@ -283,7 +352,7 @@ int nnl_lua_open_protected(lua_State *L)
     if (!lua_isnil(L, -1)) return luaL_error(L, "nnlua is open in this Lua state already");
     nnl_lua *state = lua_newuserdatauv(L, sizeof *state, 0);
     int place = lua_gettop(L);
-    *state = (nnl_lua){.rt = rt};
+    *state = (nnl_lua){.rt = rt, .limit = MIN_DEBT, .step_trials = TRIALS};
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
     state->main = lua_tothread(L, -1);
     lua_newtable(L);

@@ -88,6 +88,8 @@ nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int
     index = lua_absindex(L, index);
     find_shape(&s, index);
     check_level(&s, index, 0);
+    bool integers = s.any_int && !s.any_float && !s.any_bool;
+    if (dtype == NNL_LUA_INTEGERS_I64 && integers) dtype = NNL_I64;
     if (dtype < 0) dtype = s.any_bool && !s.any_int && !s.any_float ? NNL_BOOL : NNL_F32;
     if (nnl_is_int((nnl_dtype)dtype) && s.any_float)
         nnl_lua_error(L, "%s: an element is not an integer, but %s is wanted", function, nnl_dtype_name((nnl_dtype)dtype));
@@ -100,7 +102,7 @@ nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int
 static int lua_tensor(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
-    int dtype = -1;
+    int dtype = NNL_LUA_FIND;
     bool requires_grad = false;
     nnl_lua_collect(L, state);
     if (lua_isnone(L, 1)) return nnl_lua_error(L, "tensor: a number, a boolean or a list is wanted");

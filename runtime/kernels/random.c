@@ -1,5 +1,5 @@
-/* Random numbers in bulk: words of Philox4x32-10 and the numbers made from them.  Word w of a call is word
- * w % 4 of the block with counter w / 4; f32 numbers take one word an element, f64 two. */
+/* Random numbers in bulk: words of Philox4x32-10 and the numbers made from them.  Word w of a call
+ * is word w % 4 of the block with counter w / 4; f32 numbers take one word an element, f64 two. */
 #include "math_f32.h"
 #include "math_f64.h"
 #include "math_trig.h"
@@ -24,8 +24,9 @@ VEC_INLINE vul mul_low(vul a, uint32_t m)
 #endif
 }
 
-/* A counter in each lane; the upper halves of the lanes may hold anything on the way, products ignore them.
- * out: the words of VD_LANES blocks, 0 and 1 of a block in one lane, 2 and 3 in the other. */
+/* A counter in each lane; the upper halves of the lanes may hold anything on the way, products
+ * ignore them. out: the words of VD_LANES blocks, 0 and 1 of a block in one lane, 2 and 3 in the
+ * other. */
 VEC_INLINE void philox(vul counter, uint64_t call, uint64_t seed, vul *words01, vul *words23)
 {
     vul c0 = counter, c1 = counter >> 32, c2 = call - (vul){0}, c3 = c2 >> 32;
@@ -71,7 +72,8 @@ void K(random_words)(uint32_t *out, uint64_t seed, uint64_t call, uint64_t block
 void K(random_uniform_f32)(float *out, const uint32_t *words, double low, double range, int64_t n)
 {
     float base = (float)low, scale = (float)range;
-    for (int64_t i = 0; i < n; i++) out[i] = base + scale * ((float)(int32_t)(words[i] >> 8) * 0x1p-24f);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = base + scale * ((float)(int32_t)(words[i] >> 8) * 0x1p-24f);
 }
 
 /* 53 bits of two words an element: [0, 1). */
@@ -87,8 +89,8 @@ void K(random_uniform_f64)(double *out, const uint32_t *words, double low, doubl
 
 #define PAIRS 64
 
-/* Box and Muller: two uniform numbers u, v give r cos(2 pi v), r sin(2 pi v) with r = sqrt(-2 log u), u in
- * (0, 1].  Elements 2k and 2k + 1 belong together.  n is even. */
+/* Box and Muller: two uniform numbers u, v give r cos(2 pi v), r sin(2 pi v) with r = sqrt(-2 log
+ * u), u in (0, 1].  Elements 2k and 2k + 1 belong together.  n is even. */
 void K(random_normal_f32)(float *out, const uint32_t *words, double mean, double std, int64_t n)
 {
     float u[PAIRS], v[PAIRS], x[PAIRS], y[PAIRS];
@@ -98,7 +100,9 @@ void K(random_normal_f32)(float *out, const uint32_t *words, double mean, double
         for (int64_t k = 0; k < PAIRS; k++) {
             int64_t from = done + 2 * (k < pairs ? k : 0);
             /* all 32 bits: they make the tail, up to 6.6 sigma */
-            u[k] = ((float)(int32_t)(words[from] >> 8) * 256.0f + ((float)(int32_t)(words[from] & 255) + 1.0f)) * 0x1p-32f;
+            u[k] = ((float)(int32_t)(words[from] >> 8) * 256.0f +
+                    ((float)(int32_t)(words[from] & 255) + 1.0f)) *
+                   0x1p-32f;
             v[k] = (float)(int32_t)(words[from + 1] >> 8) * (6.28318530717958648f * 0x1p-24f);
         }
         for (int64_t k = 0; k < PAIRS; k += VF_LANES) {
@@ -137,13 +141,15 @@ void K(random_normal_f64)(double *out, const uint32_t *words, double mean, doubl
 }
 
 /* scale in[i] where word i >= threshold, else 0: dropout. */
-void K(random_keep_f32)(float *out, const float *in, const uint32_t *words, uint32_t threshold, double scale, int64_t n)
+void K(random_keep_f32)(float *out, const float *in, const uint32_t *words, uint32_t threshold,
+                        double scale, int64_t n)
 {
     float factor = (float)scale;
     for (int64_t i = 0; i < n; i++) out[i] = words[i] >= threshold ? in[i] * factor : 0.0f;
 }
 
-void K(random_keep_f64)(double *out, const double *in, const uint32_t *words, uint32_t threshold, double scale, int64_t n)
+void K(random_keep_f64)(double *out, const double *in, const uint32_t *words, uint32_t threshold,
+                        double scale, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) out[i] = words[i] >= threshold ? in[i] * scale : 0.0;
 }

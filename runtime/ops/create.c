@@ -12,7 +12,9 @@ static nnl_status sized_infer(nnl_call *c, int place)
 {
     const nnl_value *sizes = &c->attr[0];
     int count = nnl_given(sizes) ? sizes->count : 0;
-    if (count > NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%d sizes given, but at most %d are possible", count, NNL_MAX_DIMS);
+    if (count > NNL_MAX_DIMS)
+        return nnl_call_fail(c, NNL_ESHAPE, "%d sizes given, but at most %d are possible", count,
+                             NNL_MAX_DIMS);
     nnl_spec_set(&c->spec[0], (nnl_dtype)c->attr[place].as.i, count, sizes->as.ints);
     return NNL_OK;
 }
@@ -21,7 +23,8 @@ static nnl_status size_dtype_infer(nnl_call *c) { return sized_infer(c, 1); }
 
 static nnl_status zeros_run(nnl_call *c)
 {
-    memset(c->out[0]->data, 0, (size_t)c->out[0]->numel * nnl_dtype_size((nnl_dtype)c->out[0]->dtype));
+    memset(c->out[0]->data, 0,
+           (size_t)c->out[0]->numel * nnl_dtype_size((nnl_dtype)c->out[0]->dtype));
     return NNL_OK;
 }
 
@@ -123,20 +126,24 @@ static nnl_status count_whole(nnl_call *c, const range *r, int64_t *count)
     *count = 0;
     if (step == 0) return nnl_call_fail(c, NNL_EINVAL, "step is 0");
     if (step > 0 ? last < first : last > first) return NNL_OK;
-    uint64_t distance = step > 0 ? (uint64_t)last - (uint64_t)first : (uint64_t)first - (uint64_t)last;
+    uint64_t distance =
+        step > 0 ? (uint64_t)last - (uint64_t)first : (uint64_t)first - (uint64_t)last;
     uint64_t stride = step > 0 ? (uint64_t)step : -(uint64_t)step;
     uint64_t n = distance / stride;
-    if (n >= (uint64_t)INT64_MAX) return nnl_call_fail(c, NNL_ENOMEM, "there are too many values in this range");
+    if (n >= (uint64_t)INT64_MAX)
+        return nnl_call_fail(c, NNL_ENOMEM, "there are too many values in this range");
     *count = (int64_t)n + 1;
     return NNL_OK;
 }
 
 static nnl_status count_real(nnl_call *c, const range *r, int64_t *count)
 {
-    double first = nnl_value_double(&r->first), last = nnl_value_double(&r->last), step = nnl_value_double(&r->step);
+    double first = nnl_value_double(&r->first), last = nnl_value_double(&r->last),
+           step = nnl_value_double(&r->step);
     *count = 0;
     if (step == 0 || !isfinite(first) || !isfinite(last) || !isfinite(step))
-        return nnl_call_fail(c, NNL_EINVAL, "first, last and step must be finite numbers and step not 0");
+        return nnl_call_fail(c, NNL_EINVAL,
+                             "first, last and step must be finite numbers and step not 0");
     double n = floor((last - first) / step + 1e-9) + 1;
     if (n >= 0x1p62) return nnl_call_fail(c, NNL_ENOMEM, "there are too many values in this range");
     *count = n > 0 ? (int64_t)n : 0;
@@ -148,7 +155,9 @@ static nnl_status arange_infer(nnl_call *c)
     range r = range_of(c);
     int64_t count;
     NNL_TRY(r.whole ? count_whole(c, &r, &count) : count_real(c, &r, &count));
-    nnl_dtype dtype = nnl_given(&c->attr[3]) ? (nnl_dtype)c->attr[3].as.i : r.whole ? NNL_I64 : NNL_F32;
+    nnl_dtype dtype = nnl_given(&c->attr[3]) ? (nnl_dtype)c->attr[3].as.i
+                      : r.whole              ? NNL_I64
+                                             : NNL_F32;
     nnl_spec_set(&c->spec[0], dtype, 1, &count);
     return NNL_OK;
 }
@@ -173,13 +182,15 @@ static void sequence_task(void *context, int64_t chunk)
     char *to = out->data + from * (int64_t)nnl_dtype_size(dtype);
     if (s->whole) {
         int64_t values[BLOCK];
-        for (int64_t i = 0; i < count; i++) values[i] = (int64_t)(s->first_whole + s->step_whole * (uint64_t)(from + i));
+        for (int64_t i = 0; i < count; i++)
+            values[i] = (int64_t)(s->first_whole + s->step_whole * (uint64_t)(from + i));
         out->rt->kernels->convert(dtype, NNL_I64, to, values, count);
     } else {
         double values[BLOCK];
         for (int64_t i = 0; i < count; i++) {
             int64_t k = from + i;
-            values[i] = k < s->half ? s->first + s->step * (double)k : s->last - s->step * (double)(n - 1 - k);
+            values[i] = k < s->half ? s->first + s->step * (double)k
+                                    : s->last - s->step * (double)(n - 1 - k);
         }
         out->rt->kernels->convert(dtype, NNL_F64, to, values, count);
     }
@@ -197,15 +208,20 @@ static nnl_status sequence_run(nnl_call *c, sequence *s)
 static nnl_status arange_run(nnl_call *c)
 {
     range r = range_of(c);
-    sequence s = {.whole = r.whole, .first_whole = (uint64_t)r.first.as.i, .step_whole = (uint64_t)r.step.as.i,
-                  .first = nnl_value_double(&r.first), .step = nnl_value_double(&r.step), .half = INT64_MAX};
+    sequence s = {.whole = r.whole,
+                  .first_whole = (uint64_t)r.first.as.i,
+                  .step_whole = (uint64_t)r.step.as.i,
+                  .first = nnl_value_double(&r.first),
+                  .step = nnl_value_double(&r.step),
+                  .half = INT64_MAX};
     return sequence_run(c, &s);
 }
 
 NNL_OP(arange,
     .sig = "first:scalar, last:scalar?, step:scalar=1, dtype:dtype? -> dtype",
-    .doc = "first, first + step, ... up to last, which is included: floor((last - first) / step + 1e-9) + 1 values.  With one "
-           "argument 1 .. first.  Integers give i64, floats f32.  Counts the same from C.",
+    .doc = "first, first + step, ... up to last, which is included: floor((last - first) / step + "
+           "1e-9) + 1 values.  With one argument 1 .. first.  Integers give i64, floats f32.  "
+           "Counts the same from C.",
     .example = "nn.arange(1, 10)",
     .infer = arange_infer,
     .run = arange_run,
@@ -221,7 +237,9 @@ static nnl_status linspace_infer(nnl_call *c)
 static nnl_status linspace_run(nnl_call *c)
 {
     int64_t steps = c->attr[2].as.i;
-    sequence s = {.first = nnl_value_double(&c->attr[0]), .last = nnl_value_double(&c->attr[1]), .half = (steps + 1) / 2};
+    sequence s = {.first = nnl_value_double(&c->attr[0]),
+                  .last = nnl_value_double(&c->attr[1]),
+                  .half = (steps + 1) / 2};
     s.step = steps > 1 ? (s.last - s.first) / (double)(steps - 1) : 0;
     return sequence_run(c, &s);
 }
@@ -266,7 +284,8 @@ NNL_OP(ones_like,
 
 NNL_OP(empty_like,
     .sig = "input:any, dtype:dtype? -> dtype",
-    .doc = "A tensor of input's shape and type for values to be written into; until then they are 0.",
+    .doc = "A tensor of input's shape and type for values to be written into; until then they are "
+           "0.",
     .example = "nn.empty_like(nn.ones(2, 3))",
     .infer = dtype_like_infer,
     .run = zeros_run,

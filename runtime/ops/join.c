@@ -1,4 +1,5 @@
-/* Putting tensors together and taking them apart: cat, stack, split, repeat and the rearrangements that copy. */
+/* Putting tensors together and taking them apart: cat, stack, split, repeat and the rearrangements
+ * that copy. */
 #include "op.h"
 #include "window.h"
 
@@ -10,15 +11,19 @@ static nnl_status check_list(nnl_call *c, bool along, int64_t dim)
 {
     char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
     if (c->n_in == 0) return nnl_call_fail(c, NNL_EINVAL, "tensors is an empty list");
-    if (c->n_in > INT16_MAX) return nnl_call_fail(c, NNL_EUNSUPPORTED, "%d tensors are too many", c->n_in);
+    if (c->n_in > INT16_MAX)
+        return nnl_call_fail(c, NNL_EUNSUPPORTED, "%d tensors are too many", c->n_in);
     for (int i = 1; i < c->n_in; i++) {
         bool fits = c->in[i]->ndim == c->in[0]->ndim;
-        for (int d = 0; d < c->in[0]->ndim && fits; d++) fits = (along && d == dim) || c->in[i]->shape[d] == c->in[0]->shape[d];
+        for (int d = 0; d < c->in[0]->ndim && fits; d++)
+            fits = (along && d == dim) || c->in[i]->shape[d] == c->in[0]->shape[d];
         if (fits) continue;
         if (!along)
-            return nnl_call_fail(c, NNL_ESHAPE, "%s and %s must have the same shape", nnl_call_input_text(c, 0, a), nnl_call_input_text(c, i, b));
-        return nnl_call_fail(c, NNL_ESHAPE, "%s and %s must agree in all dimensions but %lld", nnl_call_input_text(c, 0, a),
-                             nnl_call_input_text(c, i, b), (long long)dim + c->index_base);
+            return nnl_call_fail(c, NNL_ESHAPE, "%s and %s must have the same shape",
+                                 nnl_call_input_text(c, 0, a), nnl_call_input_text(c, i, b));
+        return nnl_call_fail(c, NNL_ESHAPE, "%s and %s must agree in all dimensions but %lld",
+                             nnl_call_input_text(c, 0, a), nnl_call_input_text(c, i, b),
+                             (long long)dim + c->index_base);
     }
     return NNL_OK;
 }
@@ -30,7 +35,9 @@ static nnl_status cat_infer(nnl_call *c)
     NNL_TRY(check_list(c, true, dim));
     nnl_spec *spec = &c->spec[0];
     nnl_spec_like(spec, c->in[0]);
-    if (spec->ndim == 0) return nnl_call_fail(c, NNL_ESHAPE, "%s has no dimension; use stack", nnl_call_input_text(c, 0, text));
+    if (spec->ndim == 0)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s has no dimension; use stack",
+                             nnl_call_input_text(c, 0, text));
     for (int i = 1; i < c->n_in; i++) {
         if (!nnl_add_size(spec->shape[dim], c->in[i]->shape[dim], &spec->shape[dim]))
             return nnl_call_fail(c, NNL_ENOMEM, "the result is too large");
@@ -55,7 +62,9 @@ static void cat_grad(nnl_grad *g)
     int64_t dim = g->attr[0].as.i, at = 0;
     for (int i = 0; i < g->n_in; i++) {
         int64_t size = g->in_layout[i].shape[dim];
-        if (g->needs[i]) g->dx[i] = DO_WITH(g->s, slice, (V_INT(dim), V_INT(at), V_INT(size), V_INT(1)), g->dy[0]);
+        if (g->needs[i])
+            g->dx[i] =
+                DO_WITH(g->s, slice, (V_INT(dim), V_INT(at), V_INT(size), V_INT(1)), g->dy[0]);
         at += size;
     }
 }
@@ -78,7 +87,8 @@ static nnl_status stack_infer(nnl_call *c)
     const nnl_tensor *x = c->in[0];
     nnl_spec *spec = &c->spec[0];
     if (x->ndim == NNL_MAX_DIMS)
-        return nnl_call_fail(c, NNL_ESHAPE, "%s has %d dimensions already", nnl_call_input_text(c, 0, text), x->ndim);
+        return nnl_call_fail(c, NNL_ESHAPE, "%s has %d dimensions already",
+                             nnl_call_input_text(c, 0, text), x->ndim);
     spec->dtype = (nnl_dtype)x->dtype;
     spec->ndim = x->ndim + 1;
     for (int d = 0; d < x->ndim; d++) spec->shape[d + (d >= dim)] = x->shape[d];
@@ -132,8 +142,10 @@ static void piece(nnl_call *c, int i, int64_t dim, int64_t first, int64_t size)
 
 static nnl_status pieces_of(nnl_call *c, int64_t dim, int64_t size)
 {
-    int64_t whole = c->in[0]->shape[dim], n = size > 0 ? NNL_MAX(1, whole / size + (whole % size != 0)) : 1;
-    if (n > INT16_MAX) return nnl_call_fail(c, NNL_EUNSUPPORTED, "%lld pieces are too many", (long long)n);
+    int64_t whole = c->in[0]->shape[dim],
+            n = size > 0 ? NNL_MAX(1, whole / size + (whole % size != 0)) : 1;
+    if (n > INT16_MAX)
+        return nnl_call_fail(c, NNL_EUNSUPPORTED, "%lld pieces are too many", (long long)n);
     NNL_TRY(nnl_call_results(c, (int)n));
     for (int i = 0; i < n; i++) piece(c, i, dim, i * size, NNL_MIN(size, whole - i * size));
     return NNL_OK;
@@ -149,16 +161,20 @@ static nnl_status split_infer(nnl_call *c)
     int count = sizes->kind == NNL_KIND_INT ? 1 : sizes->count;
     int64_t size = sizes->kind == NNL_KIND_INT ? sizes->as.i : count > 0 ? sizes->as.ints[0] : 0;
     if (count == 1) {
-        if (size == 0 && whole > 0) return nnl_call_fail(c, NNL_EINVAL, "size is 0, but dimension %lld has %lld positions",
-                                                         (long long)dim + c->index_base, (long long)whole);
+        if (size == 0 && whole > 0)
+            return nnl_call_fail(c, NNL_EINVAL, "size is 0, but dimension %lld has %lld positions",
+                                 (long long)dim + c->index_base, (long long)whole);
         return pieces_of(c, dim, size);
     }
     for (int i = 0; i < count && sum >= 0; i++) {
         if (sizes->as.ints[i] < 0 || !nnl_add_size(sum, sizes->as.ints[i], &sum)) sum = -1;
     }
     if (sum != whole || count == 0 || count > INT16_MAX)
-        return nnl_call_fail(c, NNL_ESHAPE, "the %d sizes sum up to %lld, but dimension %lld of %s has %lld positions", count, (long long)sum,
-                             (long long)dim + c->index_base, nnl_call_input_text(c, 0, text), (long long)whole);
+        return nnl_call_fail(
+            c, NNL_ESHAPE,
+            "the %d sizes sum up to %lld, but dimension %lld of %s has %lld positions", count,
+            (long long)sum, (long long)dim + c->index_base, nnl_call_input_text(c, 0, text),
+            (long long)whole);
     NNL_TRY(nnl_call_results(c, count));
     int64_t first = 0;
     for (int i = 0; i < count; i++) {
@@ -194,7 +210,8 @@ static void split_grad(nnl_grad *g) { join_grad(g, &nnl_op_cat, g->attr[1].as.i)
 
 NNL_OP(split,
     .sig = "input:any, size:size*, dim:dim=0 -> same*",
-    .doc = "Views of pieces of a dimension: of `size` positions each (the last one may be shorter), or of the sizes in a list.",
+    .doc = "Views of pieces of a dimension: of `size` positions each (the last one may be "
+           "shorter), or of the sizes in a list.",
     .example = "nn.arange(5):split({1, 4})",
     .infer = split_infer,
     .grad = split_grad,
@@ -205,10 +222,13 @@ static nnl_status chunk_infer(nnl_call *c)
 {
     int64_t chunks = c->attr[0].as.i, dim = c->attr[1].as.i;
     NNL_TRY(check_dim(c));
-    if (chunks < 1) return nnl_call_fail(c, NNL_EINVAL, "chunks is %lld, but it must be at least 1", (long long)chunks);
+    if (chunks < 1)
+        return nnl_call_fail(c, NNL_EINVAL, "chunks is %lld, but it must be at least 1",
+                             (long long)chunks);
     int64_t whole = c->in[0]->shape[dim], size = whole / chunks + (whole % chunks != 0);
     if (whole > 0) return pieces_of(c, dim, size);
-    if (chunks > INT16_MAX) return nnl_call_fail(c, NNL_EUNSUPPORTED, "%lld pieces are too many", (long long)chunks);
+    if (chunks > INT16_MAX)
+        return nnl_call_fail(c, NNL_EUNSUPPORTED, "%lld pieces are too many", (long long)chunks);
     NNL_TRY(nnl_call_results(c, (int)chunks));
     for (int i = 0; i < chunks; i++) piece(c, i, dim, 0, 0);
     return NNL_OK;
@@ -218,7 +238,8 @@ static void chunk_grad(nnl_grad *g) { join_grad(g, &nnl_op_cat, g->attr[1].as.i)
 
 NNL_OP(chunk,
     .sig = "input:any, chunks:size, dim:dim=0 -> same*",
-    .doc = "Views of at most `chunks` pieces of a dimension, all of one size but for the last one, which may be shorter.",
+    .doc = "Views of at most `chunks` pieces of a dimension, all of one size but for the last "
+           "one, which may be shorter.",
     .example = "nn.arange(6):chunk(3)",
     .infer = chunk_infer,
     .grad = chunk_grad,
@@ -231,7 +252,8 @@ static nnl_status unbind_infer(nnl_call *c)
     int64_t dim = c->attr[0].as.i, strides[NNL_MAX_DIMS];
     NNL_TRY(check_dim(c));
     int64_t n = x->shape[dim];
-    if (n > INT16_MAX) return nnl_call_fail(c, NNL_EUNSUPPORTED, "%lld pieces are too many", (long long)n);
+    if (n > INT16_MAX)
+        return nnl_call_fail(c, NNL_EUNSUPPORTED, "%lld pieces are too many", (long long)n);
     NNL_TRY(nnl_call_results(c, (int)n));
     for (int i = 0; i < n; i++) {
         nnl_spec *spec = &c->spec[i];
@@ -260,7 +282,8 @@ NNL_OP(unbind,
 /* ---------------------------------------------------------------- repeat */
 
 /* The input's shape and the repeats, both with as many dimensions as the result has. */
-static int repeated(const nnl_value *repeats, int ndim, const int64_t *shape, int64_t own[NNL_MAX_DIMS], int64_t times[NNL_MAX_DIMS])
+static int repeated(const nnl_value *repeats, int ndim, const int64_t *shape,
+                    int64_t own[NNL_MAX_DIMS], int64_t times[NNL_MAX_DIMS])
 {
     int count = nnl_given(repeats) ? repeats->count : 0, all = NNL_MAX(count, ndim);
     for (int d = 0; d < all; d++) {
@@ -277,12 +300,14 @@ static nnl_status repeated_infer(nnl_call *c)
     int64_t times[NNL_MAX_DIMS];
     char text[NNL_NAMED_TEXT];
     if (nnl_given(&c->attr[0]) && c->attr[0].count > NNL_MAX_DIMS)
-        return nnl_call_fail(c, NNL_ESHAPE, "%d repeats are given for %s, but %d dimensions are possible", c->attr[0].count,
-                             nnl_call_input_text(c, 0, text), NNL_MAX_DIMS);
+        return nnl_call_fail(c, NNL_ESHAPE,
+                             "%d repeats are given for %s, but %d dimensions are possible",
+                             c->attr[0].count, nnl_call_input_text(c, 0, text), NNL_MAX_DIMS);
     spec->dtype = (nnl_dtype)x->dtype;
     spec->ndim = repeated(&c->attr[0], x->ndim, x->shape, spec->shape, times);
     for (int d = 0; d < spec->ndim; d++) {
-        if (!nnl_mul_size(spec->shape[d], times[d], &spec->shape[d])) return nnl_call_fail(c, NNL_ENOMEM, "the result is too large");
+        if (!nnl_mul_size(spec->shape[d], times[d], &spec->shape[d]))
+            return nnl_call_fail(c, NNL_ENOMEM, "the result is too large");
     }
     return NNL_OK;
 }
@@ -292,8 +317,10 @@ static nnl_status repeat_infer(nnl_call *c)
     int count = nnl_given(&c->attr[0]) ? c->attr[0].count : 0;
     char text[NNL_NAMED_TEXT];
     if (count >= c->in[0]->ndim) return repeated_infer(c);
-    return nnl_call_fail(c, NNL_ESHAPE, "%d repeats are given for %s: one for each dimension is needed (tile takes fewer)", count,
-                         nnl_call_input_text(c, 0, text));
+    return nnl_call_fail(
+        c, NNL_ESHAPE,
+        "%d repeats are given for %s: one for each dimension is needed (tile takes fewer)", count,
+        nnl_call_input_text(c, 0, text));
 }
 
 /* One copy of the input, which is doubled along one dimension after the other, from the last on. */
@@ -319,7 +346,8 @@ static nnl_status repeat_run(nnl_call *c)
     return NNL_OK;
 }
 
-/* Sums over the copies, one dimension after the other, seen as (before, copies, size and behind). */
+/* Sums over the copies, one dimension after the other, seen as (before, copies, size and behind).
+ */
 static void repeat_grad(nnl_grad *g)
 {
     const nnl_layout *x = &g->in_layout[0], *y = &g->out_layout[0];
@@ -329,7 +357,9 @@ static void repeat_grad(nnl_grad *g)
     for (int d = 0; d < ndim; d++) {
         int64_t copies = times[d], behind = own[d], one = 1;
         for (int e = d + 1; e < ndim; e++) behind *= y->shape[e];
-        if (copies != 1) dy = nnl_sum_dims(g->s, nnl_reshaped(g->s, dy, 3, (int64_t[]){before, copies, behind}), &V_INTS(1, &one), false);
+        if (copies != 1)
+            dy = nnl_sum_dims(g->s, nnl_reshaped(g->s, dy, 3, (int64_t[]){before, copies, behind}),
+                              &V_INTS(1, &one), false);
         before *= own[d];
     }
     g->dx[0] = nnl_reshaped(g->s, dy, x->ndim, x->shape);
@@ -337,7 +367,8 @@ static void repeat_grad(nnl_grad *g)
 
 NNL_OP(repeat,
     .sig = "input:any, repeats:size... -> same",
-    .doc = "Copies of the input beside each other, so many along each dimension; additional dimensions come first.",
+    .doc = "Copies of the input beside each other, so many along each dimension; additional "
+           "dimensions come first.",
     .example = "nn[\"repeat\"](nn.arange(3), 2, 2)", /* a word of Lua's */
     .infer = repeat_infer,
     .run = repeat_run,
@@ -365,7 +396,8 @@ static nnl_status interleave_infer(nnl_call *c)
         spec->ndim = 1;
         spec->shape[0] = x->numel;
     }
-    if (!nnl_mul_size(spec->shape[dim], c->attr[0].as.i, &spec->shape[dim])) return nnl_call_fail(c, NNL_ENOMEM, "the result is too large");
+    if (!nnl_mul_size(spec->shape[dim], c->attr[0].as.i, &spec->shape[dim]))
+        return nnl_call_fail(c, NNL_ENOMEM, "the result is too large");
     return NNL_OK;
 }
 
@@ -373,7 +405,8 @@ static nnl_status interleave_infer(nnl_call *c)
 static void three_parts(int ndim, const int64_t *shape, const nnl_value *dim, int64_t parts[3])
 {
     parts[0] = parts[1] = parts[2] = 1;
-    for (int d = 0; d < ndim; d++) parts[!nnl_given(dim) ? 1 : d < dim->as.i ? 0 : d == dim->as.i ? 1 : 2] *= shape[d];
+    for (int d = 0; d < ndim; d++)
+        parts[!nnl_given(dim) ? 1 : d < dim->as.i ? 0 : d == dim->as.i ? 1 : 2] *= shape[d];
 }
 
 static nnl_status interleave_run(nnl_call *c)
@@ -392,7 +425,8 @@ static nnl_status interleave_run(nnl_call *c)
         x = packed;
     }
     int64_t size = parts[1], behind = parts[2], shape[] = {parts[0], size, repeats, behind};
-    nnl_tensor to = nnl_window(out, out->data, 4, shape, (int64_t[]){size * repeats * behind, repeats * behind, behind, 1});
+    nnl_tensor to = nnl_window(out, out->data, 4, shape,
+                               (int64_t[]){size * repeats * behind, repeats * behind, behind, 1});
     nnl_tensor from = nnl_window(x, x->data, 4, shape, (int64_t[]){size * behind, behind, 0, 1});
     if (status == NNL_OK) status = nnl_copy(&to, &from);
     nnl_tensor_unref(packed);
@@ -405,13 +439,15 @@ static void interleave_grad(nnl_grad *g)
     int64_t parts[3], dim = 1;
     three_parts(x->ndim, x->shape, &g->attr[1], parts);
     int64_t shape[] = {parts[0] * parts[1], g->attr[0].as.i, parts[2]};
-    nnl_tensor *sum = nnl_sum_dims(g->s, nnl_reshaped(g->s, g->dy[0], 3, shape), &V_INTS(1, &dim), false);
+    nnl_tensor *sum =
+        nnl_sum_dims(g->s, nnl_reshaped(g->s, g->dy[0], 3, shape), &V_INTS(1, &dim), false);
     g->dx[0] = nnl_reshaped(g->s, sum, x->ndim, x->shape);
 }
 
 NNL_OP(repeat_interleave,
     .sig = "input:any, repeats:size, dim:dim? -> same",
-    .doc = "Every position of a dimension repeated in its place; of the flattened input without dim.",
+    .doc = "Every position of a dimension repeated in its place; of the flattened input without "
+           "dim.",
     .example = "nn.arange(3):repeat_interleave(2)",
     .infer = interleave_infer,
     .run = interleave_run,
@@ -429,7 +465,8 @@ static nnl_status flip_run(nnl_call *c)
     if (x->numel == 0) return NNL_OK;
     for (int d = 0; d < x->ndim; d++) {
         if (!flags[d] || x->shape[d] == 1) continue;
-        from.data += (x->shape[d] - 1) * x->strides[d] * (int64_t)nnl_dtype_size((nnl_dtype)x->dtype);
+        from.data +=
+            (x->shape[d] - 1) * x->strides[d] * (int64_t)nnl_dtype_size((nnl_dtype)x->dtype);
         from.strides[d] = -x->strides[d];
         from.contiguous = false;
     }
@@ -451,7 +488,8 @@ static nnl_status roll_infer(nnl_call *c)
 {
     const nnl_value *dims = &c->attr[1];
     int shifts = c->attr[0].count, count = nnl_given(dims) ? dims->count : 1;
-    if (shifts != count) return nnl_call_fail(c, NNL_EINVAL, "%d shifts are given for %d dimensions", shifts, count);
+    if (shifts != count)
+        return nnl_call_fail(c, NNL_EINVAL, "%d shifts are given for %d dimensions", shifts, count);
     return nnl_infer_same(c);
 }
 
@@ -498,19 +536,21 @@ static nnl_status roll_run(nnl_call *c)
 static void roll_grad(nnl_grad *g)
 {
     int64_t back[NNL_MAX_DIMS];
-    for (int i = 0; i < g->attr[0].count; i++) back[i] = g->attr[0].as.ints[i] == INT64_MIN ? 0 : -g->attr[0].as.ints[i];
+    for (int i = 0; i < g->attr[0].count; i++)
+        back[i] = g->attr[0].as.ints[i] == INT64_MIN ? 0 : -g->attr[0].as.ints[i];
     g->dx[0] = DO_WITH(g->s, roll, (V_INTS(g->attr[0].count, back), g->attr[1]), g->dy[0]);
 }
 
 NNL_OP(roll,
     .sig = "input:any, shifts:int*, dims:dim*? -> same",
-    .doc = "A copy with positions moved on by an offset along dimensions; those that leave at the end enter at the beginning.  The "
-           "flattened elements are rolled without dims.",
+    .doc = "A copy with positions moved on by an offset along dimensions; those that leave at the "
+           "end enter at the beginning.  The flattened elements are rolled without dims.",
     .example = "nn.arange(5):roll(2)",
     .infer = roll_infer,
     .run = roll_run,
     .grad = roll_grad,
-    .sample = "input:3x4 shifts=1; input:2x3x4 shifts={1, -2} dims={1, 3}; input:3x4 shifts=-5 dims=2");
+    .sample = "input:3x4 shifts=1; input:2x3x4 shifts={1, -2} dims={1, 3}; input:3x4 shifts=-5 "
+              "dims=2");
 
 /* ---------------------------------------------------------------- triangles and diagonals */
 
@@ -525,7 +565,8 @@ static void triangle_task(void *context, int64_t chunk)
     const triangle_job *job = context;
     const nnl_tensor *out = job->out;
     int last = out->ndim - 1;
-    int64_t width = (int64_t)nnl_dtype_size((nnl_dtype)out->dtype), columns = out->shape[last], step = out->strides[last] * width;
+    int64_t width = (int64_t)nnl_dtype_size((nnl_dtype)out->dtype), columns = out->shape[last],
+            step = out->strides[last] * width;
     int64_t end = NNL_MIN((chunk + 1) * job->per_chunk, job->rows);
     static const int64_t zero;
     for (int64_t row = chunk * job->per_chunk; row < end; row++) {
@@ -537,8 +578,11 @@ static void triangle_task(void *context, int64_t chunk)
         }
         /* columns first .. stop - 1 are on the other side of the diagonal */
         int64_t edge = i + job->diagonal + (job->upper ? 0 : 1);
-        int64_t first = job->upper ? 0 : NNL_MIN(NNL_MAX(edge, 0), columns), stop = job->upper ? NNL_MIN(edge, columns) : columns;
-        if (stop > first) out->rt->kernels->copy_strided((int)width, to + first * step, step, &zero, 0, stop - first);
+        int64_t first = job->upper ? 0 : NNL_MIN(NNL_MAX(edge, 0), columns),
+                stop = job->upper ? NNL_MIN(edge, columns) : columns;
+        if (stop > first)
+            out->rt->kernels->copy_strided((int)width, to + first * step, step, &zero, 0,
+                                           stop - first);
     }
 }
 
@@ -546,7 +590,8 @@ static nnl_status triangle_infer(nnl_call *c)
 {
     char text[NNL_NAMED_TEXT];
     if (c->in[0]->ndim >= 2) return nnl_infer_same(c);
-    return nnl_call_fail(c, NNL_ESHAPE, "%s must have two dimensions or more", nnl_call_input_text(c, 0, text));
+    return nnl_call_fail(c, NNL_ESHAPE, "%s must have two dimensions or more",
+                         nnl_call_input_text(c, 0, text));
 }
 
 static nnl_status triangle(nnl_call *c, bool upper)
@@ -556,8 +601,10 @@ static nnl_status triangle(nnl_call *c, bool upper)
     if (out != c->in[0]) NNL_TRY(nnl_copy(out, c->in[0]));
     if (out->numel == 0) return NNL_OK;
     /* Far enough out is as good as any offset, and does not overflow. */
-    int64_t rows = out->shape[out->ndim - 2], diagonal = NNL_MAX(-rows - 1, NNL_MIN(c->attr[0].as.i, columns + 1));
-    triangle_job job = {.out = out, .diagonal = diagonal, .upper = upper, .rows = out->numel / columns};
+    int64_t rows = out->shape[out->ndim - 2],
+            diagonal = NNL_MAX(-rows - 1, NNL_MIN(c->attr[0].as.i, columns + 1));
+    triangle_job job = {
+        .out = out, .diagonal = diagonal, .upper = upper, .rows = out->numel / columns};
     job.per_chunk = out->numel <= NNL_SERIAL_WORK ? job.rows : NNL_MAX(1, 16384 / columns);
     return nnl_parallel(c->rt, (job.rows + job.per_chunk - 1) / job.per_chunk, triangle_task, &job);
 }
@@ -569,7 +616,8 @@ static void triu_grad(nnl_grad *g) { g->dx[0] = DO_WITH(g->s, triu, (g->attr[0])
 
 NNL_OP(tril,
     .sig = "input:any, diagonal:int=0 -> same",
-    .doc = "The lower triangle of matrices, with their diagonal, else zeros; diagonal > 0 keeps as many more above it.",
+    .doc = "The lower triangle of matrices, with their diagonal, else zeros; diagonal > 0 keeps "
+           "as many more above it.",
     .example = "nn.ones(3, 3):tril()",
     .infer = triangle_infer,
     .run = tril_run,
@@ -579,7 +627,8 @@ NNL_OP(tril,
 
 NNL_OP(triu,
     .sig = "input:any, diagonal:int=0 -> same",
-    .doc = "The upper triangle of matrices, with their diagonal, else zeros; diagonal > 0 leaves out as many more from it on.",
+    .doc = "The upper triangle of matrices, with their diagonal, else zeros; diagonal > 0 leaves "
+           "out as many more from it on.",
     .example = "nn.ones(3, 3):triu(1)",
     .infer = triangle_infer,
     .run = triu_run,
@@ -600,9 +649,12 @@ static nnl_status diag_infer(nnl_call *c)
     int64_t offset = c->attr[0].as.i, size[2];
     char text[NNL_NAMED_TEXT];
     if (x->ndim != 1 && x->ndim != 2)
-        return nnl_call_fail(c, NNL_ESHAPE, "%s must have one or two dimensions", nnl_call_input_text(c, 0, text));
-    if (offset < -((int64_t)1 << 40) || offset > (int64_t)1 << 40) return nnl_call_fail(c, NNL_EINVAL, "diagonal is %lld", (long long)offset);
-    size[0] = size[1] = x->ndim == 1 ? x->shape[0] + (offset < 0 ? -offset : offset) : diagonal_of(x->shape[0], x->shape[1], offset);
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have one or two dimensions",
+                             nnl_call_input_text(c, 0, text));
+    if (offset < -((int64_t)1 << 40) || offset > (int64_t)1 << 40)
+        return nnl_call_fail(c, NNL_EINVAL, "diagonal is %lld", (long long)offset);
+    size[0] = size[1] = x->ndim == 1 ? x->shape[0] + (offset < 0 ? -offset : offset)
+                                     : diagonal_of(x->shape[0], x->shape[1], offset);
     nnl_spec_set(&c->spec[0], (nnl_dtype)x->dtype, 3 - x->ndim, size);
     return NNL_OK;
 }
@@ -610,8 +662,10 @@ static nnl_status diag_infer(nnl_call *c)
 /* The diagonal of matrix m as a window of n elements. */
 static nnl_tensor diagonal_window(const nnl_tensor *m, int64_t offset, int64_t n)
 {
-    int64_t width = (int64_t)nnl_dtype_size((nnl_dtype)m->dtype), first = offset >= 0 ? offset * m->strides[1] : -offset * m->strides[0];
-    return nnl_window(m, m->data + (n > 0 ? first * width : 0), 1, &n, (int64_t[]){m->strides[0] + m->strides[1]});
+    int64_t width = (int64_t)nnl_dtype_size((nnl_dtype)m->dtype),
+            first = offset >= 0 ? offset * m->strides[1] : -offset * m->strides[0];
+    return nnl_window(m, m->data + (n > 0 ? first * width : 0), 1, &n,
+                      (int64_t[]){m->strides[0] + m->strides[1]});
 }
 
 static nnl_status diag_run(nnl_call *c)
@@ -635,12 +689,16 @@ static void diag_grad(nnl_grad *g)
         g->dx[0] = DO_WITH(g->s, diag, (g->attr[0]), g->dy[0]);
         return;
     }
-    g->dx[0] = DO_WITH(g->s, place, (V_INTS(2, x->shape), V_INTS(1, &step), V_INT(offset >= 0 ? offset : -offset * columns)), g->dy[0]);
+    g->dx[0] = DO_WITH(
+        g->s, place,
+        (V_INTS(2, x->shape), V_INTS(1, &step), V_INT(offset >= 0 ? offset : -offset * columns)),
+        g->dy[0]);
 }
 
 NNL_OP(diag,
     .sig = "input:any, diagonal:int=0 -> same",
-    .doc = "A matrix with a vector on its diagonal, or the diagonal of a matrix as a vector; diagonal > 0 is above the main one.",
+    .doc = "A matrix with a vector on its diagonal, or the diagonal of a matrix as a vector; "
+           "diagonal > 0 is above the main one.",
     .example = "nn.diag(nn.arange(3))",
     .infer = diag_infer,
     .run = diag_run,
@@ -650,16 +708,22 @@ NNL_OP(diag,
 /* ---------------------------------------------------------------- meshgrid */
 
 /* Which dimension of the result input i runs along. */
-static int mesh_dim(const nnl_value *indexing, int n, int i) { return indexing->as.i == 1 && n >= 2 && i < 2 ? 1 - i : i; }
+static int mesh_dim(const nnl_value *indexing, int n, int i)
+{
+    return indexing->as.i == 1 && n >= 2 && i < 2 ? 1 - i : i;
+}
 
 static nnl_status meshgrid_infer(nnl_call *c)
 {
     int64_t shape[NNL_MAX_DIMS];
     char text[NNL_NAMED_TEXT];
     if (c->n_in == 0 || c->n_in > NNL_MAX_DIMS)
-        return nnl_call_fail(c, NNL_EINVAL, "%d tensors are given; 1 to %d are possible", c->n_in, NNL_MAX_DIMS);
+        return nnl_call_fail(c, NNL_EINVAL, "%d tensors are given; 1 to %d are possible", c->n_in,
+                             NNL_MAX_DIMS);
     for (int i = 0; i < c->n_in; i++) {
-        if (c->in[i]->ndim > 1) return nnl_call_fail(c, NNL_ESHAPE, "%s must have one dimension", nnl_call_input_text(c, i, text));
+        if (c->in[i]->ndim > 1)
+            return nnl_call_fail(c, NNL_ESHAPE, "%s must have one dimension",
+                                 nnl_call_input_text(c, i, text));
         shape[mesh_dim(&c->attr[0], c->n_in, i)] = c->in[i]->numel;
     }
     NNL_TRY(nnl_call_results(c, c->n_in));
@@ -689,14 +753,16 @@ static void meshgrid_grad(nnl_grad *g)
         for (int d = 0; d < g->n_in; d++) {
             if (d != mesh_dim(&g->attr[0], g->n_in, i)) dims[count++] = d;
         }
-        nnl_tensor *dx = count > 0 ? nnl_sum_dims(g->s, g->dy[i], &V_INTS(count, dims), false) : g->dy[i];
+        nnl_tensor *dx =
+            count > 0 ? nnl_sum_dims(g->s, g->dy[i], &V_INTS(count, dims), false) : g->dy[i];
         g->dx[i] = nnl_reshaped(g->s, dx, g->in_layout[i].ndim, g->in_layout[i].shape);
     }
 }
 
 NNL_OP(meshgrid,
     .sig = "tensors:any*, indexing:{ij|xy}=ij -> same*",
-    .doc = "Each vector spread over the grid that all span: result i runs along dimension i; with xy the first two are exchanged.",
+    .doc = "Each vector spread over the grid that all span: result i runs along dimension i; with "
+           "xy the first two are exchanged.",
     .example = "nn.meshgrid({nn.arange(2), nn.arange(3)})",
     .infer = meshgrid_infer,
     .run = meshgrid_run,

@@ -23,7 +23,8 @@ void nnl_random_words(const nnl_stream *stream, int64_t first, int64_t n, uint32
     memcpy(out + n / 4 * 4, one, (size_t)(n % 4) * sizeof *out);
 }
 
-void nnl_random_uniform_f32(const nnl_stream *stream, int64_t first, int64_t n, double low, double range, float *out)
+void nnl_random_uniform_f32(const nnl_stream *stream, int64_t first, int64_t n, double low,
+                            double range, float *out)
 {
     uint32_t words[BLOCK];
     for (int64_t i = 0; i < n; i += BLOCK) {
@@ -33,7 +34,8 @@ void nnl_random_uniform_f32(const nnl_stream *stream, int64_t first, int64_t n, 
     }
 }
 
-void nnl_random_uniform_f64(const nnl_stream *stream, int64_t first, int64_t n, double low, double range, double *out)
+void nnl_random_uniform_f64(const nnl_stream *stream, int64_t first, int64_t n, double low,
+                            double range, double *out)
 {
     uint32_t words[2 * BLOCK];
     for (int64_t i = 0; i < n; i += BLOCK) {
@@ -95,8 +97,10 @@ static void fill_task(void *context, int64_t chunk)
     }
     job->make(job, first, n, made);
     if (!out->contiguous) to = converted;
-    if (dtype == job->made) to = made;
-    else job->stream.kernels->convert(dtype, job->made, to, made, n);
+    if (dtype == job->made)
+        to = made;
+    else
+        job->stream.kernels->convert(dtype, job->made, to, made, n);
     if (!out->contiguous) store_strided(out, first, n, to);
 }
 
@@ -111,12 +115,17 @@ static nnl_status fill(nnl_call *c, fill_job *job)
 }
 
 /* Numbers of other types than f64 are made in f32. */
-static nnl_dtype made_in(const nnl_tensor *out) { return out->dtype == NNL_F64 ? NNL_F64 : NNL_F32; }
+static nnl_dtype made_in(const nnl_tensor *out)
+{
+    return out->dtype == NNL_F64 ? NNL_F64 : NNL_F32;
+}
 
 static void make_uniform(const fill_job *job, int64_t first, int64_t n, void *out)
 {
-    if (job->made == NNL_F32) nnl_random_uniform_f32(&job->stream, first, n, job->a, job->b - job->a, out);
-    else nnl_random_uniform_f64(&job->stream, first, n, job->a, job->b - job->a, out);
+    if (job->made == NNL_F32)
+        nnl_random_uniform_f32(&job->stream, first, n, job->a, job->b - job->a, out);
+    else
+        nnl_random_uniform_f64(&job->stream, first, n, job->a, job->b - job->a, out);
 }
 
 static void make_normal(const fill_job *job, int64_t first, int64_t n, void *out)
@@ -158,8 +167,10 @@ static void make_exponential(const fill_job *job, int64_t first, int64_t n, void
     const int32_t step = 1;
     int map = NNL_MAP_log1p, scale = NNL_MAP_scale_shift;
     double param[2] = {-1 / job->a, 0};
-    if (job->made == NNL_F32) nnl_random_uniform_f32(&job->stream, first, n, 0, -1, out);
-    else nnl_random_uniform_f64(&job->stream, first, n, 0, -1, out);
+    if (job->made == NNL_F32)
+        nnl_random_uniform_f32(&job->stream, first, n, 0, -1, out);
+    else
+        nnl_random_uniform_f64(&job->stream, first, n, 0, -1, out);
     const void *in[1] = {out};
     kernels->map[map][job->made](out, in, &step, param, n);
     kernels->map[scale][job->made](out, in, &step, param, n);
@@ -173,7 +184,9 @@ static void make_exponential(const fill_job *job, int64_t first, int64_t n, void
 static nnl_status sized_infer(nnl_call *c, const nnl_value *sizes, const nnl_value *dtype)
 {
     int count = nnl_given(sizes) ? sizes->count : 0;
-    if (count > NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%d sizes given, but at most %d are possible", count, NNL_MAX_DIMS);
+    if (count > NNL_MAX_DIMS)
+        return nnl_call_fail(c, NNL_ESHAPE, "%d sizes given, but at most %d are possible", count,
+                             NNL_MAX_DIMS);
     nnl_spec_set(&c->spec[0], (nnl_dtype)dtype->as.i, count, sizes->as.ints);
     return NNL_OK;
 }
@@ -181,7 +194,8 @@ static nnl_status sized_infer(nnl_call *c, const nnl_value *sizes, const nnl_val
 static nnl_status check_float(nnl_call *c)
 {
     if (nnl_is_float(c->spec[0].dtype)) return NNL_OK;
-    return nnl_call_fail(c, NNL_ETYPE, "dtype must be f32 or f64, got %s", nnl_dtype_name(c->spec[0].dtype));
+    return nnl_call_fail(c, NNL_ETYPE, "dtype must be f32 or f64, got %s",
+                         nnl_dtype_name(c->spec[0].dtype));
 }
 
 static nnl_status float_infer(nnl_call *c)
@@ -250,7 +264,9 @@ NNL_OP(randn_like,
 static nnl_status randint_infer(nnl_call *c)
 {
     int64_t low = c->attr[0].as.i, high = c->attr[1].as.i;
-    if (low > high) return nnl_call_fail(c, NNL_EINVAL, "low (%lld) is above high (%lld)", (long long)low, (long long)high);
+    if (low > high)
+        return nnl_call_fail(c, NNL_EINVAL, "low (%lld) is above high (%lld)", (long long)low,
+                             (long long)high);
     return sized_infer(c, &c->attr[2], &c->attr[3]);
 }
 
@@ -316,7 +332,9 @@ NNL_OP(randperm,
 
 static nnl_status two_params(nnl_call *c, maker *make)
 {
-    fill_job job = {.make = make, .made = made_in(c->out[0]), .a = nnl_value_double(&c->attr[0]),
+    fill_job job = {.make = make,
+                    .made = made_in(c->out[0]),
+                    .a = nnl_value_double(&c->attr[0]),
                     .b = nnl_value_double(&c->attr[1])};
     return fill(c, &job);
 }
@@ -324,7 +342,8 @@ static nnl_status two_params(nnl_call *c, maker *make)
 static nnl_status uniform_infer(nnl_call *c)
 {
     double low = nnl_value_double(&c->attr[0]), high = nnl_value_double(&c->attr[1]);
-    if (!(low <= high)) return nnl_call_fail(c, NNL_EINVAL, "low (%g) is above high (%g)", low, high);
+    if (!(low <= high))
+        return nnl_call_fail(c, NNL_EINVAL, "low (%g) is above high (%g)", low, high);
     return nnl_infer_same(c);
 }
 
@@ -332,7 +351,8 @@ static nnl_status uniform_run(nnl_call *c) { return two_params(c, make_uniform);
 
 NNL_OP(uniform,
     .sig = "input:float, low:num=0, high:num=1 -> same",
-    .doc = "Uniform random numbers in [low, high) in input's shape; x:uniform_(low, high) writes them into x.",
+    .doc = "Uniform random numbers in [low, high) in input's shape; x:uniform_(low, high) writes "
+           "them into x.",
     .example = "nn.zeros(3):uniform_(-1, 1)",
     .infer = uniform_infer,
     .run = uniform_run,
@@ -342,7 +362,8 @@ NNL_OP(uniform,
 static nnl_status normal_infer(nnl_call *c)
 {
     double std = nnl_value_double(&c->attr[1]);
-    if (!(std >= 0)) return nnl_call_fail(c, NNL_EINVAL, "std is %g, but it cannot be negative", std);
+    if (!(std >= 0))
+        return nnl_call_fail(c, NNL_EINVAL, "std is %g, but it cannot be negative", std);
     return nnl_infer_same(c);
 }
 
@@ -360,19 +381,22 @@ NNL_OP(normal,
 static nnl_status exponential_infer(nnl_call *c)
 {
     double rate = nnl_value_double(&c->attr[0]);
-    if (!(rate > 0)) return nnl_call_fail(c, NNL_EINVAL, "lambd is %g, but it must be positive", rate);
+    if (!(rate > 0))
+        return nnl_call_fail(c, NNL_EINVAL, "lambd is %g, but it must be positive", rate);
     return nnl_infer_same(c);
 }
 
 static nnl_status exponential_run(nnl_call *c)
 {
-    fill_job job = {.make = make_exponential, .made = made_in(c->out[0]), .a = nnl_value_double(&c->attr[0])};
+    fill_job job = {
+        .make = make_exponential, .made = made_in(c->out[0]), .a = nnl_value_double(&c->attr[0])};
     return fill(c, &job);
 }
 
 NNL_OP(exponential,
     .sig = "input:float, lambd:num=1 -> same",
-    .doc = "Random numbers with density lambd e^(-lambd x) in input's shape; x:exponential_(lambd) writes them into x.",
+    .doc = "Random numbers with density lambd e^(-lambd x) in input's shape; "
+           "x:exponential_(lambd) writes them into x.",
     .example = "nn.zeros(3):exponential_()",
     .infer = exponential_infer,
     .run = exponential_run,
@@ -384,20 +408,21 @@ NNL_OP(exponential,
 static nnl_status bernoulli_infer(nnl_call *c)
 {
     double p = nnl_value_double(&c->attr[0]);
-    if (nnl_given(&c->attr[0]) && !(p >= 0 && p <= 1)) return nnl_call_fail(c, NNL_EINVAL, "p is %g, but it must lie in [0, 1]", p);
+    if (nnl_given(&c->attr[0]) && !(p >= 0 && p <= 1))
+        return nnl_call_fail(c, NNL_EINVAL, "p is %g, but it must lie in [0, 1]", p);
     return nnl_infer_same(c);
 }
 
-/* 1 where a uniform number lies below the probability, in out, which holds uniform numbers; -1 when all is well,
- * else the place of the first that is no probability. */
-#define COMPARE(type)                                                               \
-    static int64_t compare_##type(type *out, const type *p, int64_t n)              \
-    {                                                                               \
-        for (int64_t i = 0; i < n; i++) {                                           \
-            if (!(p[i] >= 0 && p[i] <= 1)) return i;                                \
-        }                                                                           \
-        for (int64_t i = 0; i < n; i++) out[i] = out[i] < p[i];                     \
-        return -1;                                                                  \
+/* 1 where a uniform number lies below the probability, in out, which holds uniform numbers; -1 when
+ * all is well, else the place of the first that is no probability. */
+#define COMPARE(type)                                                  \
+    static int64_t compare_##type(type *out, const type *p, int64_t n) \
+    {                                                                  \
+        for (int64_t i = 0; i < n; i++) {                              \
+            if (!(p[i] >= 0 && p[i] <= 1)) return i;                   \
+        }                                                              \
+        for (int64_t i = 0; i < n; i++) out[i] = out[i] < p[i];        \
+        return -1;                                                     \
     }
 COMPARE(float)
 COMPARE(double)
@@ -420,11 +445,14 @@ static nnl_status bernoulli_run(nnl_call *c)
     }
     if (status == NNL_OK) {
         int64_t bad = x->dtype == NNL_F32
-                          ? compare_float((float *)(void *)numbers->data, (const float *)(const void *)p->data, x->numel)
-                          : compare_double((double *)(void *)numbers->data, (const double *)(const void *)p->data, x->numel);
+                          ? compare_float((float *)(void *)numbers->data,
+                                          (const float *)(const void *)p->data, x->numel)
+                          : compare_double((double *)(void *)numbers->data,
+                                           (const double *)(const void *)p->data, x->numel);
         if (bad >= 0)
-            status = nnl_call_fail(c, NNL_EINVAL, "element %lld is %g, but probabilities lie in [0, 1]", (long long)bad + c->index_base,
-                                   nnl_element_double(p, bad));
+            status =
+                nnl_call_fail(c, NNL_EINVAL, "element %lld is %g, but probabilities lie in [0, 1]",
+                              (long long)bad + c->index_base, nnl_element_double(p, bad));
     }
     if (status == NNL_OK) status = nnl_copy(c->out[0], numbers);
     nnl_tensor_unref(numbers);
@@ -434,7 +462,8 @@ static nnl_status bernoulli_run(nnl_call *c)
 
 NNL_OP(bernoulli,
     .sig = "input:real, p:num? -> same",
-    .doc = "1 with the probability that the input's element gives, else 0; with p, this probability for all.",
+    .doc = "1 with the probability that the input's element gives, else 0; with p, this "
+           "probability for all.",
     .example = "nn.bernoulli(nn.full({3}, 0.5))",
     .infer = bernoulli_infer,
     .run = bernoulli_run,
@@ -459,10 +488,12 @@ static void keep_task(void *context, int64_t chunk)
     uint32_t words[BLOCK];
     nnl_random_words(&job->stream, first, n, words);
     if (job->out->dtype == NNL_F32)
-        job->stream.kernels->random_keep_f32((float *)(void *)job->out->data + first, (const float *)(const void *)job->in->data + first,
+        job->stream.kernels->random_keep_f32((float *)(void *)job->out->data + first,
+                                             (const float *)(const void *)job->in->data + first,
                                              words, job->threshold, job->scale, n);
     else
-        job->stream.kernels->random_keep_f64((double *)(void *)job->out->data + first, (const double *)(const void *)job->in->data + first,
+        job->stream.kernels->random_keep_f64((double *)(void *)job->out->data + first,
+                                             (const double *)(const void *)job->in->data + first,
                                              words, job->threshold, job->scale, n);
 }
 
@@ -483,10 +514,16 @@ static nnl_status keep(nnl_call *c, double p, nnl_stream stream)
         NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &packed));
         status = nnl_copy(packed, c->in[0]);
     }
-    keep_job job = {.stream = stream, .in = packed, .out = out, .threshold = (uint32_t)(p * 0x1p32), .scale = 1 / (1 - p)};
+    keep_job job = {.stream = stream,
+                    .in = packed,
+                    .out = out,
+                    .threshold = (uint32_t)(p * 0x1p32),
+                    .scale = 1 / (1 - p)};
     int64_t chunks = (out->numel + BLOCK - 1) / BLOCK;
-    if (status == NNL_OK && out->numel * 4 > NNL_SERIAL_WORK) status = nnl_parallel(c->rt, chunks, keep_task, &job);
-    else for (int64_t i = 0; i < chunks && status == NNL_OK; i++) keep_task(&job, i);
+    if (status == NNL_OK && out->numel * 4 > NNL_SERIAL_WORK)
+        status = nnl_parallel(c->rt, chunks, keep_task, &job);
+    else
+        for (int64_t i = 0; i < chunks && status == NNL_OK; i++) keep_task(&job, i);
     nnl_tensor_unref(packed);
     return status;
 }
@@ -494,23 +531,28 @@ static nnl_status keep(nnl_call *c, double p, nnl_stream stream)
 static nnl_status dropout_infer(nnl_call *c)
 {
     double p = c->attr[0].as.f;
-    if (!(p >= 0 && p <= 1)) return nnl_call_fail(c, NNL_EINVAL, "p is %g, but it must lie in [0, 1]", p);
+    if (!(p >= 0 && p <= 1))
+        return nnl_call_fail(c, NNL_EINVAL, "p is %g, but it must lie in [0, 1]", p);
     nnl_spec_like(&c->spec[0], c->in[0]);
     if (!c->attr[1].as.i || p == 0) c->out[0] = nnl_tensor_ref(c->in[0]);
     return NNL_OK;
 }
 
-static nnl_status dropout_run(nnl_call *c) { return keep(c, c->attr[0].as.f, nnl_stream_of(c->rt, c->random)); }
+static nnl_status dropout_run(nnl_call *c)
+{
+    return keep(c, c->attr[0].as.f, nnl_stream_of(c->rt, c->random));
+}
 
 static void dropout_grad(nnl_grad *g)
 {
-    g->dx[0] = DO_WITH(g->s, dropout_backward, (g->attr[0], V_INT((int64_t)g->random), V_INT((int64_t)g->seed)), g->dy[0]);
+    g->dx[0] = DO_WITH(g->s, dropout_backward,
+                       (g->attr[0], V_INT((int64_t)g->random), V_INT((int64_t)g->seed)), g->dy[0]);
 }
 
 NNL_OP(dropout,
     .sig = "input:real, p:num=0.5, training:flag=true -> same",
-    .doc = "While training, each element is 0 with probability p, else divided by 1 - p; the input itself otherwise "
-           "(Srivastava et al., JMLR 15, 2014).",
+    .doc = "While training, each element is 0 with probability p, else divided by 1 - p; the "
+           "input itself otherwise (Srivastava et al., JMLR 15, 2014).",
     .example = "nn.F.dropout(nn.ones(8), 0.25)",
     .infer = dropout_infer,
     .run = dropout_run,
@@ -546,36 +588,45 @@ static nnl_status multinomial_infer(nnl_call *c)
     int64_t count = c->attr[0].as.i;
     char text[NNL_NAMED_TEXT];
     if (x->ndim < 1 || x->ndim > 2 || x->shape[x->ndim - 1] == 0)
-        return nnl_call_fail(c, NNL_ESHAPE, "%s must be a row of weights or a matrix of rows", nnl_call_input_text(c, 0, text));
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must be a row of weights or a matrix of rows",
+                             nnl_call_input_text(c, 0, text));
     if (!c->attr[1].as.i && count > x->shape[x->ndim - 1])
-        return nnl_call_fail(c, NNL_EINVAL, "num_samples is %lld, but there are %lld weights; draw with replacement = true",
-                             (long long)count, (long long)x->shape[x->ndim - 1]);
+        return nnl_call_fail(
+            c, NNL_EINVAL,
+            "num_samples is %lld, but there are %lld weights; draw with replacement = true",
+            (long long)count, (long long)x->shape[x->ndim - 1]);
     nnl_spec_set(&c->spec[0], NNL_I64, x->ndim, x->shape);
     c->spec[0].shape[x->ndim - 1] = count;
     return NNL_OK;
 }
 
-static nnl_status check_weights(nnl_call *c, const double *w, int64_t row, int64_t n, int64_t count, bool replacement)
+static nnl_status check_weights(nnl_call *c, const double *w, int64_t row, int64_t n, int64_t count,
+                                bool replacement)
 {
     double sum = 0;
     int64_t positive = 0;
     for (int64_t i = 0; i < n; i++) {
         if (!(w[i] >= 0) || !isfinite(w[i]))
-            return nnl_call_fail(c, NNL_EINVAL, "weight %lld of row %lld is %g, but weights are finite and not negative",
-                                 (long long)i + c->index_base, (long long)row + c->index_base, w[i]);
+            return nnl_call_fail(
+                c, NNL_EINVAL,
+                "weight %lld of row %lld is %g, but weights are finite and not negative",
+                (long long)i + c->index_base, (long long)row + c->index_base, w[i]);
         sum += w[i];
         positive += w[i] > 0;
     }
     if (positive == 0 || !isfinite(sum))
-        return nnl_call_fail(c, NNL_EINVAL, "the weights of row %lld sum up to %g", (long long)row + c->index_base, sum);
+        return nnl_call_fail(c, NNL_EINVAL, "the weights of row %lld sum up to %g",
+                             (long long)row + c->index_base, sum);
     if (!replacement && positive < count)
-        return nnl_call_fail(c, NNL_EINVAL, "row %lld has %lld weights above 0, fewer than num_samples (%lld)",
+        return nnl_call_fail(c, NNL_EINVAL,
+                             "row %lld has %lld weights above 0, fewer than num_samples (%lld)",
                              (long long)row + c->index_base, (long long)positive, (long long)count);
     return NNL_OK;
 }
 
 /* Drawing by the running sum of the weights, which replaces them. */
-static void draw_again(const nnl_stream *stream, int64_t row, double *w, int64_t n, int64_t *out, int64_t count)
+static void draw_again(const nnl_stream *stream, int64_t row, double *w, int64_t n, int64_t *out,
+                       int64_t count)
 {
     int64_t last = 0; /* with a weight: for numbers that rounding puts at the very end */
     for (int64_t i = 0; i < n; i++) {
@@ -588,16 +639,20 @@ static void draw_again(const nnl_stream *stream, int64_t row, double *w, int64_t
         int64_t low = 0, high = last; /* the first whose running sum lies above u */
         while (low < high) {
             int64_t middle = (low + high) / 2;
-            if (w[middle] > u) high = middle;
-            else low = middle + 1;
+            if (w[middle] > u)
+                high = middle;
+            else
+                low = middle + 1;
         }
         out[k] = low;
     }
 }
 
-/* Without replacement: the smallest of e_i / w_i with e_i exponential (Efraimidis and Spirakis, Information
- * Processing Letters 97, 2006), in ascending order, which is the order of drawing one after the other. */
-static void draw_once(const nnl_stream *stream, int64_t row, double *w, double *key, int64_t n, int64_t *out, int64_t count)
+/* Without replacement: the smallest of e_i / w_i with e_i exponential (Efraimidis and Spirakis,
+ * Information Processing Letters 97, 2006), in ascending order, which is the order of drawing one
+ * after the other. */
+static void draw_once(const nnl_stream *stream, int64_t row, double *w, double *key, int64_t n,
+                      int64_t *out, int64_t count)
 {
     const int32_t step = 1;
     const void *in[1] = {key};
@@ -610,7 +665,8 @@ static void draw_once(const nnl_stream *stream, int64_t row, double *w, double *
         if (held == count && (count == 0 || !(key[i] < key[out[0]]))) continue;
         int64_t at;
         if (held < count) {
-            for (at = held++; at > 0 && key[out[(at - 1) / 2]] < key[i]; at = (at - 1) / 2) out[at] = out[(at - 1) / 2];
+            for (at = held++; at > 0 && key[out[(at - 1) / 2]] < key[i]; at = (at - 1) / 2)
+                out[at] = out[(at - 1) / 2];
         } else {
             for (at = 0;;) {
                 int64_t child = 2 * at + 1;
@@ -652,10 +708,13 @@ static nnl_status multinomial_run(nnl_call *c)
     nnl_strides_contiguous(x->ndim, x->shape, strides);
     nnl_tensor wide = nnl_window(&like, block, x->ndim, x->shape, strides);
     nnl_status status = nnl_copy(&wide, x);
-    for (int64_t r = 0; r < rows && status == NNL_OK; r++) status = check_weights(c, weights + r * n, r, n, count, replacement);
+    for (int64_t r = 0; r < rows && status == NNL_OK; r++)
+        status = check_weights(c, weights + r * n, r, n, count, replacement);
     for (int64_t r = 0; r < rows && status == NNL_OK; r++) {
-        if (replacement) draw_again(&stream, r, weights + r * n, n, out + r * count, count);
-        else draw_once(&stream, r, weights + r * n, key, n, out + r * count, count);
+        if (replacement)
+            draw_again(&stream, r, weights + r * n, n, out + r * count, count);
+        else
+            draw_once(&stream, r, weights + r * n, key, n, out + r * count, count);
         for (int64_t k = 0; k < count; k++) out[r * count + k] += c->index_base;
         status = nnl_poll_cancel(c->rt);
     }
@@ -665,7 +724,8 @@ static nnl_status multinomial_run(nnl_call *c)
 
 NNL_OP(multinomial,
     .sig = "input:real, num_samples:size, replacement:flag=false -> i64",
-    .doc = "Positions drawn from each row with probabilities proportional to its weights; without replacement, each at most once.",
+    .doc = "Positions drawn from each row with probabilities proportional to its weights; without "
+           "replacement, each at most once.",
     .example = "nn.multinomial(nn.tensor({1, 2, 7}), 2)",
     .infer = multinomial_infer,
     .run = multinomial_run,

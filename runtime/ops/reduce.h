@@ -25,7 +25,7 @@ typedef struct nnl_accumulators {
     size_t bytes; /* of a block of their own */
     double few[256];
 } nnl_accumulators;
-/* parameter: NULL, or one for each result (each), or one for all. */
+/* parameter, of the kinds that have one: for each result (each) or for all; NULL for the others. */
 nnl_status nnl_reduce_accumulate(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, const bool *reduced,
                                  const double *parameter, bool each, nnl_accumulators *acc);
 void nnl_accumulators_store(nnl_runtime *rt, nnl_accumulators *acc, bool is_float, nnl_reduce_end end, double scale,

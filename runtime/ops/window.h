@@ -1,14 +1,21 @@
-/* Looks at a tensor made on the stack: headers without references, for runs that copy to and from a part of
- * a tensor or walk it with other strides.  They must not outlive the tensor nor be handed on. */
+/* Looks at a tensor made on the stack: headers without references, for runs that copy to and from a
+ * part of a tensor or walk it with other strides.  They must not outlive the tensor nor be handed
+ * on. */
 #ifndef NNL_WINDOW_H
 #define NNL_WINDOW_H
 
 #include "../tensor/tensor.h"
 
 /* t's storage with another shape; data is its first element, strides count elements. */
-static inline nnl_tensor nnl_window(const nnl_tensor *t, char *data, int ndim, const int64_t *shape, const int64_t *strides)
+static inline nnl_tensor nnl_window(const nnl_tensor *t, char *data, int ndim, const int64_t *shape,
+                                    const int64_t *strides)
 {
-    nnl_tensor w = {.refs = 1, .dtype = t->dtype, .ndim = (uint8_t)ndim, .numel = 1, .data = data, .storage = t->storage,
+    nnl_tensor w = {.refs = 1,
+                    .dtype = t->dtype,
+                    .ndim = (uint8_t)ndim,
+                    .numel = 1,
+                    .data = data,
+                    .storage = t->storage,
                     .rt = t->rt};
     for (int d = 0; d < ndim; d++) {
         w.numel *= shape[d];

@@ -1,10 +1,10 @@
-/* Tensors as text: shape and type, then aligned values, elided in the middle when there are many. */
+/* Tensors as text: shape and type, then aligned values, edged in the middle when there are many. */
 #include "tensor.h"
 
 #include <math.h>
 #include <string.h>
 
-#define EDGE 3         /* rows and columns shown at either end of a long dimension */
+#define EDGE 3         /* rows and columns shown at either end of a long dimension, fewer when that is too much */
 #define FULL 1000      /* up to so many elements everything is shown */
 #define COLUMNS 100    /* a line's length */
 
@@ -49,8 +49,20 @@ static void element_text(const nnl_tensor *t, int64_t offset, const style *s, ch
     }
 }
 
-/* Visits what will be shown: every element, or those near both ends of each dimension. */
-static void visit(const nnl_tensor *t, int dim, int64_t offset, bool elide,
+/* How much is shown at either end of each dimension; 0: everything. */
+static int choose_edge(const nnl_tensor *t)
+{
+    int64_t shown = t->numel;
+    if (shown <= FULL) return 0;
+    for (int edge = EDGE;; edge--) {
+        shown = 1;
+        for (int d = 0; d < t->ndim; d++) shown *= NNL_MIN(t->shape[d], 2 * edge);
+        if (shown <= FULL || edge == 1) return edge;
+    }
+}
+
+/* Visits what will be shown. */
+static void visit(const nnl_tensor *t, int dim, int64_t offset, int edge,
                   void (*see)(void *context, const nnl_tensor *t, int64_t offset), void *context)
 {
     if (dim == t->ndim) {
@@ -58,8 +70,8 @@ static void visit(const nnl_tensor *t, int dim, int64_t offset, bool elide,
         return;
     }
     for (int64_t i = 0; i < t->shape[dim]; i++) {
-        if (elide && i == EDGE && t->shape[dim] > 2 * EDGE) i = t->shape[dim] - EDGE;
-        visit(t, dim + 1, offset + i * t->strides[dim], elide, see, context);
+        if (edge && i == edge && t->shape[dim] > 2 * edge) i = t->shape[dim] - edge;
+        visit(t, dim + 1, offset + i * t->strides[dim], edge, see, context);
     }
 }
 
@@ -91,39 +103,40 @@ static void see_width(void *context, const nnl_tensor *t, int64_t offset)
     w->width = NNL_MAX(w->width, (int)strlen(piece));
 }
 
-static style choose_style(const nnl_tensor *t, bool elide)
+static style choose_style(const nnl_tensor *t, int edge)
 {
     style s = {.digits = 4};
     if (nnl_is_float((nnl_dtype)t->dtype)) {
         range r = {.smallest = INFINITY};
-        visit(t, 0, 0, elide, see_range, &r);
+        visit(t, 0, 0, edge, see_range, &r);
         s.integers = !r.fraction && r.largest < 1e9;
         s.exponent = !s.integers && (r.largest >= 1e8 || (r.largest > 0 && r.largest < 1e-3) || r.largest > r.smallest * 1e8);
         if (s.integers) s.digits = 0;
     }
     widest w = {.s = &s};
-    visit(t, 0, 0, elide, see_width, &w);
+    visit(t, 0, 0, edge, see_width, &w);
     s.width = w.width;
     return s;
 }
 
-static void add_row(text *out, const nnl_tensor *t, int64_t offset, const style *s, bool elide, int indent)
+static void add_row(text *out, const nnl_tensor *t, int64_t offset, const style *s, int edge, int indent)
 {
     int64_t n = t->shape[t->ndim - 1], step = t->strides[t->ndim - 1];
     int column = indent;
     add(out, "{");
     for (int64_t i = 0; i < n; i++) {
         char piece[48];
-        if (i > 0) add(out, ", ");
-        if (elide && i == EDGE && n > 2 * EDGE) {
-            add(out, "..., ");
-            i = n - EDGE;
+        if (edge && i == edge && n > 2 * edge) {
+            add(out, ", ...");
+            i = n - edge;
         }
         element_text(t, offset + i * step, s, piece);
         if (column > indent && column + s->width + 2 > COLUMNS) {
-            add(out, "\n");
+            add(out, ",\n");
             add_spaces(out, indent + 1);
             column = indent;
+        } else if (i > 0) {
+            add(out, ", ");
         }
         add_spaces(out, s->width - (int)strlen(piece));
         add(out, piece);
@@ -132,10 +145,10 @@ static void add_row(text *out, const nnl_tensor *t, int64_t offset, const style 
     add(out, "}");
 }
 
-static void add_level(text *out, const nnl_tensor *t, int dim, int64_t offset, const style *s, bool elide)
+static void add_level(text *out, const nnl_tensor *t, int dim, int64_t offset, const style *s, int edge)
 {
     if (dim == t->ndim - 1) {
-        add_row(out, t, offset, s, elide, dim);
+        add_row(out, t, offset, s, edge, dim);
         return;
     }
     add(out, "{");
@@ -145,12 +158,12 @@ static void add_level(text *out, const nnl_tensor *t, int dim, int64_t offset, c
             if (dim < t->ndim - 2) add(out, "\n");
             add_spaces(out, dim + 1);
         }
-        if (elide && i == EDGE && t->shape[dim] > 2 * EDGE) {
-            add(out, "...,\n");
+        if (edge && i == edge && t->shape[dim] > 2 * edge) {
+            add(out, dim < t->ndim - 2 ? "...,\n\n" : "...,\n");
             add_spaces(out, dim + 1);
-            i = t->shape[dim] - EDGE;
+            i = t->shape[dim] - edge;
         }
-        add_level(out, t, dim + 1, offset + i * t->strides[dim], s, elide);
+        add_level(out, t, dim + 1, offset + i * t->strides[dim], s, edge);
     }
     add(out, "}");
 }
@@ -159,11 +172,11 @@ size_t nnl_tensor_print(const nnl_tensor *t, char *buffer, size_t size)
 {
     text out = {.buffer = buffer, .size = size};
     char shape[NNL_SHAPE_TEXT], head[NNL_SHAPE_TEXT + 40];
-    bool elide = t->numel > FULL;
+    int edge = choose_edge(t);
     if (size > 0) buffer[0] = 0;
     if (t->ndim == 0) {
         char piece[48];
-        style s = choose_style(t, false);
+        style s = choose_style(t, 0);
         s.integers = false;
         if (nnl_is_float((nnl_dtype)t->dtype)) {
             if (t->dtype == NNL_F32) nnl_format_float(piece, sizeof piece, *(const float *)t->data);
@@ -175,10 +188,10 @@ size_t nnl_tensor_print(const nnl_tensor *t, char *buffer, size_t size)
     } else if (t->numel == 0) {
         add(&out, "{}");
     } else {
-        style s = choose_style(t, elide);
-        add_level(&out, t, 0, 0, &s, elide);
+        style s = choose_style(t, edge);
+        add_level(&out, t, 0, 0, &s, edge);
     }
-    nnl_format(head, sizeof head, "%s[%s %s%s]", t->ndim == 0 ? "  " : "\n", nnl_dtype_name((nnl_dtype)t->dtype),
+    nnl_format(head, sizeof head, "%s[%s %s%s]", t->ndim == 0 || t->numel == 0 ? "  " : "\n", nnl_dtype_name((nnl_dtype)t->dtype),
                nnl_shape_text(shape, t->ndim, t->shape), t->requires_grad ? ", requires_grad" : "");
     add(&out, head);
     return out.length;
