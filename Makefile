@@ -74,7 +74,7 @@ GLUE_O := $(GLUE:%.c=$(OBJ)/%.o) $(OBJ)/embedded.o
 LIB_O := $(RUNTIME_O) $(KERNEL_O)
 
 .PHONY: all help test mnist install uninstall check check-all clean c-specs asan ubsan asan-build asan-c-specs tsan isa \
-        oom ulp deps fmt lint bench valgrind symbols
+        oom ulp deps fmt lint bench valgrind symbols annotations
 .DEFAULT_GOAL := all
 all: $(BUILD)/nnlua $(BUILD)/nnlua.so $(BUILD)/libnnlua.a $(BUILD)/libnnlua.so
 
@@ -83,6 +83,12 @@ OPS_C := $(wildcard runtime/ops/*.c)
 $(BUILD)/gen/op_list.h: $(OPS_C)
 	@mkdir -p $(@D)
 	@grep -ho '^NNL_OP([a-z0-9_]*' $(sort $(OPS_C)) | sed 's/NNL_OP(\(.*\)/X(\1)/' | LC_ALL=C sort > $@.new
+	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+# Which file an op stands in is its family in the help.
+$(BUILD)/gen/op_files.h: $(OPS_C)
+	@mkdir -p $(@D)
+	@grep -o '^NNL_OP([a-z0-9_]*' $(sort $(OPS_C)) | sed 's|.*/\(.*\)\.c:NNL_OP(\(.*\)|X(\2, \1)|' > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
 $(BUILD)/gen/embedded.c: scripts/embed.sh $(LUA_SOURCES)
@@ -101,7 +107,7 @@ $(OBJ)/kernels/%.$(1).o: runtime/kernels/%.c
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
-$(OBJ)/bindings/%.o: bindings/%.c $(BUILD)/gen/op_list.h
+$(OBJ)/bindings/%.o: bindings/%.c $(BUILD)/gen/op_list.h $(BUILD)/gen/op_files.h
 	@mkdir -p $(@D)
 	$(call SAY,CC,$@)$(CC) $(CFLAGS_ALL) $(DEFS) $(EDIT_DEFS) $(LUA_CFLAGS) -Ibindings -MMD -MP -c $< -o $@
 
@@ -130,6 +136,7 @@ help:
 	@echo 'make test       installs what is missing, builds, runs all specs'
 	@echo 'make install    PREFIX=/usr/local DESTDIR=     make uninstall'
 	@echo 'make bench      figures beside NumPy and PyTorch, where they are installed'
+	@echo 'make annotations  build/nnlua.d.lua, the types for editors (LuaCATS)'
 	@echo 'make check      what continuous integration runs;   make check-all: everything'
 	@echo 'make asan ubsan tsan valgrind isa oom ulp deps symbols lint fmt clean'
 
@@ -207,6 +214,9 @@ isa:
 	@for isa in base avx2 avx512; do NNLUA_ISA=$$isa scripts/dev/specs.sh $(BUILD) spec/golden_spec.lua spec/ops_spec.lua || exit 1; done
 oom:
 	@NNLUA_OOM=all scripts/dev/specs.sh $(BUILD) spec/memory_spec.lua
+annotations: $(BUILD)/nnlua.d.lua
+$(BUILD)/nnlua.d.lua: $(BUILD)/nnlua
+	$(call SAY,LUA,$@)$< annotations > $@.new && mv $@.new $@
 bench: all
 	@scripts/bench/run.sh $(BUILD)
 

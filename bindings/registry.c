@@ -72,6 +72,13 @@ static void push_param(lua_State *L, const nnl_param *p)
     }
 }
 
+/* The file of runtime/ops in which an op stands, without .c: what the help puts together. */
+static const char *const families[NNL_OP_TOTAL] = {
+#define X(name, file) [NNL_ID_##name] = #file,
+#include "op_files.h"
+#undef X
+};
+
 static void push_record(lua_State *L, nnl_runtime *rt, const nnl_op *op)
 {
     static const struct {
@@ -87,6 +94,7 @@ static void push_record(lua_State *L, nnl_runtime *rt, const nnl_op *op)
     set_string(L, "name", op->name);
     set_string(L, "signature", op->sig);
     set_string(L, "doc", op->doc);
+    set_string(L, "family", families[op->id]);
     set_string(L, "example", op->example);
     set_string(L, "no_grad", op->no_grad);
     set_string(L, "sample", op->sample);
@@ -122,6 +130,18 @@ static int lua_ops(lua_State *L)
     for (int i = 0; i < nnl_op_count(); i++) {
         push_record(L, rt, nnl_op_at(i));
         lua_rawseti(L, -2, i + 1);
+    }
+    return 1;
+}
+
+/* op_names() -> the names that scripts may call */
+static int lua_op_names(lua_State *L)
+{
+    lua_newtable(L);
+    for (int i = 0, n = 0; i < nnl_op_count(); i++) {
+        if (nnl_op_at(i)->traits & NNL_HIDDEN) continue;
+        lua_pushstring(L, nnl_op_at(i)->name);
+        lua_rawseti(L, -2, ++n);
     }
     return 1;
 }
@@ -358,7 +378,7 @@ static int lua_nearest(lua_State *L)
 void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods)
 {
     static const luaL_Reg functions[] = {
-        {"ops", lua_ops}, {"op", lua_op}, {"run_define", lua_run_define}, {"memory", lua_memory},
+        {"ops", lua_ops}, {"op_names", lua_op_names}, {"op", lua_op}, {"run_define", lua_run_define}, {"memory", lua_memory},
         {"set_memory_limit", lua_set_memory_limit}, {"fail_allocation", lua_fail_allocation}, {"profile", lua_profile},
         {"manual_seed", lua_manual_seed}, {"rng_state", lua_rng_state}, {"set_rng_state", lua_set_rng_state},
         {"clock", lua_clock}, {"set_threads", lua_set_threads}, {"threads", lua_threads}, {"info", lua_info}, {"set_module_hooks", lua_set_module_hooks}, {"nearest", lua_nearest}, {"data_paths", lua_data_paths},

@@ -116,6 +116,27 @@ static int lua_raise(lua_State *L)
     return raise_text(L, text);
 }
 
+/* caller_line(level) and parameters(f) -> count, variadic: what the Lua library needs of debug, which a sandbox may
+ * not have */
+static int lua_caller_line(lua_State *L)
+{
+    lua_Debug ar;
+    bool found = lua_getstack(L, (int)luaL_checkinteger(L, 1), &ar) && lua_getinfo(L, "l", &ar);
+    lua_pushinteger(L, found ? ar.currentline : 0);
+    return 1;
+}
+
+static int lua_parameters(lua_State *L)
+{
+    lua_Debug ar;
+    luaL_checktype(L, 1, LUA_TFUNCTION);
+    lua_settop(L, 1);
+    lua_getinfo(L, ">u", &ar);
+    lua_pushinteger(L, ar.nparams);
+    lua_pushboolean(L, ar.isvararg);
+    return 2;
+}
+
 int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const char *name)
 {
     int exact;
@@ -147,7 +168,7 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
 #define TRIALS 3              /* steps without success until ... */
 #define PATIENCE 32           /* ... so many full collections have been made */
 #define BUSY 8                /* a full collection in less than so many times its own time is too much, ... */
-#define TOO_BUSY 4            /* ... so often in a row */
+#define TOO_BUSY 2            /* ... so often in a row */
 
 static uint64_t now_ns(void)
 {
@@ -335,7 +356,7 @@ static void push_native(lua_State *L, nnl_lua *state)
     nnl_lua_open_registry(L, state, methods);
     nnl_lua_open_files(L, state, methods);
     nnl_lua_open_tensor(L, state, methods);
-    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"raise", lua_raise}, {"resource", lua_resource}, {NULL, NULL}});
+    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"raise", lua_raise}, {"resource", lua_resource}, {"caller_line", lua_caller_line}, {"parameters", lua_parameters}, {NULL, NULL}});
     lua_pushstring(L, NNL_VERSION);
     lua_setfield(L, -2, "version");
     lua_pushvalue(L, methods);

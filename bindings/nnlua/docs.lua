@@ -1,7 +1,8 @@
 --- What `nnlua help NAME` says of classes and functions of the library: a text for each of them, by value.
 local args = require "nnlua.args"
 
-local docs = {text = setmetatable({}, {__mode = "k"})}
+--- text: value -> what is shown; entries: value -> {name, signature, doc, example}.
+local docs = {text = {}, entries = setmetatable({}, {__mode = "k"})}
 
 --- "in_features, out_features, bias = true"
 ---@param signature string
@@ -33,16 +34,24 @@ local function wrapped(text)
   return table.concat(lines, "\n")
 end
 
---- Notes a class or a function; `name` is what stands behind "nn.".
+--- Notes a class or a function; `name` is what stands behind "nn.".  Its text is made when it is asked for.
 ---@param value any
 ---@param name string
 ---@param signature string
 ---@param doc string
 ---@param example string?
 function docs.add(value, name, signature, doc, example)
-  local text = ("nn.%s(%s)\n\n%s"):format(name, docs.readable(signature), wrapped(doc))
-  if example then text = text .. "\n\nExample:  " .. example end
-  docs.text[value] = text
+  docs.entries[value] = {name = name, signature = signature, doc = doc, example = example}
 end
+
+local function text_of(_, value)
+  local entry = docs.entries[value]
+  if not entry then return nil end
+  local text = ("nn.%s(%s)\n\n%s"):format(entry.name, docs.readable(entry.signature), wrapped(entry.doc))
+  if entry.example then text = text .. "\n\nExample:  " .. entry.example end
+  docs.text[value] = text
+  return text
+end
+setmetatable(docs.text, {__mode = "k", __index = text_of})
 
 return docs

@@ -29,16 +29,14 @@ end
 
 -- What the library itself needs of the binding and scripts do not.
 local internal = {methods = true, op = true, run_define = true, set_module_hooks = true, raise = true, nearest = true,
-  resource = true, idx = true, npy = true, idx_bytes = true, ops = true}
+  resource = true, caller_line = true, parameters = true, idx = true, npy = true, idx_bytes = true, ops = true, op_names = true, data_paths = true}
 
 nn.functional = {}
 for name, value in pairs(native) do
   if not internal[name] then nn[name] = value end
 end
-for _, record in ipairs(native.ops()) do
-  for _, name in ipairs {record.name, record.name .. "_"} do
-    if native[name] and not record.traits.hidden then nn.functional[name] = native[name] end
-  end
+for _, op in ipairs(native.op_names()) do
+  for _, name in ipairs {op, op .. "_"} do nn.functional[name] = native[name] end
 end
 guarded("nn.functional", nn.functional)
 nn.F = nn.functional
@@ -88,5 +86,10 @@ docs.add(nn.Module, "Module", "", "What every layer, model and loss is: nn.Modul
   .. "load_state_dict, save, load, train, eval, zero_grad, requires_grad_, to, clone, apply, register_buffer, summary.")
 
 nn.docs = docs.text
+
+--- Prints what there is to say about a name or a value: nn.help("softmax"), nn.help(nn.Linear); without one, what
+--- there is.
+---@param what any
+function nn.help(what) require("nnlua.help").say(what) end
 
 return guarded("nn", nn)

@@ -24,8 +24,8 @@ local observer
 
 local function learn(self, forward)
   if not forward then raise(("%s has no forward function"):format(self.__name)) end
-  local info = debug.getinfo(forward, "u")
-  most_inputs[forward] = info.isvararg and math.huge or info.nparams - 1
+  local parameters, variadic = native.parameters(forward)
+  most_inputs[forward] = variadic and math.huge or parameters - 1
   return most_inputs[forward]
 end
 
@@ -82,7 +82,7 @@ local function note_field(self, key, value)
     local fields = self._fields
     if not fields[key] then
       local line = type(value) == "table" or type(value) == "userdata"
-      tree.note_field(fields, key, value, line and debug.getinfo(2, "l").currentline or 0)
+      tree.note_field(fields, key, value, line and native.caller_line(2) or 0)
     end
   end
   rawset(self, key, value)

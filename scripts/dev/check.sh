@@ -17,7 +17,7 @@ part() {
   "$@" >"$log" 2>&1
   status=$?
   p=0; f=0; e=0
-  if line=$(grep -aoE '[0-9]+ successes / [0-9]+ failures / [0-9]+ errors' "$log" | tail -n 1) && [ -n "$line" ]; then
+  if line=$(grep -aoE '[0-9]+ success(es)? / [0-9]+ failures? / [0-9]+ errors?' "$log" | tail -n 1) && [ -n "$line" ]; then
     read -r p _ _ f _ _ e _ <<<"$line"
     f=$((f + e))
   elif line=$(grep -aoE '^[0-9]+ passed, [0-9]+ failed' "$log" | tail -n 1) && [ -n "$line" ]; then
