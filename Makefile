@@ -193,6 +193,11 @@ $(BUILD)/spec/%: spec/%.c $(BUILD)/libnnlua.a
 	@mkdir -p $(@D)
 	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) -MMD -MP -o $@ $< $(BUILD)/libnnlua.a $(LIBS)
 
+# A host with a lua_State of its own.
+$(BUILD)/spec/embed_lua: spec/embed_lua.c $(GLUE_O) $(BUILD)/libnnlua.a
+	@mkdir -p $(@D)
+	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) $(LUA_CFLAGS) -MMD -MP -o $@ $< $(GLUE_O) $(BUILD)/libnnlua.a $(LIBS) $(LUA_LIBS)
+
 c-specs: $(C_SPECS)
 	@scripts/dev/sum.sh $(C_SPECS)
 ulp: $(BUILD)/spec/ulp

@@ -14,7 +14,8 @@ typedef struct nnl_lua {
     bool owns_runtime;
     size_t debt;      /* bytes of tensors handed to Lua since the last collection */
     size_t limit;     /* of the debt: beyond it garbage is collected */
-    size_t live;      /* bytes in use after the last full collection */
+    size_t live;      /* bytes in use after it, or fewer; debt is at most what has come since */
+    size_t live_full; /* bytes in use after the last full collection */
     uint64_t collection_ns; /* what a full collection takes */
     uint64_t collected_at;
     int step_trials, step_patience, busy; /* see state.c */

@@ -1,12 +1,8 @@
 /* The runtime and its registry as Lua sees them: records of ops, memory, profile, threads, seed, clock. */
-#define _GNU_SOURCE
 #include "lua_nnlua.h"
 
-#include <dlfcn.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 static void set_string(lua_State *L, const char *key, const char *value)
 {
@@ -335,31 +331,6 @@ static int lua_set_module_hooks(lua_State *L)
     return 0;
 }
 
-/* data_paths() -> folders in which the shipped data may lie: the source tree, or the place of installation,
- * both found from where this code was loaded */
-static int lua_data_paths(lua_State *L)
-{
-    static const char *const places[] = {
-        "/../bindings/nnlua/data", "/../../bindings/nnlua/data",  /* build/ and build/other/ of the tree */
-        "/../share/lua/5.4/nnlua/data", "/../../../share/lua/5.4/nnlua/data", /* bin/nnlua, lib/lua/5.4/nnlua.so */
-    };
-    Dl_info info;
-    char folder[4096];
-    lua_newtable(L);
-    if (!dladdr((const void *)&nnl_lua_open, &info) || !info.dli_fname || !realpath(info.dli_fname, folder)) {
-        ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
-        if (length < 0) return 1;
-        folder[length] = 0;
-    }
-    char *slash = strrchr(folder, '/');
-    if (slash) *slash = 0;
-    for (int i = 0; i < NNL_COUNT(places); i++) {
-        lua_pushfstring(L, "%s%s", folder, places[i]);
-        lua_rawseti(L, -2, i + 1);
-    }
-    return 1;
-}
-
 static int lua_nearest(lua_State *L)
 {
     const char *names[1024];
@@ -381,7 +352,7 @@ void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods)
         {"ops", lua_ops}, {"op_names", lua_op_names}, {"op", lua_op}, {"run_define", lua_run_define}, {"memory", lua_memory},
         {"set_memory_limit", lua_set_memory_limit}, {"fail_allocation", lua_fail_allocation}, {"profile", lua_profile},
         {"manual_seed", lua_manual_seed}, {"rng_state", lua_rng_state}, {"set_rng_state", lua_set_rng_state},
-        {"clock", lua_clock}, {"set_threads", lua_set_threads}, {"threads", lua_threads}, {"info", lua_info}, {"set_module_hooks", lua_set_module_hooks}, {"nearest", lua_nearest}, {"data_paths", lua_data_paths},
+        {"clock", lua_clock}, {"set_threads", lua_set_threads}, {"threads", lua_threads}, {"info", lua_info}, {"set_module_hooks", lua_set_module_hooks}, {"nearest", lua_nearest},
         {NULL, NULL},
     };
     (void)methods;

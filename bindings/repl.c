@@ -83,10 +83,10 @@ static int get_character(FILE *in)
 {
     unsigned char byte;
     int more = 0, character = 0;
-    do {
+    for (;;) {
         ssize_t n = read(fileno(in), &byte, 1);
+        if (n < 0 && errno == EINTR && !pressed) continue;
         if (n < 0 && errno == EINTR) {
-            if (!pressed) continue;
             fputs("^C", stdout);
             return '\n';
         }
@@ -98,8 +98,8 @@ static int get_character(FILE *in)
             more = byte >= 0xf0 ? 3 : byte >= 0xe0 ? 2 : byte >= 0xc0 ? 1 : 0;
             character = more ? byte & (0x3f >> more) : byte;
         }
-    } while (more > 0);
-    return character;
+        if (more == 0) return character;
+    }
 }
 
 static bool history_file(char *path, size_t size)
@@ -123,6 +123,7 @@ static void open_editor(lua_State *L)
     setlocale(LC_CTYPE, ""); /* the editor's idea of how wide a character is */
     completing = lua_newthread(L); /* a stack of its own; stays below everything else */
     rl_readline_name = "nnlua";
+    rl_catch_signals = 0;
     rl_getc_function = get_character;
     rl_attempted_completion_function = complete;
     rl_completer_word_break_characters = " \t\n\"'`@$><=;|&{}()[]+-*/%^~#,";

@@ -160,12 +160,13 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
  * mode only a full collection helps.  It comes the sooner the quicker it is.
  *
  * Beside a large Lua heap full collections would take most of the time of a script that makes and drops large
- * tensors (20 MB of small tables: 10 ms for each 64 MB).  When they do, the collector is changed to generational
+ * tensors (20 MB of small tables: 10 ms for each 32 MB).  When they do, the collector is changed to generational
  * mode, once; who sets it back to incremental keeps that. */
 #define MIN_DEBT ((size_t)8 << 20)
-#define MAX_DEBT ((size_t)64 << 20)
-#define BYTES_A_NANOSECOND 48 /* of tensors, for each of a full collection's: it may take as long as reading them */
+#define MAX_DEBT ((size_t)32 << 20)
+#define BYTES_A_NANOSECOND 96 /* of tensors, for each of a full collection's: it may take as long as reading them */
 #define TRIALS 3              /* steps without success until ... */
+#define FINALIZER_NS 150      /* a tensor's share of a collection, which is no reason to wait longer for the next */
 #define PATIENCE 32           /* ... so many full collections have been made */
 #define BUSY 8                /* a full collection in less than so many times its own time is too much, ... */
 #define TOO_BUSY 2            /* ... so often in a row */
@@ -183,20 +184,24 @@ static void full_collection(lua_State *L, nnl_lua *state)
     bool busy = state->collection_ns > MAX_DEBT / BYTES_A_NANOSECOND &&
                 start - state->collected_at < BUSY * state->collection_ns;
     if (state->busy < TOO_BUSY) state->busy = busy ? state->busy + 1 : 0;
+    int64_t tensors = state->rt->tensors;
     if (state->busy == TOO_BUSY) {
         state->busy++; /* once */
-        lua_gc(L, LUA_GCGEN, 0, 0);
+        lua_gc(L, LUA_GCGEN, 0, 0); /* which is a full collection but for the finalizers */
+        lua_gc(L, LUA_GCSTEP, 0);
         state->step_trials = TRIALS;
         state->step_patience = 0;
+    } else {
+        lua_gc(L, LUA_GCCOLLECT);
     }
-    lua_gc(L, LUA_GCCOLLECT);
     state->collected_at = now_ns();
-    uint64_t took = state->collected_at - start;
+    uint64_t took = state->collected_at - start, freed = (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0);
+    took = NNL_MAX(took / 8, took - NNL_MIN(took, freed * FINALIZER_NS));
     /* The quickest counts, so that an interruption does not; but a heap may have grown. */
     uint64_t slower = state->collection_ns + state->collection_ns / 4;
     state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
     state->debt = 0;
-    state->live = state->rt->heap.live;
+    state->live = state->live_full = state->rt->heap.live;
     if (state->step_patience > 0 && --state->step_patience == 0) state->step_trials = TRIALS;
 }
 
@@ -204,34 +209,43 @@ static void full_collection(lua_State *L, nnl_lua *state)
 static bool step_helps(lua_State *L, nnl_lua *state)
 {
     size_t before = state->rt->heap.live;
+    uint64_t start = now_ns();
     lua_gc(L, LUA_GCSTEP, 0);
-    size_t after = state->rt->heap.live, freed = before > after ? before - after : 0;
-    if (freed < state->debt / 4) {
+    uint64_t took = now_ns() - start;
+    size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
+    if (freed < state->debt / 4 || freed / (BYTES_A_NANOSECOND / 2) < took) {
+        state->debt -= NNL_MIN(state->debt, freed);
         if (--state->step_trials == 0) state->step_patience = PATIENCE;
         return false;
     }
     state->step_trials = TRIALS;
+    state->live = after;
+    state->debt = 0;
     /* Tensors that became old before they were dropped wait for a full collection. */
-    return after - NNL_MIN(after, state->live) <= NNL_MAX(MAX_DEBT, state->live);
+    return after - NNL_MIN(after, state->live_full) <= NNL_MAX(MAX_DEBT, state->live_full);
 }
 
 void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
 {
+    size_t live = state->rt->heap.live, limit = MIN_DEBT;
     if (!lua_gc(L, LUA_GCISRUNNING)) { /* the host stopped the collector */
         state->debt = 0;
         return;
     }
-    size_t limit = MAX_DEBT;
-    if (state->collection_ns > 0 && state->collection_ns < MAX_DEBT / BYTES_A_NANOSECOND)
-        limit = NNL_MAX((size_t)state->collection_ns * BYTES_A_NANOSECOND, MIN_DEBT);
+    /* What Lua has collected in its own time is no garbage any more. */
+    state->live = NNL_MIN(state->live, live);
+    state->debt = NNL_MIN(state->debt, live - state->live);
+    if (state->debt <= state->limit / 2) return;
+
+    if (state->collection_ns >= MAX_DEBT / BYTES_A_NANOSECOND) limit = MAX_DEBT;
+    else limit = NNL_MAX((size_t)state->collection_ns * BYTES_A_NANOSECOND, MIN_DEBT);
     if (state->step_patience == 0 && step_helps(L, state)) {
-        state->debt = 0;
         state->limit = MIN_DEBT;
-    } else if (state->debt > limit) {
+    } else if (state->debt >= limit / 2) {
         full_collection(L, state);
         state->limit = state->step_patience == 0 ? MIN_DEBT : limit;
     } else {
-        state->limit = state->step_patience == 0 ? state->debt + MIN_DEBT : limit;
+        state->limit = state->step_patience == 0 ? state->limit + MIN_DEBT : limit;
     }
 }
 

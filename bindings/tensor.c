@@ -38,11 +38,19 @@ nnl_box *nnl_lua_new_box(lua_State *L)
     return box;
 }
 
+/* What dropping it would give back, about: a header, memory if it is not shared, how it was made. */
+static size_t cost_of(const nnl_tensor *t)
+{
+    size_t cost = sizeof *t + 256;
+    if (t->storage->refs == 1) cost += t->storage->block_size;
+    if (t->node && t->node->refs == 1) cost += t->node->block_size;
+    return cost;
+}
+
 void nnl_lua_fill_box(nnl_lua *state, nnl_box *box, nnl_tensor *t)
 {
     box->t = t;
-    /* Views cost their header only; new storage its bytes too. */
-    state->debt += t->storage->refs == 1 ? t->storage->bytes + 512 : 512;
+    state->debt += cost_of(t);
 }
 
 static int new_boxes(lua_State *L)
@@ -87,12 +95,21 @@ static int tensor_gc(lua_State *L)
     return 0;
 }
 
+/* What is freed by hand is no garbage. */
+static int tensor_close(lua_State *L)
+{
+    nnl_lua *state = lua_touserdata(L, lua_upvalueindex(1));
+    nnl_box *box = lua_touserdata(L, 1);
+    if (box->t && box->t->refs == 1) state->debt -= NNL_MIN(state->debt, cost_of(box->t));
+    release(box);
+    return 0;
+}
+
 static int tensor_free(lua_State *L)
 {
     nnl_box *box = nnl_lua_to_box(L, 1);
     if (!box) return nnl_lua_error(L, "free: argument 1 must be a tensor, got %s", luaL_typename(L, 1));
-    release(box);
-    return 0;
+    return tensor_close(L);
 }
 
 /* ---------------------------------------------------------------- shapes as Lua lists */
@@ -413,7 +430,7 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
         {"is_contiguous", tensor_is_contiguous}, {"stride", tensor_stride}, {"version", tensor_version}, {NULL, NULL},
     };
     static const luaL_Reg events[] = {
-        {"__gc", tensor_gc}, {"__close", tensor_gc}, {"__len", tensor_len}, {"__lt", tensor_lt}, {"__le", tensor_le},
+        {"__gc", tensor_gc}, {"__close", tensor_close}, {"__len", tensor_len}, {"__lt", tensor_lt}, {"__le", tensor_le},
         {"__tostring", tensor_tostring}, {"__concat", tensor_concat}, {"__pairs", tensor_pairs},
         {"__unm", tensor_unm}, {"__bnot", tensor_bnot}, {"__newindex", tensor_newindex}, {NULL, NULL},
     };

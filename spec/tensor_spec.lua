@@ -133,7 +133,7 @@ describe("Printing", function()
     prints("{ -1, 200}\n[i32 2]", nn.tensor({-1, 200}, "i32"))
     prints("{ true, false}\n[bool 2]", nn.tensor {true, false})
     prints("{}  [f32 0]", nn.zeros(0))
-    prints("{}\n[f64 2x0]", nn.zeros(2, 0, {dtype = "f64"}))
+    prints("{}  [f64 2x0]", nn.zeros(2, 0, {dtype = "f64"}))
   end)
 
   it("shows a 0-d tensor on one line", function()

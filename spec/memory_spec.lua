@@ -1,0 +1,326 @@
+-- Memory: limits, failing allocations, loops that do not grow, and tensors that scripts drop without a word.
+-- NNLUA_OOM=all tries every allocation of every step instead of a sample.
+local helpers = require "spec.helpers"
+local nn = helpers.nn
+
+local everything = os.getenv "NNLUA_OOM" == "all"
+
+local function settle()
+  collectgarbage()
+  collectgarbage()
+end
+
+--- Runs a Lua text with one of the two programs, in a process of its own.
+local function in_child(program, text, ...)
+  local path = os.tmpname()
+  local file = assert(io.open(path, "w"))
+  file:write(text)
+  file:close()
+  local status, out, err = helpers.spawn({program, path, ...})
+  os.remove(path)
+  return status, out, err
+end
+
+local programs = {helpers.build .. "/nnlua", os.getenv "LUA" or "lua5.4"}
+
+---------------------------------------------------------------- limits
+
+describe("A memory limit", function()
+  local text = [[
+    local nn = require "nnlua"
+    local MB = 1 << 20
+    nn.set_memory_limit(64 * MB)
+    for _ = 1, 3 do
+      local ok, message = pcall(nn.zeros, 5000, 5000)
+      assert(not ok and message:find("out of memory", 1, true) and message:find("limit 67108864", 1, true), message)
+    end
+    local keep = {}
+    local ok, message = pcall(function() for i = 1, 100 do keep[i] = nn.zeros(250000) end end)
+    assert(not ok and message:find("memory", 1, true), message)
+    assert(#keep >= 40 and #keep < 64, #keep)
+    assert(nn.memory().held <= 64 * MB and nn.memory().peak <= 64 * MB)
+    keep = nil
+    for i = 1, 2000 do assert(nn.full({250000}, i)[1]:item() == i) end  -- what was dropped is found in time
+    local net = nn.Sequential(nn.Linear(20, 50), nn.ReLU(), nn.Linear(50, 3))
+    local opt, loss = nn.optim.Adam(net:parameters(), {lr = 0.01}), nn.CrossEntropyLoss()
+    local x, y, first, last = nn.randn(64, 20), nn.randint(1, 3, {64})
+    for i = 1, 200 do
+      opt:zero_grad()
+      local l = loss(net(x), y)
+      l:backward()
+      opt:step()
+      first, last = first or l:item(), l:item()
+      if i % 50 == 0 then assert(not pcall(nn.ones, 1 << 40) and not pcall(nn.ones, 1 << 25)) end
+    end
+    assert(last < first)
+    assert(nn.memory().peak <= 64 * MB)
+    print "done"
+  ]]
+  for _, program in ipairs(programs) do
+    it("is an error that pcall catches, and everything goes on, in " .. program:match "[^/]+$", function()
+      local _, out, err = in_child(program, text)
+      assert.equal("done\n", out, err)
+    end)
+  end
+
+  it("comes from the environment and the command line", function()
+    local show = "print(require('nnlua').memory().limit)"
+    local _, out = helpers.nnlua {"--memory-limit", "64M", "-e", show}
+    assert.equal("67108864\n", out)
+    _, out = helpers.spawn {"env", "NNLUA_MEMORY_LIMIT=1G", helpers.build .. "/nnlua", "-e", show}
+    assert.equal("1073741824\n", out)
+  end)
+
+  it("is not exceeded by what the caches hold", function()
+    local before = nn.memory()
+    nn.memory "trim"
+    local limit = nn.memory().held + (20 << 20)
+    nn.set_memory_limit(limit)
+    local ok, problem = pcall(function()
+      for i = 1, 200 do
+        local x <close> = nn.zeros(i * 20000) -- each of another size
+        assert(nn.memory().held <= limit, x:numel())
+      end
+    end)
+    nn.set_memory_limit(before.limit)
+    assert.is_true(ok, problem)
+  end)
+end)
+
+---------------------------------------------------------------- failing allocations
+
+--- A step's makings, the same each time.
+local function makings(optimizer, options)
+  nn.manual_seed(7)
+  local net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+  return {net = net, opt = nn.optim[optimizer](net:parameters(), options), loss = nn.CrossEntropyLoss(),
+    x = nn.randn(6, 5), y = nn.tensor({1, 2, 3, 1, 2, 3}, "i64")}
+end
+
+local function train(m)
+  nn.manual_seed(8)
+  m.opt:zero_grad()
+  local loss = m.loss(m.net(m.x), m.y)
+  loss:backward()
+  m.opt:step()
+  return loss:item()
+end
+
+local function values(m)
+  local all = {}
+  for name, p in pairs(m.net:state_dict()) do all[name] = p:totable() end
+  return all
+end
+
+local steps = {
+  ["SGD"] = {make = function() return makings("SGD", {lr = 0.1, momentum = 0.9}) end, run = train},
+  ["AdamW"] = {make = function() return makings("AdamW", {lr = 0.1}) end, run = train},
+  ["second order"] = {
+    make = function() return {x = nn.arange(1, 6):to("f32"):reshape(2, 3):requires_grad_()} end,
+    run = function(m)
+      local g = nn.grad((m.x * m.x):sigmoid():sum(), {m.x}, {create_graph = true})
+      return (nn.grad((g * g):sum(), {m.x})):sum():item()
+    end,
+  },
+  ["views and lists"] = {
+    make = function() return {x = nn.arange(1, 12):to("f32"):reshape(3, 4):requires_grad_()} end,
+    run = function(m)
+      m.x.grad = nil
+      local y = m.x * 1
+      y[{{1, 2}, 2}]:mul_(3)
+      y[3] = y[1]
+      y[nn.tensor({true, false, true})] = 2
+      local a, b = y:split(2, 2)
+      nn.cat({a, b * 2, nn.stack({a, b}, 1):sum(1)}, 2):pow(2):sum():backward()
+      return m.x.grad:sum():item()
+    end,
+  },
+  ["text and tables"] = {
+    make = function() return {} end,
+    run = function()
+      local x = nn.tensor({{3, 1}, {2, 5}})
+      return #tostring(x:sort(2)) + #x:totable() + x.shape[1] + x:max(2)[1]:item() + nn.arange(10):sum():item()
+    end,
+  },
+}
+
+--- Tries request 1, 2, 3 ... of the step; each failure is an error about memory that changes nothing.
+local function fail_all(name, sticky)
+  local step = steps[name]
+  local wanted = step.run(step.make()) -- and signatures are read
+  local m = step.make()
+  local state = m.net and values(m)
+  local failures, at, good, result = 0, 0, false, nil
+  settle()
+  local before = nn.memory()
+  repeat
+    at = at + ((everything or at < 12) and 1 or 1 + at // 10)
+    nn.fail_allocation(at, sticky)
+    good, result = pcall(step.run, m)
+    nn.fail_allocation(0)
+    if not good then
+      failures = failures + 1
+      assert.equal("string", type(result))
+      assert.is_truthy(result:find("memory", 1, true), result)
+      if m.net then
+        m.opt:zero_grad()
+        assert.same(state, values(m))
+      end
+      if m.x and m.x.requires_grad then m.x.grad = nil end
+      if everything or failures % 10 == 1 then
+        settle()
+        assert.is_true(nn.memory().tensors <= before.tensors + (m.opt and 20 or 0), "tensors are lost") -- its state
+      end
+    end
+  until good or at > 10000
+  assert.is_true(good, "no success")
+  assert.equal(wanted, result)
+  return failures
+end
+
+describe("A failing allocation", function()
+  local names = {}
+  for name in pairs(steps) do names[#names + 1] = name end
+  table.sort(names)
+  for _, name in ipairs(names) do
+    it("that stays one changes nothing but the step's end: " .. name, function()
+      assert.is_true(fail_all(name, true) > 0)
+    end)
+    it("is asked for once more after a collection: " .. name, function()
+      assert.equal(0, fail_all(name, false))
+    end)
+  end
+
+  it("is made up for by garbage", function()
+    settle()
+    nn.memory "trim"
+    local held = nn.memory().held
+    nn.set_memory_limit(held + (30 << 20))
+    local ok, problem = pcall(function()
+      for _ = 1, 10 do
+        local big = nn.zeros(5 << 20) -- 20 MB: one fits
+        big = nil -- luacheck: ignore
+      end
+    end)
+    nn.set_memory_limit(0)
+    assert.is_true(ok, problem)
+  end)
+
+  it("is an error while the collector is stopped, and nothing is collected", function()
+    settle()
+    local alive = setmetatable({}, {__mode = "k"})
+    alive[{}] = true
+    collectgarbage "stop"
+    alive[{}] = true
+    nn.fail_allocation(1, false)
+    local ok, message = pcall(nn.zeros, 3)
+    nn.fail_allocation(0)
+    local kept = next(alive) ~= nil
+    collectgarbage "restart"
+    assert.is_false(ok)
+    assert.is_truthy(message:find("memory", 1, true))
+    assert.is_true(kept)
+  end)
+end)
+
+---------------------------------------------------------------- loops and chains
+
+describe("A loop", function()
+  it("of 100 000 tiny training steps keeps memory and the allocator's calls flat", function()
+    local w = nn.tensor({0.5}, {requires_grad = true})
+    local x, y = nn.tensor {1, 2, 3}, nn.tensor {2, 4, 6}
+    local opt = nn.optim.SGD({w}, {lr = 0.01})
+    local function run(n)
+      for _ = 1, n do
+        opt:zero_grad();
+        (x * w - y):pow(2):mean():backward()
+        opt:step()
+      end
+    end
+    run(5000)
+    settle()
+    local before = nn.memory()
+    run(everything and 1000000 or 100000)
+    settle()
+    local after = nn.memory()
+    assert.is_true(after.live <= before.live + 1000, after.live - before.live)
+    assert.equal(before.tensors, after.tensors)
+    assert.is_true(after.calls - before.calls <= 64, after.calls - before.calls)
+    assert.is_true(math.abs(w:item() - 2) < 1e-4)
+  end)
+
+  it("with modules and an optimizer makes no call of the allocator", function()
+    local m = makings("Adam", {lr = 0.01})
+    for _ = 1, 300 do train(m) end
+    settle()
+    local before = nn.memory()
+    for _ = 1, 1000 do train(m) end
+    settle()
+    assert.is_true(nn.memory().calls - before.calls <= 64, nn.memory().calls - before.calls)
+    assert.equal(before.tensors, nn.memory().tensors)
+  end)
+end)
+
+describe("A chain of 100 000 ops", function()
+  local function chain(n)
+    local x = nn.tensor({1}, {requires_grad = true})
+    local y = x
+    for _ = 1, n do y = y + 1 end
+    return x, y
+  end
+
+  it("is walked back and freed without recursion", function()
+    settle()
+    local before = nn.memory().tensors
+    local x, y = chain(100000)
+    assert.equal(100001, y:item())
+    y:backward()
+    assert.equal(1, x.grad:item())
+    x, y = nil, nil -- luacheck: ignore
+    settle()
+    assert.equal(before, nn.memory().tensors)
+  end)
+
+  it("is freed when it was never walked, or retained, or of views and changes in place", function()
+    settle()
+    local before = nn.memory().tensors
+    chain(100000)
+    settle()
+    assert.equal(before, nn.memory().tensors)
+    local _, y = chain(100000)
+    y:backward({retain_graph = true})
+    _, y = nil, nil -- luacheck: ignore
+    settle()
+    assert.equal(before, nn.memory().tensors)
+    local x = nn.ones(2, {requires_grad = true})
+    y = x * 1
+    for _ = 1, 20000 do y = y:view(2) y:add_(1) end
+    y:sum():backward()
+    assert.same({1, 1}, x.grad:totable())
+    x, y = nil, nil -- luacheck: ignore
+    settle()
+    assert.equal(before, nn.memory().tensors)
+  end)
+end)
+
+---------------------------------------------------------------- what scripts drop
+
+describe("Tensors that are dropped", function()
+  for _, program in ipairs(programs) do
+    for _, what in ipairs {"large", "small"} do
+      for _, mode in ipairs {"incremental", "generational"} do
+        local name = ("%s ones, %s, in %s"):format(what, mode, program:match "[^/]+$")
+        it("are found in time: " .. name, function()
+          local status, out, err = helpers.spawn {program, helpers.folder .. "dropped.lua", what, mode}
+          assert.equal(0, status, err)
+          local seconds, fill, resident = out:match "^(%S+) (%S+) (%S+)"
+          if os.getenv "NNLUA_FIGURES" then
+            io.write(("\n%s: %.2f s, %.1f times as long as filling one buffer; %d MB"):format(name, seconds,
+              seconds / fill, resident))
+          end
+          assert.is_true(tonumber(resident) < 200, resident .. " MB were resident")
+        end)
+      end
+    end
+  end
+end)
