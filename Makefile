@@ -151,7 +151,7 @@ test:
 	@scripts/dev/specs.sh $(BUILD) spec
 	@$(MAKE) --no-print-directory -s c-specs
 
-install: all
+install: all $(BUILD)/nnlua.d.lua
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/lua/5.4 $(DESTDIR)$(PREFIX)/lib/pkgconfig \
 	  $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua/data $(DESTDIR)$(PREFIX)/include
 	install -m 755 $(BUILD)/nnlua $(DESTDIR)$(PREFIX)/bin/nnlua
@@ -161,6 +161,7 @@ install: all
 	ln -sf libnnlua.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libnnlua.so.0
 	ln -sf libnnlua.so.0 $(DESTDIR)$(PREFIX)/lib/libnnlua.so
 	install -m 644 runtime/nnlua.h bindings/nnlua_lua.h $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(BUILD)/nnlua.d.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua
 	install -m 644 bindings/nnlua/data/* $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua/data
 	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(LIBS)|' scripts/dev/nnlua.pc.in \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/nnlua.pc

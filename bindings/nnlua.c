@@ -40,6 +40,8 @@ static void complain(const char *message) { fprintf(stderr, "nnlua: %s\n", messa
 
 /* ---------------------------------------------------------------- Ctrl-C */
 
+void nnl_lua_where(lua_State *L, char *buffer, size_t size); /* state.c */
+
 /* The handler may touch nothing but these: there is one runtime and one state in this program. */
 static nnl_runtime *running_rt;
 static lua_State *running_L;
@@ -50,7 +52,10 @@ static void stop_hook(lua_State *L, lua_Debug *ar)
     (void)ar;
     lua_sethook(L, NULL, 0, 0);
     nnl_poll_cancel(running_rt); /* takes the request that came with it */
-    luaL_error(L, "interrupted");
+    char where[300];
+    nnl_lua_where(L, where, sizeof where);
+    lua_pushfstring(L, "%sinterrupted", where);
+    lua_error(L);
 }
 
 static void on_interrupt(int number)

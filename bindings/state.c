@@ -191,6 +191,7 @@ static void full_collection(lua_State *L, nnl_lua *state)
         lua_gc(L, LUA_GCSTEP, 0);
         state->step_trials = TRIALS;
         state->step_patience = 0;
+        state->step_ns = 0;
     } else {
         lua_gc(L, LUA_GCCOLLECT);
     }
@@ -202,7 +203,10 @@ static void full_collection(lua_State *L, nnl_lua *state)
     state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
     state->debt = 0;
     state->live = state->live_full = state->rt->heap.live;
-    if (state->step_patience > 0 && --state->step_patience == 0) state->step_trials = TRIALS;
+    if (state->step_patience > 0 && --state->step_patience == 0) {
+        state->step_trials = TRIALS;
+        state->step_ns = 0;
+    }
 }
 
 /* A step, and whether it was worth while. */
@@ -211,14 +215,15 @@ static bool step_helps(lua_State *L, nnl_lua *state)
     size_t before = state->rt->heap.live;
     uint64_t start = now_ns();
     lua_gc(L, LUA_GCSTEP, 0);
-    uint64_t took = now_ns() - start;
+    state->step_ns += now_ns() - start; /* of this one and of those before it that did not help */
     size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
-    if (freed < state->debt / 4 || freed / (BYTES_A_NANOSECOND / 2) < took) {
+    if (freed < state->debt / 4 || freed / (BYTES_A_NANOSECOND / 2) < state->step_ns) {
         state->debt -= NNL_MIN(state->debt, freed);
         if (--state->step_trials == 0) state->step_patience = PATIENCE;
         return false;
     }
     state->step_trials = TRIALS;
+    state->step_ns = 0;
     state->live = after;
     state->debt = 0;
     /* Tensors that became old before they were dropped wait for a full collection. */

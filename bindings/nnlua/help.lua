@@ -214,7 +214,8 @@ end
 
 local families = {
   {"Making tensors", "create"}, {"Random", "random"}, {"Shapes", "view", "join", "copy"},
-  {"Choosing, gathering", "index", "embedding"}, {"Arithmetic", "arithmetic"}, {"Mathematics", "maths"},
+  {"Choosing, gathering", "index", "index_select", "gather", "mask", "embedding"},
+  {"Arithmetic", "arithmetic"}, {"Mathematics", "maths"},
   {"Comparison, logic", "compare"}, {"Reductions", "reduce", "scan"}, {"Order, counts", "sort"},
   {"Products", "matmul", "einsum"}, {"Activations", "activation", "softmax"}, {"Losses", "loss", "cross_entropy"},
 }

@@ -152,7 +152,7 @@ nnl_isa nnl_isa_best(void);
 int nnl_processors(void); /* that this process may use */
 nnl_status nnl_isa_parse(const char *name, nnl_isa *out); /* NNL_EINVAL, no message */
 
-/* ---------------------------------------------------------------- numbers as text (text.c) */
+/* ---------------------------------------------------------------- numbers as text (text.c, number.c) */
 
 /* As snprintf and strtod in the C locale, whatever the process's locale is. */
 int nnl_format(char *buffer, size_t size, const char *format, ...) NNL_PRINTF(3, 4);

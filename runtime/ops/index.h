@@ -1,4 +1,4 @@
-/* Positions read from tensor data, and the walks that gather and scatter by them. */
+/* Positions read from tensor data, and rows added to rows by them (index_walk.c). */
 #ifndef NNL_INDEX_H
 #define NNL_INDEX_H
 
