@@ -10,7 +10,7 @@ static bool parse_bytes(const char *text, size_t *out)
 {
     double number;
     const char *end = text + strlen(text), *rest = nnl_parse_double(text, end, &number);
-    if (!rest || number < 0) return false;
+    if (!rest || !(number >= 0)) return false;
     double unit = 1;
     if (rest < end) {
         switch (*rest++) {

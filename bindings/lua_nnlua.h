@@ -18,7 +18,7 @@ typedef struct nnl_lua {
     size_t live_full; /* bytes in use after the last full collection */
     uint64_t collection_ns; /* what a full collection takes */
     uint64_t collected_at, step_ns;
-    int step_trials, step_patience, busy; /* see state.c */
+    int steps, step_patience, busy; /* see state.c */
     lua_State *main;
     lua_State *running; /* the coroutine whose call is under way; NULL when the host itself calls */
     struct nnl_lua_hook *hooks; /* of tensors, which may outlive the Lua state */

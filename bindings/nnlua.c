@@ -47,10 +47,12 @@ static nnl_runtime *running_rt;
 static lua_State *running_L;
 static pthread_t main_thread;
 
+/* Raises again and again, so that a script's pcall does not keep it from stopping; but not at once, so that what
+ * restores something after an error can do so. */
 static void stop_hook(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
-    lua_sethook(L, NULL, 0, 0);
+    lua_sethook(L, stop_hook, LUA_MASKCOUNT, 100);
     nnl_poll_cancel(running_rt); /* takes the request that came with it */
     char where[300];
     nnl_lua_where(L, where, sizeof where);
@@ -94,6 +96,7 @@ int nnlua_call(lua_State *L, int n, int results)
     signal(SIGINT, on_interrupt);
     int status = lua_pcall(L, n, results, base);
     signal(SIGINT, SIG_DFL);
+    lua_sethook(L, NULL, 0, 0);
     lua_remove(L, base);
     return status;
 }
@@ -318,7 +321,8 @@ int main(int argc, char **argv)
     nnl_status status = nnl_runtime_new(&config, &running_rt);
     lua_State *L = status == NNL_OK ? luaL_newstate() : NULL;
     if (!L) {
-        complain(status == NNL_OK ? "not enough memory" : nnl_status_name(status));
+        complain(status == NNL_OK || status == NNL_ENOMEM ? "not enough memory, or a memory limit too low to begin with"
+                                                          : nnl_status_name(status));
         return EXIT_FAILURE;
     }
     lua_pushcfunction(L, run_session);

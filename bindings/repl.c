@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/select.h>
 #include <unistd.h>
 
 #include "repl.h"
@@ -30,13 +31,29 @@ static void on_interrupt(int number)
     pressed = 1;
 }
 
-/* Reading goes on after most signals, but not after this one. */
-static void catch_interrupt(struct sigaction *before)
+typedef struct signals {
+    struct sigaction action;
+    sigset_t mask;
+} signals;
+
+/* Reading goes on after most signals, but not after this one.  The editor lets it through only while it waits, so that
+ * none comes between its look at `pressed` and the wait. */
+static void catch_interrupt(signals *before, bool held)
 {
     struct sigaction action = {.sa_handler = on_interrupt};
+    sigset_t interrupt;
     sigemptyset(&action.sa_mask);
+    sigemptyset(&interrupt);
+    sigaddset(&interrupt, SIGINT);
     pressed = 0;
-    sigaction(SIGINT, &action, before);
+    sigaction(SIGINT, &action, &before->action);
+    pthread_sigmask(held ? SIG_BLOCK : SIG_UNBLOCK, &interrupt, &before->mask);
+}
+
+static void leave_interrupt(const signals *before)
+{
+    pthread_sigmask(SIG_SETMASK, &before->mask, NULL);
+    sigaction(SIGINT, &before->action, NULL);
 }
 
 /* ---------------------------------------------------------------- completion */
@@ -77,6 +94,21 @@ static char **complete(const char *word, int start, int end)
     return rl_completion_matches(word, next_candidate);
 }
 
+/* Waits for input; false after Ctrl-C. */
+static bool wait_for_input(int fd)
+{
+    sigset_t open;
+    pthread_sigmask(SIG_SETMASK, NULL, &open);
+    sigdelset(&open, SIGINT);
+    while (!pressed) {
+        fd_set ready;
+        FD_ZERO(&ready);
+        FD_SET(fd, &ready);
+        if (pselect(fd + 1, &ready, NULL, NULL, NULL, &open) >= 0 || errno != EINTR) break;
+    }
+    return !pressed;
+}
+
 /* One character of UTF-8 from the terminal.  Ctrl-C ends the line, which read_line then drops: readline itself
  * has no way to give one up. */
 static int get_character(FILE *in)
@@ -84,12 +116,12 @@ static int get_character(FILE *in)
     unsigned char byte;
     int more = 0, character = 0;
     for (;;) {
-        ssize_t n = read(fileno(in), &byte, 1);
-        if (n < 0 && errno == EINTR && !pressed) continue;
-        if (n < 0 && errno == EINTR) {
+        if (!wait_for_input(fileno(in))) {
             fputs("^C", stdout);
             return '\n';
         }
+        ssize_t n = read(fileno(in), &byte, 1);
+        if (n < 0 && errno == EINTR) continue;
         if (n <= 0) return EOF;
         if (more > 0 && (byte & 0xc0) == 0x80) {
             character = character << 6 | (byte & 0x3f);
@@ -120,13 +152,15 @@ static void keep_history(void)
 static void open_editor(lua_State *L)
 {
     char path[1024];
-    setlocale(LC_CTYPE, ""); /* the editor's idea of how wide a character is */
+    /* The editor's idea of what a character is; ours is UTF-8 in any case. */
+    setlocale(LC_CTYPE, "");
+    if (MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
     completing = lua_newthread(L); /* a stack of its own; stays below everything else */
     rl_readline_name = "nnlua";
     rl_catch_signals = 0;
     rl_getc_function = get_character;
     rl_attempted_completion_function = complete;
-    rl_completer_word_break_characters = " \t\n\"'`@$><=;|&{}()[]+-*/%^~#,";
+    rl_basic_word_break_characters = " \t\n\"'`@$><=;|&{}()[]+-*/%^~#,";
     using_history();
     if (history_file(path, sizeof path)) read_history(path);
     atexit(keep_history);
@@ -175,12 +209,12 @@ static reading edit_line(lua_State *L, bool editor, const char *prompt)
 
 static reading read_line(lua_State *L, bool editor, const char *prompt)
 {
-    struct sigaction before;
+    signals before;
     bool terminal = isatty(STDIN_FILENO);
     pressed = 0;
-    if (terminal) catch_interrupt(&before);
+    if (terminal) catch_interrupt(&before, editor);
     reading got = edit_line(L, editor, prompt);
-    if (terminal) sigaction(SIGINT, &before, NULL);
+    if (terminal) leave_interrupt(&before);
     return got;
 }
 

@@ -169,7 +169,7 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
 #define FINALIZER_NS 150      /* a tensor's share of a collection, which is no reason to wait longer for the next */
 #define PATIENCE 32           /* ... so many full collections have been made */
 #define BUSY 8                /* a full collection in less than so many times its own time is too much, ... */
-#define TOO_BUSY 2            /* ... so often in a row */
+#define TOO_BUSY 1            /* ... more often in a row than that */
 
 static uint64_t now_ns(void)
 {
@@ -178,35 +178,40 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+static void collected(nnl_lua *state)
+{
+    state->debt = 0;
+    state->live = state->live_full = state->rt->heap.live;
+    state->collected_at = now_ns();
+    if (state->step_patience > 0) state->step_patience--;
+}
+
+/* True when full collections take too much of the time; once. */
+static bool too_busy(nnl_lua *state, uint64_t now)
+{
+    bool busy = state->collection_ns > MAX_DEBT / BYTES_A_NANOSECOND &&
+                now - state->collected_at < BUSY * state->collection_ns;
+    if (state->busy > TOO_BUSY) return false;
+    state->busy = busy ? state->busy + 1 : 0;
+    return state->busy > TOO_BUSY;
+}
+
 static void full_collection(lua_State *L, nnl_lua *state)
 {
     uint64_t start = now_ns();
-    bool busy = state->collection_ns > MAX_DEBT / BYTES_A_NANOSECOND &&
-                start - state->collected_at < BUSY * state->collection_ns;
-    if (state->busy < TOO_BUSY) state->busy = busy ? state->busy + 1 : 0;
     int64_t tensors = state->rt->tensors;
-    if (state->busy == TOO_BUSY) {
-        state->busy++; /* once */
-        lua_gc(L, LUA_GCGEN, 0, 0); /* which is a full collection but for the finalizers */
-        lua_gc(L, LUA_GCSTEP, 0);
-        state->step_trials = TRIALS;
+    if (too_busy(state, start)) {
+        lua_gc(L, LUA_GCGEN, 0, 0); /* a full collection itself */
         state->step_patience = 0;
-        state->step_ns = 0;
     } else {
         lua_gc(L, LUA_GCCOLLECT);
     }
-    state->collected_at = now_ns();
+    collected(state);
     uint64_t took = state->collected_at - start, freed = (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0);
     took = NNL_MAX(took / 8, took - NNL_MIN(took, freed * FINALIZER_NS));
     /* The quickest counts, so that an interruption does not; but a heap may have grown. */
     uint64_t slower = state->collection_ns + state->collection_ns / 4;
     state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
-    state->debt = 0;
-    state->live = state->live_full = state->rt->heap.live;
-    if (state->step_patience > 0 && --state->step_patience == 0) {
-        state->step_trials = TRIALS;
-        state->step_ns = 0;
-    }
 }
 
 /* A step, and whether it was worth while. */
@@ -216,14 +221,19 @@ static bool step_helps(lua_State *L, nnl_lua *state)
     uint64_t start = now_ns();
     lua_gc(L, LUA_GCSTEP, 0);
     state->step_ns += now_ns() - start; /* of this one and of those before it that did not help */
+    state->steps++;
     size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
     if (freed < state->debt / 4 || freed / (BYTES_A_NANOSECOND / 2) < state->step_ns) {
         state->debt -= NNL_MIN(state->debt, freed);
-        if (--state->step_trials == 0) state->step_patience = PATIENCE;
+        if (state->steps == TRIALS) {
+            state->step_patience = PATIENCE;
+            state->step_ns = 0;
+            state->steps = 0;
+        }
         return false;
     }
-    state->step_trials = TRIALS;
     state->step_ns = 0;
+    state->steps = 0;
     state->live = after;
     state->debt = 0;
     /* Tensors that became old before they were dropped wait for a full collection. */
@@ -256,7 +266,10 @@ void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
 
 void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt)
 {
-    if (lua_gc(L, LUA_GCISRUNNING)) full_collection(L, nnl_lua_state(L));
+    if (lua_gc(L, LUA_GCISRUNNING)) {
+        lua_gc(L, LUA_GCCOLLECT);
+        collected(nnl_lua_state(L));
+    }
     nnl_memory_trim(rt);
 }
 
@@ -392,7 +405,7 @@ int nnl_lua_open_protected(lua_State *L)
     if (!lua_isnil(L, -1)) return luaL_error(L, "nnlua is open in this Lua state already");
     nnl_lua *state = lua_newuserdatauv(L, sizeof *state, 0);
     int place = lua_gettop(L);
-    *state = (nnl_lua){.rt = rt, .limit = MIN_DEBT, .step_trials = TRIALS};
+    *state = (nnl_lua){.rt = rt, .limit = MIN_DEBT};
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
     state->main = lua_tothread(L, -1);
     lua_newtable(L);

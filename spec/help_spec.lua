@@ -49,7 +49,8 @@ describe("every op", function()
       remainder = "%%", bitwise_and = "&", bitwise_or = "|", bitwise_not = "~", bitwise_xor = "~"}
     for _, record in ipairs(public_ops()) do
       local example = record.example or ""
-      if not example:find("%f[%w_]" .. record.name .. "_?%f[^%w_]") and not example:find(operators[record.name] or "\0") then
+      if not example:find("%f[%w_]" .. record.name .. "_?%f[^%w_]") and not example:find(operators[record.name]
+        or "\0") then
         strangers[#strangers + 1] = record.name .. ": " .. example
       end
     end
@@ -124,7 +125,8 @@ describe("everything else", function()
     for _, record in ipairs(nn.ops()) do known[record.name], known[record.name .. "_"] = true, true end
     local without = {}
     for name, value in pairs(nn) do
-      if type(value) == "function" and not known[name] and name ~= "fail_allocation" and name ~= "set_module_hooks" then
+      if type(value) == "function" and not known[name] and name ~= "fail_allocation"
+        and name ~= "set_module_hooks" then
         without[#without + 1] = name
       end
     end
@@ -143,7 +145,8 @@ describe("everything else", function()
         for part in entry.name:gmatch "[^.]+" do place = place and rawget(place, part) end
         if type(place) ~= "function" then failures[#failures + 1] = entry.name .. " is not there" end
       end
-      if entry.example and not entry.example:find "%.safetensors" and not entry.example:find "%.npy" and not entry.example:find "%.gz" then
+      if entry.example and not entry.example:find "%.safetensors" and not entry.example:find "%.npy"
+        and not entry.example:find "%.gz" then
         local why = run(entry.example)
         if why then failures[#failures + 1] = entry.name .. ": " .. why end
       end

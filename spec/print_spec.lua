@@ -22,9 +22,9 @@ describe("a tensor's text", function()
   end)
 
   it("of no value names the shape", function()
-    prints("{}\n[f32 0]", nn.zeros(0))
-    prints("{}\n[i64 2x0x3]", nn.zeros(2, 0, 3, {dtype = "i64"}))
-    prints("{}\n[bool 0x1000000]", nn.zeros(0, 1000000, {dtype = "bool"}))
+    prints("{}  [f32 0]", nn.zeros(0))
+    prints("{}  [i64 2x0x3]", nn.zeros(2, 0, 3, {dtype = "i64"}))
+    prints("{}  [bool 0x1000000]", nn.zeros(0, 1000000, {dtype = "bool"}))
   end)
 
   it("aligns columns, also with negative numbers", function()
@@ -40,7 +40,8 @@ describe("a tensor's text", function()
   end)
 
   it("shows the largest integers exactly", function()
-    prints("{ 9223372036854775807, -9223372036854775808}\n[i64 2]", nn.tensor({math.maxinteger, math.mininteger}, "i64"))
+    prints("{ 9223372036854775807, -9223372036854775808}\n[i64 2]", nn.tensor({math.maxinteger, math.mininteger},
+      "i64"))
   end)
 
   it("goes over to exponents where fixed digits would lie", function()
@@ -52,14 +53,15 @@ describe("a tensor's text", function()
   end)
 
   it("has NaN and infinities among numbers, and alone", function()
-    prints("{ 1.5000,     inf,    -inf}\n[f32 3]", nn.tensor({1.5, 1 / 0, -1 / 0}))
+    prints("{1.5000,    inf,   -inf}\n[f32 3]", nn.tensor({1.5, 1 / 0, -1 / 0}))
     prints("{nan,  1.}\n[f32 2]", nn.tensor({0, 1}):log():sub(nn.tensor({-1 / 0, -1})))
     prints("{inf, inf}\n[f32 2]", nn.tensor({1 / 0, 1 / 0}))
   end)
 
   it("sets blocks of three and four dimensions apart", function()
     prints("{{{1, 2},\n  {3, 4}},\n\n {{5, 6},\n  {7, 8}}}\n[i64 2x2x2]", nn.arange(8):reshape(2, 2, 2))
-    prints("{{{{1, 2}},\n\n  {{3, 4}}},\n\n {{{5, 6}},\n\n  {{7, 8}}}}\n[i64 2x2x1x2]", nn.arange(8):reshape(2, 2, 1, 2))
+    prints("{{{{1, 2}},\n\n  {{3, 4}}},\n\n {{{5, 6}},\n\n  {{7, 8}}}}\n[i64 2x2x1x2]", nn.arange(8):reshape(2, 2,
+      1, 2))
   end)
 
   it("follows views", function()
@@ -86,7 +88,8 @@ describe("a tensor's text", function()
   it("leaves the middle of large ones out", function()
     prints("{   1,    2,    3, ..., 1998, 1999, 2000}\n[i64 2000]", nn.arange(2000))
     prints("{{0., 0., 0., ..., 0., 0., 0.},\n {0., 0., 0., ..., 0., 0., 0.}}\n[f32 2x600]", nn.zeros(2, 600))
-    prints("{{0., 0.},\n {0., 0.},\n {0., 0.},\n ...,\n {0., 0.},\n {0., 0.},\n {0., 0.}}\n[f32 800x2]", nn.zeros(800, 2))
+    prints("{{0., 0.},\n {0., 0.},\n {0., 0.},\n ...,\n {0., 0.},\n {0., 0.},\n {0., 0.}}\n[f32 800x2]",
+      nn.zeros(800, 2))
     assert.is_nil(tostring(nn.arange(1000)):find("...", 1, true))
   end)
 

@@ -9,9 +9,10 @@ import os
 import pty
 import select
 import sys
+import termios
 import time
 
-TIMEOUT = 60.0
+TIMEOUT = 30.0
 
 
 def main():
@@ -41,6 +42,10 @@ def main():
         what, _, text = step.partition(" ")
         text = codecs.decode(text.encode("utf-8"), "unicode_escape").encode("latin-1")
         if what == "send":
+            # the editor prints its prompt shortly before it takes the terminal over; Ctrl-D before that is lost
+            end = time.monotonic() + 1
+            while termios.tcgetattr(terminal)[3] & termios.ICANON and time.monotonic() < end:
+                time.sleep(0.01)
             os.write(terminal, text)
         elif what == "pause":
             end = time.monotonic() + float(text)

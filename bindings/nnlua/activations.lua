@@ -10,8 +10,8 @@ local function shown(value) return type(value) == "string" and ("'%s'"):format(v
 
 -- A class whose forward is the op with the fields `params` behind the input.  Signatures may end in "inplace":
 -- then the op's in-place twin is used where that is asked for.
-local function activation(name, op, signature, doc)
-  local class, read, params = define(name, signature, doc, ("nn.%s(%s)(nn.randn(3))"):format(name, ""))
+local function activation(name, op, signature, doc, arguments)
+  local class, read, params = define(name, signature, doc, ("nn.%s(%s)(nn.randn(4))"):format(name, arguments or ""))
   local names = {}
   for i, param in ipairs(params) do names[i] = param.name end
   local inplace = names[#names] == "inplace" and table.remove(names)
@@ -85,11 +85,11 @@ activation("Softshrink", "softshrink", "lambd:num=0.5", "0 where |x| <= lambd, e
 activation("Tanhshrink", "tanhshrink", "", "x - tanh(x).")
 activation("LogSigmoid", "logsigmoid", "", "log(1 / (1 + e^-x)).")
 activation("Threshold", "threshold", "threshold:num, value:num, inplace:flag=false",
-  "x where x > threshold, else value.")
+  "x where x > threshold, else value.", "0.1, 20")
 activation("GLU", "glu", "dim:int=-1",
   "a sigmoid(b), a and b being the halves of the input along dim.  arXiv:1612.08083.")
 activation("Maxout", "maxout", "pieces:size, dim:int=-1",
-  "The largest of each `pieces` neighbours along dim, which becomes so many times shorter.  arXiv:1302.4389.")
+  "The largest of each `pieces` neighbours along dim, which becomes so many times shorter.  arXiv:1302.4389.", "2")
 activation("Softmax", "softmax", "dim:int=-1", "e^x_i / sum_j e^x_j along dim.")
 activation("Softmin", "softmin", "dim:int=-1", "e^-x_i / sum_j e^-x_j along dim.")
 activation("LogSoftmax", "log_softmax", "dim:int=-1", "log(softmax(x)) along dim.")

@@ -145,7 +145,8 @@ end
 ---------------------------------------------------------------- classes and functions of the library
 
 local kinds = {
-  int = "integer", size = "integer", num = "number", flag = "boolean", string = "string", tensor = TENSOR, list = "table",
+  int = "integer", size = "integer", num = "number", flag = "boolean", string = "string", tensor = TENSOR,
+    list = "table",
   sizes = "integer[]", module = "nnlua.Module", any = "any", ["function"] = "function",
 }
 
@@ -222,10 +223,9 @@ local function library(out)
   for _, item in ipairs(sorted_entries()) do
     local entry, value = item.entry, item.value
     local class = entry.name:match "([%w_]+)$"
-    if entry.name == "Module" then -- above
-    elseif type(value) == "function" then
+    if type(value) == "function" then
       library_function(out, entry)
-    else
+    elseif entry.name ~= "Module" then -- which is above
       local parent = classes[class] and classes[class].parent
         or type(value) == "table" and rawget(value, "is_module") and "nnlua.Module"
         or entry.name:find "LR$" and "nnlua.LRScheduler" or entry.name:find "^optim%." and "nnlua.Optimizer" or nil
@@ -252,7 +252,8 @@ end
 --- The whole file.
 ---@return string
 function annotations.text()
-  local out = {"---@meta nnlua", "-- Written by `nnlua annotations`, version " .. native.version .. ".\n", "local nn = {}\n",
+  local out = {"---@meta nnlua", "-- Written by `nnlua annotations`, version " .. native.version .. ".\n",
+    "local nn = {}\n",
     "nn.functional, nn.optim, nn.init, nn.utils, nn.data = {}, {}, {}, {}, {}", "nn.F = nn.functional\n"}
   require "nnlua"
   tensor_class(out)

@@ -165,7 +165,8 @@ local function class_methods(class)
   local found = {}
   local classes, methods = require "nnlua.sources".read()
   for _, method in ipairs(methods) do
-    if method.class == class and method.dot == ":" then found[#found + 1] = ("%s(%s)"):format(method.name, method.args) end
+    if method.class == class and method.dot == ":" then found[#found + 1] = ("%s(%s)"):format(method.name,
+      method.args) end
   end
   return found, classes[class] and (classes[class].parent or ""):match "nnlua%.(.+)"
 end
@@ -254,8 +255,10 @@ end
 
 local function overview()
   local nn, out = require "nnlua", {}
-  out[1] = filled("nnlua help NAME explains an op, a module, a loss, an optimizer, a function, a method: nnlua help softmax, "
-    .. "nnlua help Linear, nnlua help optim.Adam, nnlua help state_dict.  Ops are called as nn.NAME, and those that begin "
+  out[1] = filled("nnlua help NAME explains an op, a module, a loss, an optimizer, a function, a method: nnlua "
+    .. "help softmax, "
+    .. "nnlua help Linear, nnlua help optim.Adam, nnlua help state_dict.  Ops are called as nn.NAME, and those "
+      .. "that begin "
     .. "with a tensor as x:NAME, too.", "")
   op_sections(out)
   local by_kind = {functions = {}, methods = {}, fields = {}, topics = {}}
@@ -263,10 +266,12 @@ local function overview()
   section(out, "Tensors: methods and fields besides the ops", by_kind.methods)
   out[#out] = out[#out] .. "\n" .. filled(table.concat(by_kind.fields, " "), "  ")
   section(out, "Tensors: topics", by_kind.topics)
-  for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: activations", "activations"}, {"Modules: losses", "losses"}} do
+  for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: activations", "activations"}, {"Modules: losses",
+    "losses"}} do
     section(out, part[1], names_of(require("nnlua." .. part[2])))
   end
-  for _, library in ipairs {"optim", "init", "utils", "data"} do section(out, "nn." .. library, names_of(nn[library])) end
+  for _, library in ipairs {"optim", "init", "utils", "data"} do section(out, "nn." .. library,
+    names_of(nn[library])) end
   local functions = {}
   for name, value in pairs(nn) do
     if type(value) == "function" and docs.entries[value] then functions[#functions + 1] = name end
@@ -284,7 +289,8 @@ local function library_page(name)
   local nn = require "nnlua"
   local library = rawget(nn, name)
   local texts = {
-    optim = "Optimizers and schedules of the learning rate.", init = "Initial values: each fills its tensor in place.",
+    optim = "Optimizers and schedules of the learning rate.",
+      init = "Initial values: each fills its tensor in place.",
     utils = "Gradients and parameters as a whole.", data = "Datasets, the loader, readers of files.",
     functional = "All ops as functions, under torch's name for them.",
   }
@@ -331,7 +337,8 @@ end
 ---@return string?
 ---@return string?
 function help.page(name)
-  local bare = name:gsub("%(.*$", ""):gsub("^nn[.:]", ""):gsub("^F%.", ""):gsub("^functional%.", ""):gsub("^x[.:]", "")
+  local bare = name:gsub("%(.*$", ""):gsub("^nn[.:]", ""):gsub("^F%.", ""):gsub("^functional%.", ""):gsub("^x[.:]",
+    "")
     :gsub("^[Tt]ensor[.:]", "")
   local _, ops = public_ops()
   local record = ops[bare] or ops[(bare:gsub("_$", ""))]
@@ -376,7 +383,8 @@ function help.say(what)
     text = overview()
   else
     local name = type(what) == "string" and what or name_of(what)
-    if not name and type(what) == "table" and getmetatable(what) and getmetatable(what).is_module then name = "Module" end
+    if not name and type(what) == "table" and getmetatable(what)
+      and getmetatable(what).is_module then name = "Module" end
     if name then text, why = help.page(name) end
   end
   io.write(text or "nnlua: " .. (why or "there is no help for this value") .. "\n")
@@ -400,7 +408,8 @@ end
 
 ---------------------------------------------------------------- completion
 
-local keywords = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local",
+local keywords = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in",
+  "local",
   "nil", "not", "or", "repeat", "return", "then", "true", "until", "while"}
 
 local function each_field(value, offer)
@@ -436,7 +445,8 @@ function help.complete(line, word)
   local prefix, colon, start = word:match "^(.-)([.:])([%a_]?[%w_]*)$"
   if not prefix then prefix, colon, start = "", "", word end
   local function offer(name)
-    if type(name) == "string" and name:sub(1, #start) == start and (start ~= "" or not name:find "^_") and not seen[name]
+    if type(name) == "string" and name:sub(1, #start) == start and (start ~= "" or not name:find "^_")
+      and not seen[name]
       and name:find "^[%a_][%w_]*$" and not name:find "^__" then
       seen[name] = true
       found[#found + 1] = prefix .. colon .. name

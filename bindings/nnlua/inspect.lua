@@ -1,13 +1,16 @@
 --- How the prompt shows values: as print does, but plain tables with what they hold.
 local WIDTH, MOST, DEPTH = 90, 40, 4
 
+local function is_name(key) return type(key) == "string" and key:find "^[%a_][%w_]*$" ~= nil end
+
 local function key_text(key)
-  if type(key) == "string" and key:find "^[%a_][%w_]*$" then return key end
+  if is_name(key) then return key end
   return ("[%s]"):format(type(key) == "string" and ("%q"):format(key) or tostring(key))
 end
 
 -- Names first and in their order, whatever else behind.
 local function before(a, b)
+  if is_name(a) ~= is_name(b) then return is_name(a) end
   if type(a) == type(b) and (type(a) == "string" or type(a) == "number") then return a < b end
   return type(a) == "string" and type(b) ~= "string"
 end

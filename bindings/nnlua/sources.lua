@@ -14,7 +14,8 @@ local function read_part(part, classes, methods)
       block[#block + 1] = line
     else
       local text = table.concat(block, "\n")
-      local class, parent = text:match "%-%-%-@class nnlua%.([%w_]+)", text:match "%-%-%-@class [%w_.]+%s*:%s*([%w_.]+)"
+      local class, parent = text:match "%-%-%-@class nnlua%.([%w_]+)",
+        text:match "%-%-%-@class [%w_.]+%s*:%s*([%w_.]+)"
       local owner, dot, name, args = line:match "^function ([%w_]+)([.:])([%w_]+)%((.-)%)"
       if class then
         names[line:match "^local ([%w_]+)" or line:match "^([%w_.]+) =" or class] = class

@@ -191,7 +191,7 @@ size_t nnl_tensor_print(const nnl_tensor *t, char *buffer, size_t size)
         style s = choose_style(t, edge);
         add_level(&out, t, 0, 0, &s, edge);
     }
-    nnl_format(head, sizeof head, "%s[%s %s%s]", t->ndim == 0 ? "  " : "\n", nnl_dtype_name((nnl_dtype)t->dtype),
+    nnl_format(head, sizeof head, "%s[%s %s%s]", t->ndim == 0 || t->numel == 0 ? "  " : "\n", nnl_dtype_name((nnl_dtype)t->dtype),
                nnl_shape_text(shape, t->ndim, t->shape), t->requires_grad ? ", requires_grad" : "");
     add(&out, head);
     return out.length;

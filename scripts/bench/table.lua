@@ -24,7 +24,8 @@ local function median(list)
 end
 
 local ours, order = read "ours"
-print(("%-22s %-10s %12s   %-34s %s"):format("workload", "unit", "nnlua", "beside NumPy (ratio)", "beside PyTorch (ratio)"))
+local layout = "%-22s %-10s %12s   %-34s %s"
+print(layout:format("workload", "unit", "nnlua", "beside NumPy (ratio)", "beside PyTorch (ratio)"))
 for _, name in ipairs(order) do
   local cells = {}
   for i, peer in ipairs {"numpy", "torch"} do
