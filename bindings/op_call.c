@@ -345,7 +345,7 @@ static nnl_value read_one(reading *r, const nnl_param *p, int index)
 {
     lua_State *L = r->L;
     int type = lua_type(L, index);
-    nnl_dtype dtype;
+    nnl_dtype dtype = NNL_F32;
     switch (p->type) {
     case NNL_T_NUM:
         if (type != LUA_TNUMBER) wrong_value(r, p, index);

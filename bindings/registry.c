@@ -96,7 +96,7 @@ static void push_record(lua_State *L, nnl_runtime *rt, const nnl_op *op)
     set_string(L, "sample", op->sample);
     set_flag(L, "has_grad", op->grad != NULL);
     set_flag(L, "has_define", op->define != NULL);
-    lua_pushnumber(L, op->error ? op->error : 8);
+    lua_pushnumber(L, op->error > 0 ? op->error : 8);
     lua_setfield(L, -2, "error");
     lua_newtable(L);
     for (int i = 0; i < NNL_COUNT(traits); i++) set_flag(L, traits[i].name, op->traits & traits[i].bit);

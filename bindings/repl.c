@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <locale.h>
 #include <lualib.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,11 +25,13 @@ static const char first_prompt[] = "> ", next_prompt[] = ">> ";
 /* ---------------------------------------------------------------- Ctrl-C while a line is typed */
 
 static volatile sig_atomic_t pressed;
+static pthread_t prompt_thread;
 
+/* Threads of other libraries may get the signal; the wait is this one's. */
 static void on_interrupt(int number)
 {
-    (void)number;
-    pressed = 1;
+    if (pthread_equal(pthread_self(), prompt_thread)) pressed = 1;
+    else pthread_kill(prompt_thread, number);
 }
 
 typedef struct signals {
@@ -46,6 +49,7 @@ static void catch_interrupt(signals *before, bool held)
     sigemptyset(&interrupt);
     sigaddset(&interrupt, SIGINT);
     pressed = 0;
+    prompt_thread = pthread_self();
     sigaction(SIGINT, &action, &before->action);
     pthread_sigmask(held ? SIG_BLOCK : SIG_UNBLOCK, &interrupt, &before->mask);
 }
@@ -94,19 +98,22 @@ static char **complete(const char *word, int start, int end)
     return rl_completion_matches(word, next_candidate);
 }
 
-/* Waits for input; false after Ctrl-C. */
+/* Waits for input; false after Ctrl-C, which goes before what was typed behind it. */
 static bool wait_for_input(int fd)
 {
-    sigset_t open;
-    pthread_sigmask(SIG_SETMASK, NULL, &open);
+    sigset_t held, open;
+    pthread_sigmask(SIG_SETMASK, NULL, &held);
+    open = held;
     sigdelset(&open, SIGINT);
-    while (!pressed) {
+    for (;;) {
+        pthread_sigmask(SIG_SETMASK, &open, NULL); /* pselect takes none while there is input */
+        pthread_sigmask(SIG_SETMASK, &held, NULL);
+        if (pressed) return false;
         fd_set ready;
         FD_ZERO(&ready);
         FD_SET(fd, &ready);
-        if (pselect(fd + 1, &ready, NULL, NULL, NULL, &open) >= 0 || errno != EINTR) break;
+        if (pselect(fd + 1, &ready, NULL, NULL, NULL, &open) >= 0 || errno != EINTR) return true;
     }
-    return !pressed;
 }
 
 /* One character of UTF-8 from the terminal.  Ctrl-C ends the line, which read_line then drops: readline itself

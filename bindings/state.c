@@ -214,18 +214,20 @@ static void full_collection(lua_State *L, nnl_lua *state)
     state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
 }
 
-/* A step, and whether it was worth while. */
+/* A step, and whether it was worth while.  An incremental cycle may take several, so that those which free nothing
+ * count for the next that does; one that was slow for once does not. */
 static bool step_helps(lua_State *L, nnl_lua *state)
 {
     size_t before = state->rt->heap.live;
     uint64_t start = now_ns();
     lua_gc(L, LUA_GCSTEP, 0);
-    state->step_ns += now_ns() - start; /* of this one and of those before it that did not help */
-    state->steps++;
+    uint64_t took = state->step_ns + now_ns() - start;
     size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
-    if (freed < state->debt / 4 || freed / (BYTES_A_NANOSECOND / 2) < state->step_ns) {
+    bool much = freed >= state->debt / 4;
+    if (!much || freed / (BYTES_A_NANOSECOND / 2) < took) {
         state->debt -= NNL_MIN(state->debt, freed);
-        if (state->steps == TRIALS) {
+        state->step_ns = much ? 0 : took;
+        if (++state->steps == TRIALS) {
             state->step_patience = PATIENCE;
             state->step_ns = 0;
             state->steps = 0;

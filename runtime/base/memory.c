@@ -28,6 +28,8 @@
 
 #define ALIGNMENT 64
 #define HEADER 64 /* enough for any host whose pointers are even */
+#define SLACK 128 /* of large classes, for what stands before a tensor's elements: 2^n bytes of them are frequent */
+#define SLACK_FROM 2048
 #define CACHED_MAX ((size_t)64 << 20)
 
 typedef struct free_block {
@@ -35,10 +37,12 @@ typedef struct free_block {
 } free_block;
 
 /* Class 0 holds up to 64 bytes; above, class 1 + 4 (b - 6) + quarter holds up to
- * 2^b + (quarter + 1) 2^(b - 2).  Sizes beyond the last class give a place beyond the table. */
+ * 2^b + (quarter + 1) 2^(b - 2), and SLACK more if that is above SLACK_FROM.  Sizes beyond the last class give a
+ * place beyond the table. */
 static inline int class_of(size_t size)
 {
     if (size <= 64) return 0;
+    if (size > SLACK_FROM + SLACK) size -= SLACK;
     unsigned long long last = (unsigned long long)size - 1;
     int b = 63 - __builtin_clzll(last);
     return 1 + 4 * (b - 6) + (int)((last >> (b - 2)) & 3);
@@ -51,6 +55,7 @@ static inline size_t class_bytes(int class)
     int b = 6 + (class - 1) / 4;
     unsigned long long quarters = 5 + (unsigned)((class - 1) & 3);
     unsigned long long bytes = (quarters << (b - 2)) + HEADER;
+    if (bytes > SLACK_FROM + HEADER) bytes += SLACK;
     return bytes > SIZE_MAX ? 0 : (size_t)bytes;
 }
 

@@ -8,4 +8,6 @@ bad=0
 run() { valgrind -q --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite "$@" >/dev/null || { echo "FAIL valgrind $*"; bad=1; }; }
 run "$build/nnlua" scripts/simple_network.lua --epochs 20
 run "$build/nnlua" scripts/xor.lua
+run "$build/spec/oom"
+run "$build/spec/embed_lua"
 exit $bad
