@@ -80,3 +80,14 @@ NNL_OP(fill,
     .sample = "input:3x4 value=1.5",
     .grad = nnl_flat_grad, /* the result does not depend on the input's elements */
     .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK);
+
+static nnl_status zero_run(nnl_call *c) { return nnl_fill(c->out[0], V_INT(0)); }
+
+NNL_OP(zero,
+    .sig = "input:any -> same",
+    .doc = "A tensor like input with every element 0; x:zero_() writes it into x.",
+    .example = "nn.ones(2):zero_()",
+    .infer = nnl_infer_same,
+    .run = zero_run,
+    .grad = nnl_flat_grad,
+    .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK);
