@@ -114,9 +114,10 @@ static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *in
     nnl_value values[NNL_MAX_ATTRS];
     NNL_TRY(place_attributes(rt, op, sig, attrs, values));
     nnl_request request = {.op = op, .in = inputs, .n_in = n_inputs, .attr = values, .n_attr = sig->attrs, .inplace = inplace};
-    int16_t start[NNL_MAX_PARAMS + 1] = {0};
-    nnl_tensor *padded[NNL_MAX_PARAMS] = {NULL}; /* trailing optional inputs may be left out */
+    int16_t start[NNL_MAX_PARAMS + 1];
+    nnl_tensor *padded[NNL_MAX_PARAMS]; /* trailing optional inputs may be left out */
     if (sig->list_input) {
+        start[0] = 0;
         int lists = 0, single = 0;
         for (int p = 0; p < sig->tensors; p++) *(sig->tensor[p]->list ? &lists : &single) += 1;
         int rest = n_inputs - single;
@@ -128,7 +129,7 @@ static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *in
     } else if (n_inputs > sig->tensors) {
         return NNL_FAIL(rt, NNL_EINVAL, "%s: %d tensors given, %d wanted", op->name, n_inputs, sig->tensors);
     } else if (n_inputs < sig->tensors) {
-        for (int i = 0; i < n_inputs; i++) padded[i] = inputs[i];
+        for (int i = 0; i < sig->tensors; i++) padded[i] = i < n_inputs ? inputs[i] : NULL;
         request.in = padded;
         request.n_in = sig->tensors;
     }

@@ -81,7 +81,7 @@ static nnl_status broadcast_all(nnl_call *c)
     nnl_spec_like(spec, c->in[0]);
     for (int i = 1; i < c->n_in; i++) {
         const nnl_tensor *t = c->in[i];
-        if (!t || nnl_broadcast(&spec->ndim, spec->shape, t->ndim, t->shape)) continue;
+        if (!t || nnl_same_shape(t, c->in[0]) || nnl_broadcast(&spec->ndim, spec->shape, t->ndim, t->shape)) continue;
         char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
         return nnl_call_fail(c, NNL_ESHAPE, "%s and %s do not broadcast: sizes must be equal or 1, from the last dimension on",
                              nnl_call_input_text(c, 0, a), nnl_call_input_text(c, i, b));

@@ -61,7 +61,7 @@ nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *
     map_job job = {.kernels = rt->kernels, .kernel = rt->kernels->map[map][in[inputs - 1]->dtype], .param = param,
                    .direct = true};
     for (int o = 0; o <= inputs; o++) {
-        job.width[o] = (int)nnl_dtype_size((nnl_dtype)operands[o]->dtype);
+        job.width[o] = (int)nnl_width(operands[o]->dtype);
         int64_t step = loop.step[o][loop.ndim - 1];
         if (o > 0) job.step[o - 1] = step != 0;
         job.direct &= step == job.width[o] || (o > 0 && step == 0);

@@ -71,13 +71,13 @@ void nnl_loop_plan(nnl_loop *loop, int ndim, const int64_t *shape, int operands,
         loop->size[0] = loop->inner = loop->numel;
         loop->outer = loop->numel > 0;
         for (int o = 0; o < operands; o++)
-            loop->step[o][0] = tensors[o]->numel == 1 ? 0 : (int64_t)nnl_dtype_size((nnl_dtype)tensors[o]->dtype);
+            loop->step[o][0] = tensors[o]->numel == 1 ? 0 : (int64_t)nnl_width(tensors[o]->dtype);
         return;
     }
     memcpy(loop->size, shape, sizeof(int64_t) * (size_t)ndim);
     for (int o = 0; o < operands; o++) {
         const nnl_tensor *t = tensors[o];
-        int64_t width = (int64_t)nnl_dtype_size((nnl_dtype)t->dtype);
+        int64_t width = (int64_t)nnl_width(t->dtype);
         int missing = ndim - t->ndim;
         for (int d = 0; d < ndim; d++)
             loop->step[o][d] = d < missing || t->shape[d - missing] == 1 ? 0 : t->strides[d - missing] * width;

@@ -53,11 +53,6 @@ bool nnl_is_contiguous(int ndim, const int64_t *shape, const int64_t *strides)
     return true;
 }
 
-bool nnl_same_shape(const nnl_tensor *a, const nnl_tensor *b)
-{
-    return a->ndim == b->ndim && memcmp(a->shape, b->shape, sizeof(int64_t) * a->ndim) == 0;
-}
-
 bool nnl_broadcast(int *ndim, int64_t *shape, int b_ndim, const int64_t *b_shape)
 {
     if (b_ndim > *ndim) {

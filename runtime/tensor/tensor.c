@@ -65,11 +65,11 @@ nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *so
         t->contiguous = nnl_is_contiguous(spec->ndim, spec->shape, spec->strides);
         t->storage = source->storage;
         t->storage->refs++;
-        t->data = source->data + spec->offset * (int64_t)nnl_dtype_size(spec->dtype);
+        t->data = source->data + spec->offset * (int64_t)nnl_width(spec->dtype);
     } else {
         nnl_strides_contiguous(spec->ndim, t->shape, t->strides);
         t->contiguous = true;
-        nnl_status status = storage_new(rt, (size_t)t->numel * nnl_dtype_size(spec->dtype), &t->storage);
+        nnl_status status = storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), &t->storage);
         if (status != NNL_OK) {
             header_free(t);
             return status;

@@ -75,7 +75,14 @@ nnl_status nnl_shape_check(nnl_runtime *rt, const char *who, nnl_dtype dtype, in
                            const int64_t *shape);                 /* sizes >= 0, bytes fit */
 void nnl_strides_contiguous(int ndim, const int64_t *shape, int64_t *strides);
 bool nnl_is_contiguous(int ndim, const int64_t *shape, const int64_t *strides);
-bool nnl_same_shape(const nnl_tensor *a, const nnl_tensor *b);
+static inline bool nnl_same_shape(const nnl_tensor *a, const nnl_tensor *b)
+{
+    if (a->ndim != b->ndim) return false;
+    for (int d = 0; d < a->ndim; d++) {
+        if (a->shape[d] != b->shape[d]) return false;
+    }
+    return true;
+}
 /* Broadcasts shape b into a (in place, a's ndim may grow); false when they do not fit. */
 bool nnl_broadcast(int *ndim, int64_t *shape, int b_ndim, const int64_t *b_shape);
 /* "8x1x28x28"; "0-d" for no dimensions.  Returns buffer. */
@@ -86,6 +93,12 @@ bool nnl_reshape_strides(int ndim, const int64_t *shape, const int64_t *strides,
                          const int64_t *new_shape, int64_t *new_strides);
 
 /* ---- types (dtype.c) */
+/* nnl_dtype_size() of a valid type, for what every call asks. */
+static inline size_t nnl_width(unsigned dtype)
+{
+    static const uint8_t bytes[NNL_DTYPES] = {1, 1, 4, 8, 4, 8};
+    return bytes[dtype];
+}
 static inline bool nnl_is_float(nnl_dtype d) { return d >= NNL_F32; }
 static inline bool nnl_is_int(nnl_dtype d) { return d >= NNL_U8 && d <= NNL_I64; }
 nnl_status nnl_dtype_parse(const char *name, nnl_dtype *out); /* NNL_EINVAL, no message */
