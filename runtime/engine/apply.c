@@ -71,7 +71,7 @@ nnl_status nnl_call_results(nnl_call *c, int n)
     }
     for (int i = 0; i < n; i++) {
         c->out[i] = NULL;
-        c->spec[i].view = false;
+        c->spec[i].view = c->spec[i].channels_last = false;
     }
     c->n_out = n;
     return NNL_OK;
@@ -522,7 +522,7 @@ static nnl_status pass(visit *v, const nnl_request *request)
     c->n_out = c->sig->results;
     for (int i = 0; i < c->n_out; i++) {
         c->out[i] = NULL;
-        c->spec[i].view = false;
+        c->spec[i].view = c->spec[i].channels_last = false;
     }
     if (c->sig->list_result) c->n_out = 0;
     if (c->op->infer) NNL_TRY(c->op->infer(c)); /* ops that are nothing but a composition need none */

@@ -116,7 +116,10 @@ static nnl_status collect(walk *w, nnl_node *root)
 
 /* ---------------------------------------------------------------- collecting gradients */
 
-static bool unshared(const nnl_tensor *t) { return t->refs == 1 && t->storage->refs == 1 && t->contiguous; }
+static bool unshared(const nnl_tensor *t)
+{
+    return t->refs == 1 && t->storage->refs == 1 && (t->contiguous || nnl_is_channels_last(t));
+}
 
 /* Adds a gradient (borrowed) to *slot. */
 static nnl_status accumulate(walk *w, nnl_tensor **slot, nnl_tensor *grad)
@@ -467,7 +470,7 @@ static nnl_status run_walk(walk *w, nnl_tensor *root, nnl_tensor *seed)
 /* A gradient that becomes somebody's own: not shared, contiguous. */
 static nnl_status make_own(walk *w, nnl_tensor **grad)
 {
-    if (unshared(*grad) && !(*grad)->base) return NNL_OK;
+    if (unshared(*grad) && (*grad)->contiguous && !(*grad)->base) return NNL_OK;
     bool mode = nnl_set_grad_mode(w->rt, w->create_graph);
     nnl_request request = {.op = &nnl_op_clone, .in = grad, .n_in = 1};
     nnl_results results;

@@ -54,7 +54,7 @@ void nnl_spec_set(nnl_spec *spec, nnl_dtype dtype, int ndim, const int64_t *shap
     spec->dtype = dtype;
     spec->ndim = ndim;
     for (int d = 0; d < ndim; d++) spec->shape[d] = shape[d];
-    spec->view = false;
+    spec->view = spec->channels_last = false;
 }
 
 void nnl_spec_like(nnl_spec *spec, const nnl_tensor *t)
@@ -69,9 +69,16 @@ void nnl_spec_view(nnl_spec *spec, const int64_t *strides, int64_t offset)
     for (int d = 0; d < spec->ndim; d++) spec->strides[d] = strides[d];
 }
 
+/* An elementwise result lies as the images lie that it is made from; other runs expect contiguous ones. */
+static bool keeps_channels_last(const nnl_call *c, const nnl_tensor *t)
+{
+    return c->op->traits & NNL_ELEMENTWISE && nnl_is_channels_last(t);
+}
+
 nnl_status nnl_infer_same(nnl_call *c)
 {
     nnl_spec_like(&c->spec[0], c->in[0]);
+    c->spec[0].channels_last = keeps_channels_last(c, c->in[0]);
     return NNL_OK;
 }
 
@@ -85,6 +92,11 @@ static nnl_status broadcast_all(nnl_call *c)
         char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
         return nnl_call_fail(c, NNL_ESHAPE, "%s and %s do not broadcast: sizes must be equal or 1, from the last dimension on",
                              nnl_call_input_text(c, 0, a), nnl_call_input_text(c, i, b));
+    }
+    for (int i = 0; i < c->n_in && !spec->channels_last; i++) {
+        const nnl_tensor *t = c->in[i];
+        spec->channels_last = t && !t->contiguous && t->numel == nnl_shape_numel(spec->ndim, spec->shape) &&
+                              t->ndim == spec->ndim && keeps_channels_last(c, t);
     }
     return NNL_OK;
 }

@@ -248,7 +248,7 @@ void nnl_reduce_spec(nnl_call *c, int place, nnl_dtype dtype, const nnl_value *d
     nnl_dim_flags(dims, x->ndim, reduced);
     spec->dtype = dtype;
     spec->ndim = 0;
-    spec->view = false;
+    spec->view = spec->channels_last = false;
     for (int d = 0; d < x->ndim; d++) {
         if (!reduced[d]) spec->shape[spec->ndim++] = x->shape[d];
         else if (keepdim) spec->shape[spec->ndim++] = 1;

@@ -53,6 +53,28 @@ bool nnl_is_contiguous(int ndim, const int64_t *shape, const int64_t *strides)
     return true;
 }
 
+void nnl_strides_channels_last(int ndim, const int64_t *shape, int64_t *strides)
+{
+    strides[1] = 1;
+    int64_t step = NNL_MAX(shape[1], 1);
+    for (int d = ndim - 1; d >= 0; d--) {
+        if (d == 1) continue;
+        strides[d] = step;
+        if (shape[d] > 1) step *= shape[d];
+    }
+}
+
+bool nnl_is_channels_last(const nnl_tensor *t)
+{
+    if (t->ndim < 3 || t->contiguous) return false;
+    int64_t strides[NNL_MAX_DIMS];
+    nnl_strides_channels_last(t->ndim, t->shape, strides);
+    for (int d = 0; d < t->ndim; d++) {
+        if (t->shape[d] != 1 && t->strides[d] != strides[d]) return false;
+    }
+    return true;
+}
+
 bool nnl_broadcast(int *ndim, int64_t *shape, int b_ndim, const int64_t *b_shape)
 {
     if (b_ndim > *ndim) {

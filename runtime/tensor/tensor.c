@@ -67,8 +67,13 @@ nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *so
         t->storage->refs++;
         t->data = source->data + spec->offset * (int64_t)nnl_width(spec->dtype);
     } else {
-        nnl_strides_contiguous(spec->ndim, t->shape, t->strides);
-        t->contiguous = true;
+        if (NNL_UNLIKELY(spec->channels_last)) {
+            nnl_strides_channels_last(spec->ndim, t->shape, t->strides);
+            t->contiguous = nnl_is_contiguous(spec->ndim, t->shape, t->strides);
+        } else {
+            nnl_strides_contiguous(spec->ndim, t->shape, t->strides);
+            t->contiguous = true;
+        }
         nnl_status status = storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), &t->storage);
         if (status != NNL_OK) {
             header_free(t);

@@ -45,6 +45,7 @@ typedef struct nnl_spec {
     nnl_dtype dtype;
     int ndim;
     int64_t shape[NNL_MAX_DIMS];
+    bool channels_last;            /* new elements lie as images do: see nnl_strides_channels_last() */
     bool view;                     /* shares the storage of input 0 with ... */
     int64_t strides[NNL_MAX_DIMS]; /* ... these strides, and ... */
     int64_t offset;                /* ... this distance in elements from input 0's first element */
@@ -75,6 +76,10 @@ nnl_status nnl_shape_check(nnl_runtime *rt, const char *who, nnl_dtype dtype, in
                            const int64_t *shape);                 /* sizes >= 0, bytes fit */
 void nnl_strides_contiguous(int ndim, const int64_t *shape, int64_t *strides);
 bool nnl_is_contiguous(int ndim, const int64_t *shape, const int64_t *strides);
+/* The order in which convolution and pooling keep batch x channels x ... images: channels adjacent, then places,
+ * then samples.  From 3 dimensions on, and other than contiguous. */
+void nnl_strides_channels_last(int ndim, const int64_t *shape, int64_t *strides);
+bool nnl_is_channels_last(const nnl_tensor *t);
 static inline bool nnl_same_shape(const nnl_tensor *a, const nnl_tensor *b)
 {
     if (a->ndim != b->ndim) return false;
