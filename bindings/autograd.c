@@ -243,8 +243,6 @@ static int lua_register_hook(lua_State *L)
 
 /* ---------------------------------------------------------------- anomaly detection */
 
-void nnl_lua_where(lua_State *L, char *buffer, size_t size); /* state.c */
-
 static void script_place(void *user, char *buffer, size_t size)
 {
     const nnl_lua *state = user;
@@ -259,8 +257,6 @@ static int lua_detect_anomaly(lua_State *L)
     nnl_engine *engine = state->rt->engine;
     bool before = engine->anomaly;
     engine->anomaly = lua_isnone(L, 1) || lua_toboolean(L, 1);
-    engine->where = script_place;
-    engine->where_user = state;
     lua_pushboolean(L, before);
     return 1;
 }
@@ -276,6 +272,8 @@ void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods)
         {"is_grad_enabled", lua_is_grad_enabled}, {"detach", lua_detach}, {"detect_anomaly", lua_detect_anomaly},
         {NULL, NULL},
     };
+    state->rt->engine->where = script_place;
+    state->rt->engine->where_user = state;
     nnl_lua_set_functions(L, state, methods, method_list);
     nnl_lua_set_functions(L, state, -1, functions);
 }

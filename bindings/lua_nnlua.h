@@ -21,6 +21,7 @@ typedef struct nnl_lua {
     int steps, step_patience, busy; /* see state.c */
     lua_State *main;
     lua_State *running; /* the coroutine whose call is under way; NULL when the host itself calls */
+    uint64_t mode_epoch; /* counts changes of modules between training and evaluation */
     struct nnl_lua_hook *hooks; /* of tensors, which may outlive the Lua state */
 } nnl_lua;
 
@@ -95,10 +96,15 @@ void nnl_lua_open_table(lua_State *L, nnl_lua *state, int methods);     /* table
 void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods);  /* autograd.c */
 void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods);  /* registry.c: ops(), memory, profile ... */
 void nnl_lua_open_files(lua_State *L, nnl_lua *state, int methods);     /* files.c */
+void nnl_lua_open_capture(lua_State *L, nnl_lua *state);                /* capture.c */
+void nnl_lua_open_replay(lua_State *L, nnl_lua *state);                 /* replay.c: the functions that nn.compile makes */
 
 /* index.c: x[key] for keys that are no strings; x[key] = value. */
 int nnl_lua_index(lua_State *L, nnl_lua *state, nnl_tensor *t);
 int nnl_lua_assign(lua_State *L, nnl_lua *state, nnl_tensor *t);
+
+/* state.c: the script's place, "train.lua:12: ", or nothing */
+void nnl_lua_where(lua_State *L, char *buffer, size_t size);
 
 /* table.c: the (nested) Lua list at a stack place as a tensor; dtype < 0: found from the elements, as tensor()
  * does, or with lists of integers as i64. */

@@ -389,6 +389,8 @@ static void push_native(lua_State *L, nnl_lua *state)
     nnl_lua_open_autograd(L, state, methods);
     nnl_lua_open_registry(L, state, methods);
     nnl_lua_open_files(L, state, methods);
+    nnl_lua_open_capture(L, state);
+    nnl_lua_open_replay(L, state);
     nnl_lua_open_tensor(L, state, methods);
     nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"raise", lua_raise}, {"resource", lua_resource}, {"caller_line", lua_caller_line}, {"parameters", lua_parameters}, {NULL, NULL}});
     lua_pushstring(L, NNL_VERSION);

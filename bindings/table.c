@@ -171,9 +171,17 @@ static void push_level(lua_State *L, const nnl_tensor *t, int dim, int64_t offse
     }
 }
 
+/* The tensor argument of a function that reads elements. */
+static nnl_tensor *check_readable(lua_State *L, int index, const char *function)
+{
+    nnl_tensor *t = nnl_lua_check_tensor(L, index, function);
+    if (nnl_check_values(t, function) != NNL_OK) nnl_lua_raise(L, t->rt);
+    return t;
+}
+
 static int lua_totable(lua_State *L)
 {
-    push_level(L, nnl_lua_check_tensor(L, 1, "totable"), 0, 0);
+    push_level(L, check_readable(L, 1, "totable"), 0, 0);
     return 1;
 }
 
@@ -185,14 +193,14 @@ static int lua_item(lua_State *L)
         return nnl_lua_error(L, "item: the tensor (%s) has %lld elements; only one element is a number, totable() gives all",
                              nnl_shape_text(text, t->ndim, t->shape), (long long)t->numel);
     }
-    push_element(L, t, 0);
+    push_element(L, check_readable(L, 1, "item"), 0);
     return 1;
 }
 
 /* True when shapes and all elements are equal. */
 static int lua_equal(lua_State *L)
 {
-    nnl_tensor *a = nnl_lua_check_tensor(L, 1, "equal"), *b = nnl_lua_check_tensor(L, 2, "equal");
+    nnl_tensor *a = check_readable(L, 1, "equal"), *b = check_readable(L, 2, "equal");
     nnl_loop loop;
     bool equal = nnl_same_shape(a, b);
     if (equal && a->numel > 0) {

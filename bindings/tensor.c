@@ -176,6 +176,7 @@ void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape)
 
 static void get_grad(lua_State *L, nnl_lua *state, nnl_tensor *t)
 {
+    if (nnl_grad_touch(t, true) != NNL_OK) nnl_lua_raise(L, t->rt);
     nnl_tensor *grad = t->grad;
     if (!grad) {
         lua_pushnil(L);
@@ -349,6 +350,7 @@ static int tensor_tostring(lua_State *L)
         lua_pushliteral(L, "freed tensor");
         return 1;
     }
+    if (nnl_check_values(box->t, "tostring") != NNL_OK) return nnl_lua_raise(L, box->t->rt);
     luaL_Buffer b;
     size_t size = nnl_tensor_print(box->t, NULL, 0) + 1;
     char *text = luaL_buffinitsize(L, &b, size);
@@ -367,6 +369,7 @@ static int tensor_concat(lua_State *L)
             continue;
         }
         char text[40];
+        if (nnl_check_values(t, "..") != NNL_OK) return nnl_lua_raise(L, t->rt);
         if (t->dtype == NNL_BOOL) nnl_format(text, sizeof text, "%s", nnl_element_int(t, 0) ? "true" : "false");
         else if (t->dtype == NNL_F32) nnl_format_float(text, sizeof text, *(const float *)t->data);
         else if (t->dtype == NNL_F64) nnl_format_double(text, sizeof text, *(const double *)t->data);

@@ -239,6 +239,33 @@ NNL_API nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *c
                                bool retain_graph, bool create_graph, bool allow_unused,
                                nnl_tensor **grads);
 
+/* ------------------------------------------------------------------ captured programs */
+
+/* Between begin and end, calls on rt are taken down and not computed: tensors have shapes and no values.  The
+ * program that comes of them computes the results when a context runs it, with the same bits, and without shape
+ * work.  It holds references to the tensors from outside that the calls use; what they change outside (in place,
+ * or as .grad of a leaf) a run changes. */
+typedef struct nnl_program nnl_program;
+typedef struct nnl_context nnl_context;
+
+/* stand_ins[i] receives a new reference to a tensor that stands for an argument of inputs[i]'s form. */
+NNL_API nnl_status nnl_capture_begin(nnl_runtime *rt, nnl_tensor *const *inputs, int n_inputs,
+                                     nnl_tensor **stand_ins);
+/* *out receives a new reference.  After a failure nothing is captured and *out is NULL. */
+NNL_API nnl_status nnl_capture_end(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out);
+NNL_API void nnl_capture_abandon(nnl_runtime *rt);
+NNL_API nnl_program *nnl_program_ref(nnl_program *program);
+NNL_API void nnl_program_unref(nnl_program *program); /* by the thread of the runtime that captured it */
+
+/* What one run needs: memory, numbers that change.  rt is the runtime that the program was captured on, or another
+ * one, used by another thread: then the tensors from outside are shared, and must not be changed by any run. */
+NNL_API nnl_status nnl_context_new(nnl_program *program, nnl_runtime *rt, nnl_context **out);
+NNL_API void nnl_context_free(nnl_context *context); /* before its program's last reference goes */
+/* Runs the program on tensors of the forms that were captured (NNL_ESHAPE, NNL_ETYPE).  outputs receives new
+ * references to fresh tensors.  Until the first change outside a failure changes nothing. */
+NNL_API nnl_status nnl_context_run(nnl_context *context, nnl_tensor *const *inputs, int n_inputs,
+                                   nnl_tensor **outputs, int n_outputs);
+
 #ifdef __cplusplus
 }
 #endif

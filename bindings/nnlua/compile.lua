@@ -1,24 +1,45 @@
---- nn.compile and nn.scalar: the interface of captured steps.  For now the function runs as it is.
+--- nn.compile and nn.scalar: functions captured once for each kind of arguments and replayed natively.
 local args = require "nnlua.args"
 local docs = require "nnlua.docs"
 local native = require "nnlua.native"
+local Module = require "nnlua.module"
 
 local captured = {}
 
---- The function to call instead of f.  Nothing is captured yet: it calls f each time.
+-- f as it runs while it is captured: the modules that it calls are noted with their modes, {m1, mode1, m2, ...}.
+local function noting(f)
+  return function(modes, ...)
+    local arguments, met = table.pack(...), {}
+    return Module.observe(function(module, forward, ...)
+      if not met[module] then
+        met[module] = true
+        modes[#modes + 1], modes[#modes + 2] = module, module.training
+      end
+      return forward(module, ...)
+    end, function() return f(table.unpack(arguments, 1, arguments.n)) end)
+  end
+end
+
+local read = args.reader("compile", "f:any, fallback:flag=false")
+
+--- A function that does what f does, captured at its first call with each kind of arguments and replayed natively.
 ---@generic F: function
 ---@param f F
+---@param options {fallback: boolean?}? run f as it is where it cannot be captured
 ---@return F
-function captured.compile(f)
+function captured.compile(f, options)
   local meta = getmetatable(f)
   if type(f) ~= "function" and not (type(meta) == "table" and meta.__call) then
     native.raise("compile: argument 1 must be a function, got " .. args.describe(f))
   end
-  return function(...) return f(...) end
+  local _, fallback = read(f, options)
+  return native.compiled(f, noting(f), fallback)
 end
-docs.add(captured.compile, "compile", "f:function",
-  "The function to call instead of f: a training step, captured at its first call and replayed natively.  In this "
-  .. "version nothing is captured: the result calls f each time, with the same results.",
+docs.add(captured.compile, "compile", "f:function, fallback:flag=false",
+  "A function that does what f does: captured at its first call with each kind of arguments (structure, shapes, types, "
+  .. "other values, train or eval, grad mode) and replayed natively, without Lua.  Parameters, gradients, optimizer "
+  .. "state and hyperparameters, nn.scalar values and random numbers are live; other Lua values are those of the capture. "
+  .. "Values of tensors cannot be read inside; with fallback, such a function runs as it is.",
   "local step = nn.compile(function(x, y) opt:zero_grad(); local l = loss(net(x), y); l:backward(); opt:step(); "
   .. "return l end)")
 

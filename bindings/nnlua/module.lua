@@ -296,6 +296,7 @@ end
 
 local function set_mode(self, training)
   walk(self, {module = function(_, module) rawset(module, "training", training) end})
+  native.mode_changed()
   return self
 end
 

@@ -139,7 +139,12 @@ function Optimizer:step(closure)
       grads[i] = grad or false
       any = any or grad
     end
-    if any then self.move(params, grads, state_of(self, place), group) end
+    if any then
+      -- while a step is captured, state is made for real, and the group's numbers are noted as live
+      local kept = native.outside(state_of, self, place)
+      native.live(group)
+      self.move(params, grads, kept, group)
+    end
     -- kept no longer than the parameters keep them
     for i = 1, #params do grads[i] = false end
   end

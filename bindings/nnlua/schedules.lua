@@ -16,6 +16,9 @@ schedules.LRScheduler = LRScheduler
 
 --- Sets the rates of the next epoch.
 function LRScheduler:step()
+  if native.capturing() then
+    native.raise(self.__name .. ": step() changes numbers of Lua, which a captured function does once; call it outside")
+  end
   self.last_epoch = self.last_epoch + 1
   for place, group in ipairs(self.optimizer.param_groups) do
     group.lr = self:rate(group.lr, self.base_lrs[place], self.last_epoch)

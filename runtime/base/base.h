@@ -64,6 +64,7 @@ struct nnl_runtime {
     int threads;
     nnl_parallel_for parallel_for;
     void *parallel_user;
+    bool capturing;         /* calls are noted down, not computed: see engine.h, nnl_recorder */
     bool in_parallel;       /* nnl_parallel() is running: calls from its tasks run where they are made */
     nnl_log log;
     void *log_user;

@@ -139,6 +139,10 @@ static nnl_status check_inputs(visit *v, const nnl_request *request)
         }
         if (NNL_UNLIKELY(t->rt != c->rt))
             return nnl_call_fail(c, NNL_EINVAL, "%s belongs to another runtime", p->name);
+        if (NNL_UNLIKELY(t->storage->unset && !c->rt->capturing))
+            return nnl_call_fail(c, NNL_ESTATE,
+                                 "%s was made inside a captured function, where nothing is computed; return it from the function",
+                                 p->name);
         if (NNL_UNLIKELY(!(takes[p->type] >> t->dtype & 1u))) {
             if (p->type != NNL_T_REAL) return wrong_type(v, i);
             if (!(c->op->traits & NNL_PROMOTE)) NNL_TRY(convert(v, i, NNL_F32));
@@ -333,7 +337,9 @@ static uint64_t now_ns(void)
 
 static nnl_status run_op(nnl_call *c)
 {
+    nnl_recorder *recorder = c->rt->engine->recorder;
     nnl_profile_row *rows = c->rt->engine->profile;
+    if (NNL_UNLIKELY(recorder)) return recorder->call(recorder, c);
     if (NNL_LIKELY(!rows)) return c->op->run(c);
     uint64_t start = now_ns();
     nnl_status status = c->op->run(c);
@@ -384,6 +390,21 @@ static nnl_status check_target(visit *v)
     return NNL_OK;
 }
 
+nnl_status nnl_copy_noted(nnl_tensor *to, nnl_tensor *from)
+{
+    nnl_runtime *rt = to->rt;
+    if (NNL_LIKELY(!rt->engine->recorder)) return nnl_copy(to, from);
+    nnl_call c = {.rt = rt, .op = &nnl_op_copy, .n_in = 2, .n_out = 1, .inplace = true};
+    c.in = c.in_;
+    c.out = c.out_;
+    c.attr = c.attr_;
+    c.spec = c.spec_;
+    c.in[0] = c.out[0] = to;
+    c.in[1] = from;
+    NNL_TRY(nnl_sig_of(rt, c.op, &c.sig));
+    return run_op(&c);
+}
+
 /* Backward needs input 0 as it was: a copy takes its place in the record. */
 static nnl_status keep_old_value(visit *v)
 {
@@ -397,7 +418,7 @@ static nnl_status keep_old_value(visit *v)
     nnl_spec spec;
     nnl_spec_like(&spec, c->in[0]);
     NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &copy));
-    nnl_status status = nnl_copy(copy, c->in[0]);
+    nnl_status status = nnl_copy_noted(copy, c->in[0]);
     if (status != NNL_OK) {
         nnl_tensor_unref(copy);
         return status;
@@ -418,13 +439,13 @@ static nnl_status run_beside(visit *v)
     NNL_TRY(nnl_tensor_make(c->rt, &c->spec[0], NULL, &result));
     c->out[0] = result;
     nnl_status status = run_op(c);
-    if (status == NNL_OK && c->rt->engine->anomaly) status = look_for_anomaly(c);
+    if (status == NNL_OK && c->rt->engine->anomaly && !c->rt->capturing) status = look_for_anomaly(c);
     c->out[0] = nnl_tensor_ref(target);
     if (status == NNL_OK && v->tracked) status = nnl_tape_prepare(c, &record);
     if (status == NNL_OK) status = nnl_poll_cancel(c->rt);
     if (status == NNL_OK) {
         c->rt->hold_cancel = true;
-        status = nnl_copy(target, result);
+        status = nnl_copy_noted(target, result);
         c->rt->hold_cancel = false;
         nnl_tensor_touch(target);
         if (v->tracked) nnl_tape_commit(c, &record);
@@ -535,7 +556,7 @@ static nnl_status pass(visit *v, const nnl_request *request)
     NNL_TRY(allocate(c));
     if (needs_run(c)) {
         NNL_TRY(run_op(c));
-        if (NNL_UNLIKELY(rt->engine->anomaly)) NNL_TRY(look_for_anomaly(c));
+        if (NNL_UNLIKELY(rt->engine->anomaly && !rt->capturing)) NNL_TRY(look_for_anomaly(c));
     }
     bool handed_on = c->n_out == 1 && c->n_in > 0 && c->out[0] == c->in[0];
     if (!v->tracked || handed_on) return NNL_OK;

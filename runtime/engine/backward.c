@@ -491,7 +491,10 @@ static bool is_expanded(const nnl_tensor *t)
     return false;
 }
 
-static bool adds_in_place(const walk *w, const nnl_tensor *old) { return old && !w->create_graph && !is_expanded(old); }
+static bool adds_in_place(const walk *w, const nnl_tensor *old)
+{
+    return old && !w->create_graph && !is_expanded(old) && !w->rt->capturing;
+}
 
 static nnl_status prepare_commit(walk *w)
 {
@@ -500,6 +503,7 @@ static nnl_status prepare_commit(walk *w)
         NNL_TRY(run_hooks(w->rt, &w->targets[i].tensor->hooks, 0, &w->targets[i].grad));
     for (int64_t i = 0; i < w->n_targets; i++) {
         target *t = &w->targets[i];
+        NNL_TRY(nnl_grad_touch(t->tensor, true));
         nnl_tensor *old = t->tensor->grad;
         if (adds_in_place(w, old)) continue;
         if (!old) {

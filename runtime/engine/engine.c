@@ -40,6 +40,19 @@ nnl_status nnl_profile_start(nnl_runtime *rt)
 
 void nnl_profile_stop(nnl_runtime *rt) { rt->engine->profile = NULL; }
 
+nnl_status nnl_check_values(const nnl_tensor *t, const char *who)
+{
+    if (t->rt->capturing)
+        return NNL_FAIL(t->rt, NNL_ESTATE,
+                        "%s: values cannot be read inside a captured function, which computes nothing while it is captured; "
+                        "return the tensor, or compile with {fallback = true}", who);
+    if (t->storage->unset)
+        return NNL_FAIL(t->rt, NNL_ESTATE,
+                        "%s: the tensor was made inside a captured function and holds no values; return it from the function",
+                        who);
+    return NNL_OK;
+}
+
 /* ---------------------------------------------------------------- nnl_apply */
 
 static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, nnl_value *v)

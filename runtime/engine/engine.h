@@ -36,6 +36,16 @@ void nnl_results_free(nnl_runtime *rt, nnl_results *results); /* the block, not 
 
 /* ---------------------------------------------------------------- state of a runtime's engine */
 
+/* Takes down calls instead of running them, while a function is captured (program/).  Tensors have shapes
+ * then, but no values. */
+typedef struct nnl_recorder nnl_recorder;
+struct nnl_recorder {
+    /* Stands for c->op->run: inputs and results are as run would see them. */
+    nnl_status (*call)(nnl_recorder *r, nnl_call *c);
+    /* leaf->grad is about to be read (or only set). */
+    nnl_status (*grad)(nnl_recorder *r, nnl_tensor *leaf, bool read);
+};
+
 typedef struct nnl_profile_row {
     uint64_t calls, nanoseconds, bytes;
 } nnl_profile_row;
@@ -44,6 +54,7 @@ struct nnl_engine {
     nnl_sig *sig[NNL_OP_TOTAL]; /* parsed signatures, NULL until first used */
     bool grad_enabled;
     bool anomaly;               /* look at every result for NaN and infinity */
+    nnl_recorder *recorder;     /* while a function is captured, else NULL */
     uint64_t sequence;          /* of the next node */
     uint64_t mark;              /* of the current walk */
     int hooks_running;
@@ -51,11 +62,20 @@ struct nnl_engine {
     bool draining;
     nnl_profile_row *rows;      /* one an op: counts of the last profile */
     nnl_profile_row *profile;   /* rows while profiling, else NULL */
-    /* Asked in anomaly mode: writes the script's place ("train.lua:12"), or nothing. */
+    /* Asked in anomaly mode and by the recorder: writes the script's place ("train.lua:12"), or nothing. */
     void (*where)(void *user, char *buffer, size_t size);
     void *where_user;
 };
 
+
+/* To be asked before leaf->grad is read, or with read = false before it is set. */
+static inline nnl_status nnl_grad_touch(nnl_tensor *leaf, bool read)
+{
+    nnl_recorder *r = leaf->rt->engine->recorder;
+    return NNL_LIKELY(!r) ? NNL_OK : r->grad(r, leaf, read);
+}
+/* Fails when t's elements cannot be read: they are only being noted down, or were. */
+nnl_status nnl_check_values(const nnl_tensor *t, const char *who);
 
 nnl_status nnl_profile_start(nnl_runtime *rt);
 void nnl_profile_stop(nnl_runtime *rt); /* the rows stay until the next start */

@@ -363,7 +363,12 @@ nnl_status nnl_tensor_set_requires_grad(nnl_tensor *t, bool on)
     return NNL_OK;
 }
 
-nnl_tensor *nnl_tensor_grad(const nnl_tensor *t) { return t->grad; }
+nnl_tensor *nnl_tensor_grad(const nnl_tensor *t)
+{
+    nnl_recorder *r = t->rt->engine->recorder;
+    if (NNL_UNLIKELY(r)) (void)r->grad(r, (nnl_tensor *)(uintptr_t)t, true);
+    return t->grad;
+}
 
 nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad)
 {
@@ -373,6 +378,7 @@ nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad)
                         nnl_dtype_name((nnl_dtype)grad->dtype), nnl_shape_text(a, grad->ndim, grad->shape),
                         nnl_dtype_name((nnl_dtype)t->dtype), nnl_shape_text(b, t->ndim, t->shape));
     }
+    NNL_TRY(nnl_grad_touch(t, false));
     nnl_tensor *old = t->grad;
     t->grad = grad ? nnl_tensor_ref(grad) : NULL;
     nnl_tensor_unref(old);

@@ -2,6 +2,7 @@
 #include "safetensors.h"
 
 #include "../base/file.h"
+#include "../engine/engine.h"
 #include "json.h"
 
 #include <string.h>
@@ -526,7 +527,7 @@ static nnl_status check_tensor(const saver *s, const nnl_named_tensor *t)
     if (compare_text(t->name, t->name_length, METADATA, strlen(METADATA)) == 0) {
         return NNL_FAIL(s->rt, NNL_EINVAL, "no tensor can have the name '" METADATA "'");
     }
-    return NNL_OK;
+    return nnl_check_values(t->tensor, "save");
 }
 
 static nnl_status order_all(saver *s, const nnl_named_tensor *tensors, const nnl_text_pair *meta)

@@ -12,7 +12,7 @@ nnl_status nnl_run_define(nnl_call *c)
     nnl_define d = {.s = &s, .op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = c->in, .out = out, .attr = c->attr};
     c->op->define(&d);
     nnl_status status = s.status;
-    if (status == NNL_OK) status = nnl_copy(c->out[0], out[0]);
+    if (status == NNL_OK) status = nnl_copy_noted(c->out[0], out[0]);
     nnl_scope_close(&s);
     nnl_set_grad_mode(c->rt, mode);
     return status;

@@ -180,6 +180,9 @@ nnl_status nnl_run_map(nnl_call *c);
 nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *in, nnl_tensor *out,
                        const double *param);
 
+/* nnl_copy(), as a call that is taken down while a function is captured (engine/apply.c). */
+nnl_status nnl_copy_noted(nnl_tensor *to, nnl_tensor *from);
+
 /* ---------------------------------------------------------------- building graphs: gradients and defines */
 
 /* Ops applied from C, with results owned by the scope.  After a failure everything returns NULL and does

@@ -8,18 +8,18 @@
 /* Provided by engine/tape.c: lets go of node, base, grad and hooks. */
 void nnl_tape_drop(nnl_tensor *t);
 
-static nnl_status storage_new(nnl_runtime *rt, size_t bytes, nnl_storage **out)
+nnl_status nnl_storage_new(nnl_runtime *rt, size_t bytes, nnl_storage **out)
 {
     void *block;
     NNL_TRY(nnl_alloc(rt, HEADER + bytes, &block));
     nnl_storage *storage = block;
     *storage = (nnl_storage){.refs = 1, .bytes = bytes, .data = (char *)block + HEADER,
-                             .block_size = HEADER + bytes, .rt = rt};
+                             .block_size = HEADER + bytes, .rt = rt, .unset = rt->capturing};
     *out = storage;
     return NNL_OK;
 }
 
-static void storage_unref(nnl_storage *storage)
+void nnl_storage_unref(nnl_storage *storage)
 {
     if (--storage->refs > 0) return;
     if (storage->release) storage->release(storage->release_user, storage->data);
@@ -74,7 +74,7 @@ nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *so
             nnl_strides_contiguous(spec->ndim, t->shape, t->strides);
             t->contiguous = true;
         }
-        nnl_status status = storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), &t->storage);
+        nnl_status status = nnl_storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), &t->storage);
         if (status != NNL_OK) {
             header_free(t);
             return status;
@@ -176,7 +176,7 @@ nnl_tensor *nnl_tensor_ref(nnl_tensor *t)
 void nnl_tensor_unref(nnl_tensor *t)
 {
     if (!t || --t->refs > 0) return;
-    storage_unref(t->storage);
+    nnl_storage_unref(t->storage);
     if (t->node || t->base || t->grad || t->hooks) nnl_tape_drop(t);
     header_free(t);
 }

@@ -1,0 +1,407 @@
+/* Replays a program: every step's call lies ready, with tensors whose addresses are fixed but for arguments,
+ * results and gradients, which are set at the beginning of a run. */
+#include "program.h"
+
+#include <string.h>
+
+typedef struct kept_grad {
+    nnl_tensor *t[2]; /* written in turns, where the function adds to the gradient that stands */
+} kept_grad;
+
+struct nnl_context {
+    nnl_program *program;
+    nnl_runtime *rt;
+    nnl_bump bump;
+    char *arena;
+    nnl_storage *storage; /* one a buffer: what the steps' tensors see */
+    nnl_tensor *value;
+    nnl_call *call;
+    nnl_storage **bound;  /* one a buffer: real storage of what leaves a TEMP one in this run; a reference */
+    kept_grad *grad;      /* one a slot */
+    nnl_tensor **leaving; /* one a slot: its gradient of this run */
+    int first_effect;     /* first step that changes something outside, or the number of steps */
+};
+
+/* ---------------------------------------------------------------- making */
+
+static void place_values(nnl_context *x, int buffer)
+{
+    const nnl_program *p = x->program;
+    char *data = x->storage[buffer].data;
+    for (int32_t v = p->buffer[buffer].first_value; v >= 0; v = p->value[v].next) x->value[v].data = data + p->value[v].offset;
+}
+
+static void make_values(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    for (int v = 0; v < p->n_values; v++) {
+        x->value[v] = p->value[v].form;
+        x->value[v].refs = 1;
+        x->value[v].rt = x->rt;
+        x->value[v].storage = &x->storage[p->value[v].buffer];
+    }
+    for (int b = 0; b < p->n_buffers; b++) {
+        const nnl_buffer *buffer = &p->buffer[b];
+        bool fixed = (buffer->kind == NNL_BUFFER_OUTER || buffer->kind == NNL_BUFFER_CONST) && !nnl_buffer_is_copied(buffer);
+        x->storage[b] = (nnl_storage){.refs = 1, .bytes = buffer->bytes, .rt = x->rt};
+        if (fixed) x->storage[b].data = buffer->storage->data;
+        else if (!buffer->escapes && buffer->first >= 0) x->storage[b].data = x->arena + buffer->place;
+        if (x->storage[b].data) place_values(x, b);
+    }
+}
+
+static nnl_status make_call(nnl_context *x, int place)
+{
+    const nnl_step *step = &x->program->step[place];
+    nnl_call *c = &x->call[place];
+    *c = (nnl_call){.rt = x->rt, .op = step->op, .n_in = step->n_in, .n_out = step->n_out, .index_base = step->index_base,
+                    .inplace = step->inplace, .keep = step->keep};
+    NNL_TRY(nnl_sig_of(x->rt, step->op, &c->sig));
+    NNL_TRY(nnl_bump_alloc(&x->bump, sizeof(nnl_tensor *) * (size_t)NNL_MAX(step->n_in + step->n_out, 1), &c->in));
+    c->out = c->in + step->n_in;
+    for (int i = 0; i < step->n_in; i++) c->in[i] = step->in[i] < 0 ? NULL : &x->value[step->in[i]];
+    for (int i = 0; i < step->n_out; i++) c->out[i] = step->out[i] < 0 ? NULL : &x->value[step->out[i]];
+    NNL_TRY(nnl_bump_alloc(&x->bump, sizeof(nnl_value) * (size_t)NNL_MAX(step->n_attr, 1), &c->attr));
+    memcpy(c->attr, step->attr, sizeof(nnl_value) * (size_t)step->n_attr);
+    c->spec = step->spec;
+    if (step->start) memcpy(c->start, step->start, sizeof(int16_t) * (size_t)(c->sig->tensors + 1));
+    return NNL_OK;
+}
+
+static bool changes_outside(const nnl_program *p, const int32_t *values, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (values[i] < 0) continue;
+        nnl_buffer_kind kind = p->buffer[p->value[values[i]].buffer].kind;
+        if (kind == NNL_BUFFER_OUTER || kind == NNL_BUFFER_INPUT || kind == NNL_BUFFER_GRAD) return true;
+    }
+    return false;
+}
+
+static int find_first_effect(const nnl_program *p)
+{
+    for (int i = 0; i < p->n_steps; i++) {
+        const nnl_step *step = &p->step[i];
+        if (changes_outside(p, step->out, step->n_out) ||
+            (step->op->traits & NNL_IN_PLACE && changes_outside(p, step->in, step->n_in)))
+            return i;
+    }
+    return p->n_steps;
+}
+
+static nnl_status make_parts(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    nnl_bump *bump = &x->bump;
+    void *arena;
+    NNL_TRY(nnl_alloc(x->rt, p->arena_bytes, &arena));
+    x->arena = arena;
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_storage) * (size_t)(p->n_buffers + 1), &x->storage));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_storage *) * (size_t)(p->n_buffers + 1), &x->bound));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_tensor) * (size_t)(p->n_values + 1), &x->value));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_call) * (size_t)(p->n_steps + 1), &x->call));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(kept_grad) * (size_t)(p->n_slots + 1), &x->grad));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_tensor *) * (size_t)(p->n_slots + 1), &x->leaving));
+    make_values(x);
+    for (int i = 0; i < p->n_steps; i++) NNL_TRY(make_call(x, i));
+    x->first_effect = find_first_effect(p);
+    return NNL_OK;
+}
+
+nnl_status nnl_context_new(nnl_program *program, nnl_runtime *rt, nnl_context **out)
+{
+    void *block;
+    *out = NULL;
+    if (rt->isa != program->rt->isa)
+        return NNL_FAIL(rt, NNL_EINVAL, "context: the program was captured for %s, but the runtime uses %s",
+                        nnl_isa_name(program->rt->isa), nnl_isa_name(rt->isa));
+    NNL_TRY(nnl_alloc_zeroed(rt, sizeof(nnl_context), &block));
+    nnl_context *x = block;
+    *x = (nnl_context){.program = program, .rt = rt, .bump = {.rt = rt}};
+    nnl_status status = make_parts(x);
+    if (status != NNL_OK) {
+        nnl_context_free(x);
+        return status;
+    }
+    *out = x;
+    return NNL_OK;
+}
+
+void nnl_context_free(nnl_context *x)
+{
+    if (!x) return;
+    for (int i = 0; x->grad && i < x->program->n_slots; i++) {
+        for (int k = 0; k < 2; k++) nnl_tensor_unref(x->grad[i].t[k]);
+    }
+    nnl_free(x->rt, x->arena, x->program->arena_bytes);
+    nnl_bump bump = x->bump;
+    nnl_free(x->rt, x, sizeof *x);
+    nnl_bump_free(&bump);
+}
+
+void nnl_context_set(nnl_context *x, int step, int attr, nnl_value value) { x->call[step].attr[attr] = value; }
+
+static nnl_tensor *leaf_of(const nnl_slot *slot, nnl_tensor *const *inputs)
+{
+    return slot->input < 0 ? slot->leaf : inputs[slot->input];
+}
+
+bool nnl_context_fits(const nnl_context *x, nnl_tensor *const *inputs)
+{
+    const nnl_program *p = x->program;
+    for (int i = 0; i < p->n_slots; i++) {
+        const nnl_slot *slot = &p->slot[i];
+        if (slot->read && (leaf_of(slot, inputs)->grad != NULL) != slot->present) return false;
+    }
+    return true;
+}
+
+/* ---------------------------------------------------------------- the beginning of a run */
+
+static nnl_status check_input(nnl_context *x, int i, const nnl_tensor *t)
+{
+    const nnl_program *p = x->program;
+    if (p->input_value[i] < 0) return NNL_OK;
+    const nnl_tensor *form = &p->value[p->input_value[i]].form;
+    bool same = t->dtype == form->dtype && nnl_same_shape(t, form) &&
+                memcmp(t->strides, form->strides, sizeof(int64_t) * t->ndim) == 0;
+    if (NNL_LIKELY(same)) return NNL_OK;
+    char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
+    return NNL_FAIL(x->rt, t->dtype == form->dtype ? NNL_ESHAPE : NNL_ETYPE,
+                    "program: argument %d is %s %s, but was captured as %s %s%s", i, nnl_dtype_name((nnl_dtype)t->dtype),
+                    nnl_shape_text(a, t->ndim, t->shape), nnl_dtype_name((nnl_dtype)form->dtype),
+                    nnl_shape_text(b, form->ndim, form->shape), nnl_same_shape(t, form) ? " with other strides" : "");
+}
+
+static nnl_status set_inputs(nnl_context *x, nnl_tensor *const *inputs)
+{
+    const nnl_program *p = x->program;
+    for (int i = 0; i < p->n_inputs; i++) {
+        NNL_TRY(check_input(x, i, inputs[i]));
+        if (p->input_value[i] < 0) continue;
+        int buffer = p->value[p->input_value[i]].buffer;
+        x->storage[buffer].data = inputs[i]->data;
+        place_values(x, buffer);
+    }
+    for (int i = 0; i < p->n_slots; i++) {
+        const nnl_slot *slot = &p->slot[i];
+        if (!slot->read || !slot->present || slot->entry < 0) continue;
+        const nnl_tensor *grad = leaf_of(slot, inputs)->grad;
+        const nnl_tensor *form = &p->value[slot->entry].form;
+        if (memcmp(grad->strides, form->strides, sizeof(int64_t) * form->ndim) != 0)
+            return NNL_FAIL(x->rt, NNL_ESTATE, "program: a gradient that stands has other strides than at capture");
+        int buffer = p->value[slot->entry].buffer;
+        x->storage[buffer].data = grad->data - p->value[slot->entry].offset;
+        place_values(x, buffer);
+    }
+    return NNL_OK;
+}
+
+/* A tensor of a value's form over a storage. */
+static nnl_status header_over(nnl_context *x, int value, nnl_storage *storage, nnl_tensor **out)
+{
+    const nnl_program_value *v = &x->program->value[value];
+    nnl_tensor source = {.rt = x->rt, .storage = storage, .data = storage->data};
+    nnl_spec spec;
+    nnl_spec_like(&spec, &v->form);
+    nnl_spec_view(&spec, v->form.strides, v->offset / (int64_t)nnl_width(v->form.dtype));
+    return nnl_tensor_make(x->rt, &spec, &source, out);
+}
+
+static void bind(nnl_context *x, int buffer, nnl_storage *storage)
+{
+    x->bound[buffer] = storage;
+    x->storage[buffer].data = storage->data;
+    place_values(x, buffer);
+}
+
+static bool is_free(const nnl_tensor *t, const nnl_tensor *leaf, bool reads)
+{
+    int32_t ours = leaf->grad == t && !reads ? 2 : 1;
+    return t->refs == ours && t->storage->refs == 1;
+}
+
+/* The gradient that slot i will have: the tensor of an earlier run if nobody else holds it, else a fresh one. */
+static nnl_status kept_gradient(nnl_context *x, int i, const nnl_tensor *leaf, nnl_tensor **out)
+{
+    const nnl_slot *slot = &x->program->slot[i];
+    nnl_tensor **kept = x->grad[i].t;
+    for (int k = 0; k < 2; k++) {
+        if (!kept[k] || !is_free(kept[k], leaf, slot->read)) continue;
+        *out = nnl_tensor_ref(kept[k]);
+        return NNL_OK;
+    }
+    int k = kept[0] && leaf->grad == kept[0] ? 1 : 0;
+    nnl_storage *storage;
+    NNL_TRY(nnl_storage_new(x->rt, x->program->buffer[x->program->value[slot->value].buffer].bytes, &storage));
+    nnl_status status = header_over(x, slot->value, storage, out);
+    nnl_storage_unref(storage);
+    NNL_TRY(status);
+    nnl_tensor_unref(kept[k]);
+    kept[k] = nnl_tensor_ref(*out);
+    return NNL_OK;
+}
+
+static bool is_fresh(const nnl_buffer *b) { return b->kind == NNL_BUFFER_TEMP || b->kind == NNL_BUFFER_CONST; }
+
+static nnl_status bind_gradients(nnl_context *x, nnl_tensor *const *inputs)
+{
+    const nnl_program *p = x->program;
+    for (int i = 0; i < p->n_slots; i++) {
+        const nnl_slot *slot = &p->slot[i];
+        if (slot->value < 0) continue;
+        int buffer = p->value[slot->value].buffer;
+        if (!is_fresh(&p->buffer[buffer])) continue;
+        if (x->bound[buffer]) {
+            NNL_TRY(header_over(x, slot->value, x->bound[buffer], &x->leaving[i]));
+            continue;
+        }
+        NNL_TRY(kept_gradient(x, i, leaf_of(slot, inputs), &x->leaving[i]));
+        x->leaving[i]->storage->refs++;
+        bind(x, buffer, x->leaving[i]->storage);
+    }
+    return NNL_OK;
+}
+
+static nnl_status bind_results(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    for (int i = 0; i < p->n_results; i++) {
+        int buffer = p->value[p->result[i]].buffer;
+        if (!is_fresh(&p->buffer[buffer]) || x->bound[buffer]) continue;
+        nnl_storage *storage;
+        NNL_TRY(nnl_storage_new(x->rt, p->buffer[buffer].bytes, &storage));
+        bind(x, buffer, storage);
+    }
+    return NNL_OK;
+}
+
+static void fill_constants(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    for (int b = 0; b < p->n_buffers; b++) {
+        const nnl_buffer *buffer = &p->buffer[b];
+        if (nnl_buffer_is_copied(buffer) && x->storage[b].data) memcpy(x->storage[b].data, buffer->storage->data, buffer->bytes);
+    }
+}
+
+/* ---------------------------------------------------------------- the steps, and the end */
+
+static void set_random(nnl_context *x, int i)
+{
+    const nnl_step *step = &x->program->step[i];
+    nnl_call *c = &x->call[i];
+    if (step->draws) c->random = x->rt->random_call + step->random;
+    if (step->call_attr < 0) return;
+    c->attr[step->call_attr].as.i = step->attr[step->call_attr].as.i + (int64_t)x->rt->random_call;
+    c->attr[step->call_attr + 1].as.i = (int64_t)x->rt->seed;
+}
+
+static nnl_status run_steps(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    if (p->draws) {
+        for (int i = 0; i < p->n_steps; i++) set_random(x, i);
+    }
+    for (int i = 0; i < x->first_effect; i++) NNL_TRY(x->call[i].op->run(&x->call[i]));
+    NNL_TRY(nnl_poll_cancel(x->rt));
+    /* From here on the run changes what is outside: it is not left half way. */
+    nnl_status status = NNL_OK;
+    x->rt->hold_cancel = true;
+    for (int i = x->first_effect; i < p->n_steps && status == NNL_OK; i++) status = x->call[i].op->run(&x->call[i]);
+    x->rt->hold_cancel = false;
+    return status;
+}
+
+static nnl_status take_result(nnl_context *x, int i, nnl_tensor *const *inputs, nnl_tensor **out)
+{
+    const nnl_program *p = x->program;
+    int value = p->result[i], buffer = p->value[value].buffer;
+    const nnl_buffer *b = &p->buffer[buffer];
+    for (int k = 0; k < p->n_inputs; k++) {
+        if (p->input_value[k] != value) continue;
+        *out = nnl_tensor_ref(inputs[k]);
+        return NNL_OK;
+    }
+    if (is_fresh(b)) return header_over(x, value, x->bound[buffer], out);
+    if (b->kind == NNL_BUFFER_OUTER) return header_over(x, value, b->storage, out);
+    nnl_tensor *source = b->kind == NNL_BUFFER_INPUT ? inputs[b->source] : leaf_of(&p->slot[b->source], inputs)->grad;
+    nnl_spec spec;
+    nnl_spec_like(&spec, &p->value[value].form);
+    int64_t bytes = x->value[value].data - source->data;
+    nnl_spec_view(&spec, p->value[value].form.strides, bytes / (int64_t)nnl_width(source->dtype));
+    return nnl_tensor_make(x->rt, &spec, source, out);
+}
+
+static void count_changes(nnl_context *x, nnl_tensor *const *inputs)
+{
+    const nnl_program *p = x->program;
+    for (int b = 0; b < p->n_buffers; b++) {
+        const nnl_buffer *buffer = &p->buffer[b];
+        if (!buffer->written) continue;
+        if (buffer->kind == NNL_BUFFER_OUTER) buffer->storage->version++;
+        else if (buffer->kind == NNL_BUFFER_INPUT) inputs[buffer->source]->storage->version++;
+    }
+}
+
+static void set_gradients(nnl_context *x, nnl_tensor *const *inputs)
+{
+    const nnl_program *p = x->program;
+    for (int i = 0; i < p->n_slots; i++) {
+        const nnl_slot *slot = &p->slot[i];
+        if (!slot->set) continue;
+        nnl_tensor *leaf = leaf_of(slot, inputs), *before = leaf->grad;
+        leaf->grad = x->leaving[i];
+        x->leaving[i] = NULL;
+        nnl_tensor_unref(before);
+    }
+}
+
+static void release(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    for (int i = 0; i < p->n_slots; i++) {
+        nnl_tensor_unref(x->leaving[i]);
+        x->leaving[i] = NULL;
+    }
+    for (int b = 0; b < p->n_buffers; b++) {
+        if (!x->bound[b]) continue;
+        nnl_storage_unref(x->bound[b]);
+        x->bound[b] = NULL;
+    }
+}
+
+static nnl_status run(nnl_context *x, nnl_tensor *const *inputs, nnl_tensor **outputs)
+{
+    const nnl_program *p = x->program;
+    NNL_TRY(nnl_poll_cancel(x->rt));
+    NNL_TRY(set_inputs(x, inputs));
+    NNL_TRY(bind_gradients(x, inputs));
+    NNL_TRY(bind_results(x));
+    for (int i = 0; i < p->n_results; i++) NNL_TRY(take_result(x, i, inputs, &outputs[i]));
+    fill_constants(x);
+    NNL_TRY(run_steps(x));
+    count_changes(x, inputs);
+    set_gradients(x, inputs);
+    x->rt->random_call += p->draws;
+    return NNL_OK;
+}
+
+nnl_status nnl_context_run(nnl_context *x, nnl_tensor *const *inputs, int n_inputs, nnl_tensor **outputs, int n_outputs)
+{
+    const nnl_program *p = x->program;
+    nnl_fp_state fp;
+    for (int i = 0; i < n_outputs; i++) outputs[i] = NULL;
+    if (n_inputs != p->n_inputs || n_outputs != p->n_results)
+        return NNL_FAIL(x->rt, NNL_EINVAL, "program: %d arguments and %d results were captured, %d and %d are given", p->n_inputs,
+                        p->n_results, n_inputs, n_outputs);
+    nnl_fp_enter(&fp);
+    nnl_status status = run(x, inputs, outputs);
+    for (int i = 0; i < n_outputs && status != NNL_OK; i++) {
+        nnl_tensor_unref(outputs[i]);
+        outputs[i] = NULL;
+    }
+    release(x);
+    nnl_fp_leave(&fp);
+    return status;
+}

@@ -1,0 +1,132 @@
+/* Captured functions: calls taken down once (record.c), made simpler (simplify.c), laid out in memory (plan.c)
+ * and replayed (context.c) without Lua, shape work or allocation.
+ *
+ * A program is a list of steps over values.  A value is a tensor's form over a buffer; a buffer is what was one
+ * storage during capture.  Programs do not change once they are made; what a replay needs is a context. */
+#ifndef NNL_PROGRAM_H
+#define NNL_PROGRAM_H
+
+#include "../engine/engine.h"
+
+/* ---------------------------------------------------------------- memory that goes as a whole (bump.c) */
+
+typedef struct nnl_bump_block nnl_bump_block;
+typedef struct nnl_bump {
+    nnl_runtime *rt;
+    nnl_bump_block *blocks;
+    size_t used;
+} nnl_bump;
+
+/* Zeroed, aligned to 16; lives until nnl_bump_free(). */
+nnl_status nnl_bump_alloc(nnl_bump *bump, size_t size, void *out);
+void nnl_bump_free(nnl_bump *bump);
+/* Room for one more element in an array of `count`, whose capacity is the power of two from 16 on that holds it. */
+nnl_status nnl_bump_grow(nnl_bump *bump, size_t element, int count, void *array);
+
+/* ---------------------------------------------------------------- the parts of a program */
+
+typedef enum nnl_buffer_kind {
+    NNL_BUFFER_INPUT,  /* an argument's, other at every run */
+    NNL_BUFFER_OUTER,  /* made outside and kept: parameters, optimizer state, constants of the script */
+    NNL_BUFFER_CONST,  /* filled during capture: numbers, seeds of gradients */
+    NNL_BUFFER_GRAD,   /* the gradient that stood when the run began */
+    NNL_BUFFER_TEMP    /* a result of a step */
+} nnl_buffer_kind;
+
+typedef struct nnl_buffer {
+    nnl_buffer_kind kind;
+    int32_t source;        /* INPUT: which; GRAD: of which slot */
+    nnl_storage *storage;  /* as it was during capture; a reference (dropped for TEMP when the program is done) */
+    size_t bytes;
+    bool written;          /* by some step */
+    bool escapes;          /* TEMP: a result or a gradient, with storage of its own */
+    uint32_t version;      /* OUTER: before the capture */
+    int32_t first, last;   /* TEMP: first and last step that touches it, -1 before planning */
+    int64_t place;         /* TEMP: in the arena, bytes */
+    int32_t first_value;   /* chain of its values, -1 ends it */
+} nnl_buffer;
+
+/* A constant that steps write into, or that is handed out, is copied afresh for each run. */
+static inline bool nnl_buffer_is_copied(const nnl_buffer *b)
+{
+    return b->kind == NNL_BUFFER_CONST && (b->written || b->escapes);
+}
+
+typedef struct nnl_program_value {
+    int32_t buffer, next; /* next value of the same buffer */
+    int64_t offset;       /* bytes from the buffer's beginning; for INPUT from the argument's first element */
+    nnl_tensor form;      /* type, shape and strides; its pointers mean nothing */
+} nnl_program_value;
+
+typedef struct nnl_step {
+    const nnl_op *op;
+    int16_t n_in, n_out;
+    int32_t *in, *out;    /* values; -1 where absent */
+    int n_attr;
+    nnl_value *attr;
+    nnl_spec *spec;       /* of the results */
+    int16_t *start;       /* of list parameters, or NULL */
+    uint64_t random;      /* number of the call, from the run's first */
+    int8_t index_base;
+    bool inplace, keep;
+    bool draws;           /* uses .random */
+    int16_t call_attr;    /* attribute that holds an earlier call's number (from the run's first), or -1 */
+    int32_t live;         /* attributes come from the live table of this number, or -1 */
+    const char *where;    /* script line */
+} nnl_step;
+
+/* A leaf whose .grad the function reads or sets. */
+typedef struct nnl_slot {
+    nnl_tensor *leaf;    /* reference; NULL for an argument's */
+    int32_t input;       /* the argument that stands for it, or -1 */
+    bool read;           /* its gradient at the beginning matters: */
+    bool present;        /* there was one */
+    bool set;            /* the function leaves another one: */
+    int32_t value;       /* this, or -1 for none */
+    int32_t entry;       /* value of the one that stood, or -1 when no step uses it */
+    nnl_tensor *before;  /* during capture: the gradient to put back */
+} nnl_slot;
+
+struct nnl_program {
+    nnl_runtime *rt;
+    nnl_bump bump;
+    int32_t refs;
+    int n_buffers, n_values, n_steps, n_slots, n_inputs, n_results;
+    nnl_buffer *buffer;
+    nnl_program_value *value;
+    nnl_step *step;
+    nnl_slot *slot;
+    nnl_tensor **input;   /* during capture: the stand-ins */
+    int32_t *input_value; /* value of each argument, -1 when it is not used */
+    int32_t *result;      /* values */
+    uint64_t draws;       /* random calls a run makes */
+    size_t arena_bytes;
+    int captured_steps;   /* before simplification */
+};
+
+/* ---------------------------------------------------------------- capture (record.c) */
+
+/* The number that the next recorded call's attributes come from; -1: none. */
+void nnl_capture_live(nnl_runtime *rt, int live);
+/* Whether two captures of one function agree.  *difference receives a sentence when they do not; *number whether
+ * only a number differs, at script line *where (or NULL). */
+bool nnl_program_agrees(const nnl_program *a, const nnl_program *b, bool *number, const char **where);
+/* Capturing off and on again around what is made once, such as an optimizer's state. */
+typedef struct nnl_capture_pause { nnl_recorder *recorder; bool capturing; } nnl_capture_pause;
+nnl_capture_pause nnl_capture_suspend(nnl_runtime *rt);
+void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause);
+
+/* ---------------------------------------------------------------- passes: each keeps the meaning */
+
+nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture and the first context */
+void nnl_program_simplify(nnl_program *p);       /* simplify.c: steps that nobody needs go */
+nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
+
+/* ---------------------------------------------------------------- replay (context.c) */
+
+/* Sets an attribute of a step for the runs to come: a number that the script may change between runs. */
+void nnl_context_set(nnl_context *context, int step, int attr, nnl_value value);
+/* True while the gradients that stand agree with those that were captured. */
+bool nnl_context_fits(const nnl_context *context, nnl_tensor *const *inputs);
+
+#endif
