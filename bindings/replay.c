@@ -285,6 +285,29 @@ static int call_compiled(lua_State *L)
     return e->context ? replay(L, state, compiled, e, &a) : call_as_it_is(L);
 }
 
+/* ---------------------------------------------------------------- explaining */
+
+/* explain(f): its programs as text. */
+static int lua_explain(lua_State *L)
+{
+    nnl_lua_compiled *compiled = luaL_checkudata(L, 1, "compiled function");
+    luaL_Buffer b;
+    luaL_buffinit(L, &b);
+    for (int i = 0; i < compiled->count; i++) {
+        const nnl_lua_entry *e = compiled->entry[i];
+        if (!e->program) {
+            luaL_addstring(&b, "a function that runs as it is\n");
+            continue;
+        }
+        size_t size = nnl_program_explain(e->program, NULL, 0) + 1;
+        char *text = luaL_prepbuffsize(&b, size);
+        nnl_program_explain(e->program, text, size);
+        luaL_addsize(&b, size - 1);
+    }
+    luaL_pushresult(&b);
+    return 1;
+}
+
 /* ---------------------------------------------------------------- making one */
 
 static const char compiled_key;
@@ -310,12 +333,12 @@ void nnl_lua_open_replay(lua_State *L, nnl_lua *state)
 {
     static const luaL_Reg functions[] = {{"compiled", lua_compiled}, {NULL, NULL}};
     static const luaL_Reg meta[] = {{"__call", call_compiled}, {NULL, NULL}};
+    static const luaL_Reg methods[] = {{"explain", lua_explain}, {NULL, NULL}};
     nnl_lua_set_functions(L, state, -1, functions);
-    lua_newtable(L);
+    luaL_newmetatable(L, "compiled function"); /* sets __name */
     nnl_lua_set_functions(L, state, -1, meta);
-    lua_pushliteral(L, "compiled function");
-    lua_setfield(L, -2, "__name");
-    lua_pushvalue(L, -1);
+    lua_newtable(L);
+    nnl_lua_set_functions(L, state, -1, methods);
+    lua_setfield(L, -2, "__index");
     lua_rawsetp(L, LUA_REGISTRYINDEX, &compiled_key);
-    lua_setfield(L, -2, "compiled_meta"); /* the Lua library adds methods */
 }

@@ -118,7 +118,8 @@ static nnl_status collect(walk *w, nnl_node *root)
 
 static bool unshared(const nnl_tensor *t)
 {
-    return t->refs == 1 && t->storage->refs == 1 && (t->contiguous || nnl_is_channels_last(t));
+    int32_t recorded = t->rt->capturing && t->storage->unset; /* the recorder holds a reference, too */
+    return t->refs == 1 && t->storage->refs - recorded <= 1 && (t->contiguous || nnl_is_channels_last(t));
 }
 
 /* Adds a gradient (borrowed) to *slot. */

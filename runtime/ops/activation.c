@@ -319,11 +319,11 @@ static void elu_parameters(const nnl_op *op, const nnl_value *attr, double p[3])
     p[2] = op->variant == CELU ? 1 / alpha : 1;
 }
 
-static nnl_status elu_run(nnl_call *c)
+static bool elu_map(nnl_call *c, nnl_map_form *form)
 {
-    double p[3];
-    elu_parameters(c->op, c->attr, p);
-    return nnl_map_run(c->rt, NNL_MAP_elu, 1, c->in, c->out[0], p);
+    form->map = NNL_MAP_elu;
+    elu_parameters(c->op, c->attr, form->param);
+    return true;
 }
 
 static void elu_grad(nnl_grad *g)
@@ -344,7 +344,7 @@ static void elu_define(nnl_define *d)
     d->out[0] = DO(s, where, DO(s, gt, x, zero), nnl_scaled(s, x, p[1]), nnl_scaled(s, below, p[0] * p[1]));
 }
 
-#define ELU_OF(attrs, which)                                                                           .sig = "input:float" attrs " -> same", .infer = nnl_infer_same, .run = elu_run, .grad = elu_grad,     .define = elu_define, .variant = which, .saves = NNL_SAVE_INPUT(0), .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK
+#define ELU_OF(attrs, which)                                                                           .sig = "input:float" attrs " -> same", .infer = nnl_infer_same, .run = nnl_run_map, .map = elu_map, .grad = elu_grad,     .define = elu_define, .variant = which, .saves = NNL_SAVE_INPUT(0), .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK
 
 NNL_OP(elu, ELU_OF(", alpha:num=1.0", ELU),
     .doc = "x for x > 0, else alpha * (e^x - 1).  Clevert et al., arXiv:1511.07289.",
@@ -429,10 +429,10 @@ NNL_OP(silu_backward, NNL_BACKWARD("", silu_grad),
 #define ROOT_8_OVER_PI 0x1.9884533d43651p+0
 enum { GELU_ERF, GELU_TANH };
 
-static nnl_status gelu_run(nnl_call *c)
+static bool gelu_map(nnl_call *c, nnl_map_form *form)
 {
-    int map = c->attr[0].as.i == GELU_TANH ? NNL_MAP_gelu_tanh : NNL_MAP_gelu;
-    return nnl_map_run(c->rt, map, 1, c->in, c->out[0], NULL);
+    form->map = c->attr[0].as.i == GELU_TANH ? NNL_MAP_gelu_tanh : NNL_MAP_gelu;
+    return true;
 }
 
 static void gelu_grad(nnl_grad *g)
@@ -461,7 +461,8 @@ NNL_OP(gelu,
            "(1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2.  Hendrycks and Gimpel, arXiv:1606.08415.",
     .example = "nn.F.gelu(nn.tensor({-1, 2}))",
     .infer = nnl_infer_same,
-    .run = gelu_run,
+    .run = nnl_run_map,
+    .map = gelu_map,
     .grad = gelu_grad,
     .define = gelu_define,
     .saves = NNL_SAVE_INPUT(0),

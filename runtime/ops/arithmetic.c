@@ -8,11 +8,10 @@ static void add_grad(nnl_grad *g)
 }
 
 /* alpha 1 is an addition of its own: exact for i64, and one multiplication less. */
-static nnl_status add_run(nnl_call *c)
+static bool add_map(nnl_call *c, nnl_map_form *form)
 {
-    double alpha = nnl_value_double(&c->attr[0]);
-    int map = c->in[0]->dtype == NNL_BOOL ? NNL_MAP_logical_or : alpha == 1 ? NNL_MAP_add : NNL_MAP_add_scaled;
-    return nnl_map_run(c->rt, map, 2, c->in, c->out[0], &alpha);
+    form->map = c->in[0]->dtype == NNL_BOOL ? NNL_MAP_logical_or : form->param[0] == 1 ? NNL_MAP_add : NNL_MAP_add_scaled;
+    return true;
 }
 
 NNL_OP(add,
@@ -20,7 +19,8 @@ NNL_OP(add,
     .doc = "input + alpha * other, elementwise with broadcasting.  On bool it is logical or.",
     .example = "nn.tensor({1, 2}):add(3)",
     .infer = nnl_infer_broadcast,
-    .run = add_run,
+    .run = nnl_run_map,
+    .map = add_map,
     .grad = add_grad,
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
 
@@ -30,10 +30,12 @@ static void sub_grad(nnl_grad *g)
     if (g->needs[1]) g->dx[1] = nnl_scaled(g->s, g->dy[0], -nnl_value_double(&g->attr[0]));
 }
 
-static nnl_status sub_run(nnl_call *c)
+static bool sub_map(nnl_call *c, nnl_map_form *form)
 {
-    double alpha = -nnl_value_double(&c->attr[0]);
-    return nnl_map_run(c->rt, alpha == -1 ? NNL_MAP_sub : NNL_MAP_add_scaled, 2, c->in, c->out[0], &alpha);
+    (void)c;
+    form->param[0] = -form->param[0];
+    form->map = form->param[0] == -1 ? NNL_MAP_sub : NNL_MAP_add_scaled;
+    return true;
 }
 
 NNL_OP(sub,
@@ -41,14 +43,15 @@ NNL_OP(sub,
     .doc = "input - alpha * other, elementwise with broadcasting.",
     .example = "nn.tensor({1, 2}):sub(3)",
     .infer = nnl_infer_broadcast,
-    .run = sub_run,
+    .run = nnl_run_map,
+    .map = sub_map,
     .grad = sub_grad,
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
 
-static nnl_status mul_run(nnl_call *c)
+static bool mul_map(nnl_call *c, nnl_map_form *form)
 {
-    int map = c->in[0]->dtype == NNL_BOOL ? NNL_MAP_logical_and : NNL_MAP_mul;
-    return nnl_map_run(c->rt, map, 2, c->in, c->out[0], NULL);
+    form->map = c->in[0]->dtype == NNL_BOOL ? NNL_MAP_logical_and : NNL_MAP_mul;
+    return true;
 }
 
 static void mul_grad(nnl_grad *g)
@@ -62,7 +65,8 @@ NNL_OP(mul,
     .doc = "input * other, elementwise with broadcasting.  On bool it is logical and.",
     .example = "nn.tensor({1, 2}):mul(3)",
     .infer = nnl_infer_broadcast,
-    .run = mul_run,
+    .run = nnl_run_map,
+    .map = mul_map,
     .grad = mul_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
@@ -118,6 +122,13 @@ static nnl_status div_run(nnl_call *c)
     return status;
 }
 
+static bool div_map(nnl_call *c, nnl_map_form *form)
+{
+    form->map = c->attr[0].as.i == DIV_FLOOR ? NNL_MAP_floor_divide : NNL_MAP_div;
+    return c->attr[0].as.i != DIV_TRUNC && nnl_is_float((nnl_dtype)c->out[0]->dtype) &&
+           c->in[0]->dtype == c->out[0]->dtype && c->in[1]->dtype == c->out[0]->dtype;
+}
+
 /* d (a / b) = dy / b;  -dy a / b^2 = -dy (a / b) / b.  A rounded quotient is flat. */
 static void div_grad(nnl_grad *g)
 {
@@ -140,6 +151,7 @@ NNL_OP(div,
     .example = "nn.tensor({1, 2}):div(4)",
     .infer = div_infer,
     .run = div_run,
+    .map = div_map,
     .grad = div_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4 other:3x4[0.5,2]; input:3x4 other:4[-2,-0.5]",
@@ -159,11 +171,12 @@ NNL_OP(neg,
 
 /* ---------------------------------------------------------------- products, quotients and their rests */
 
-static nnl_status rsub_run(nnl_call *c)
+static bool rsub_map(nnl_call *c, nnl_map_form *form)
 {
-    double alpha = -nnl_value_double(&c->attr[0]);
-    nnl_tensor *swapped[] = {c->in[1], c->in[0]};
-    return nnl_map_run(c->rt, alpha == -1 ? NNL_MAP_sub : NNL_MAP_add_scaled, 2, swapped, c->out[0], &alpha);
+    sub_map(c, form);
+    form->in[0] = c->in[1];
+    form->in[1] = c->in[0];
+    return true;
 }
 
 static void rsub_grad(nnl_grad *g)
@@ -177,7 +190,8 @@ NNL_OP(rsub,
     .doc = "other - alpha * input, elementwise with broadcasting.",
     .example = "nn.tensor({1, 2}):rsub(3)",
     .infer = nnl_infer_broadcast,
-    .run = rsub_run,
+    .run = nnl_run_map,
+    .map = rsub_map,
     .grad = rsub_grad,
     .sample = "input:3x4 other:3x4; input:3x4 other:4 alpha=2.5",
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE);
@@ -306,16 +320,25 @@ NNL_OP(lerp,
 /* ---------------------------------------------------------------- powers */
 
 /* Frequent exponents have a kernel of their own. */
-static nnl_status pow_run(nnl_call *c)
+static bool pow_map(nnl_call *c, nnl_map_form *form)
 {
     const nnl_tensor *exponent = c->in[1];
-    int map = NNL_MAP_pow;
-    if (exponent->ndim == 0 && nnl_is_float((nnl_dtype)exponent->dtype)) {
-        double value = nnl_element_double(exponent, 0);
-        if (value == 1) return c->out[0] == c->in[0] ? NNL_OK : nnl_copy(c->out[0], c->in[0]);
-        map = value == 2 ? NNL_MAP_square : value == 0.5 ? NNL_MAP_sqrt : value == -1 ? NNL_MAP_reciprocal : NNL_MAP_pow;
-    }
-    return nnl_map_run(c->rt, map, map == NNL_MAP_pow ? 2 : 1, c->in, c->out[0], NULL);
+    form->map = NNL_MAP_pow;
+    if (exponent->ndim > 0 || !nnl_is_float((nnl_dtype)exponent->dtype)) return true;
+    if (!exponent->data) return false;
+    double value = nnl_element_double(exponent, 0);
+    if (value == 2) form->map = NNL_MAP_square;
+    else if (value == 0.5) form->map = NNL_MAP_sqrt;
+    else if (value == -1) form->map = NNL_MAP_reciprocal;
+    if (form->map != NNL_MAP_pow) form->inputs = 1;
+    return value != 1;
+}
+
+static nnl_status pow_run(nnl_call *c)
+{
+    nnl_map_form form;
+    if (nnl_map_form_of(c, &form)) return nnl_map_run(c->rt, form.map, form.inputs, form.in, c->out[0], NULL);
+    return c->out[0] == c->in[0] ? NNL_OK : nnl_copy(c->out[0], c->in[0]);
 }
 
 /* log a for the derivative by the exponent, which is 0 where a is 0 and the exponent not negative. */
@@ -341,6 +364,7 @@ NNL_OP(pow,
     .example = "nn.tensor({1, 2}) ^ 3",
     .infer = nnl_infer_broadcast,
     .run = pow_run,
+    .map = pow_map,
     .grad = pow_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4[0.3,2] exponent:3x4; input:3x4[0.3,2] exponent:0d; input:3x4!0 exponent=2; input:3x4!0 exponent=3; "
@@ -486,12 +510,13 @@ static nnl_status clamp_infer(nnl_call *c)
     return NNL_OK;
 }
 
-static nnl_status clamp_run(nnl_call *c)
+static bool clamp_map(nnl_call *c, nnl_map_form *form)
 {
     bool both = c->in[1] && c->in[2];
-    int map = both ? NNL_MAP_clamp_tensor : c->in[1] ? NNL_MAP_maximum : NNL_MAP_minimum;
-    nnl_tensor *in[] = {c->in[0], c->in[1] ? c->in[1] : c->in[2], c->in[2]};
-    return nnl_map_run(c->rt, map, both ? 3 : 2, in, c->out[0], NULL);
+    form->map = both ? NNL_MAP_clamp_tensor : c->in[1] ? NNL_MAP_maximum : NNL_MAP_minimum;
+    form->inputs = both ? 3 : 2;
+    form->in[1] = c->in[1] ? c->in[1] : c->in[2];
+    return true;
 }
 
 /* To input where it lies between or on the bounds; to a bound where it cuts, max before min. */
@@ -519,7 +544,8 @@ NNL_OP(clamp,
            "The gradient passes at the bounds.",
     .example = "nn.tensor({-2, 0.5, 2}):clamp(-1, 1)",
     .infer = clamp_infer,
-    .run = clamp_run,
+    .run = nnl_run_map,
+    .map = clamp_map,
     .grad = clamp_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
     .sample = "input:3x4!-1!1 min=-1 max=1; input:3x4!0.5 max=0.5; input:3x4 min:3x4[-2,-0.5] max:4[0.5,2]; input:3x4 min:3x4",

@@ -199,17 +199,19 @@ static nnl_status loss_backward_infer(nnl_call *c)
     return NNL_OK;
 }
 
-static nnl_status loss_backward_run(nnl_call *c)
+static bool loss_backward_map(nnl_call *c, nnl_map_form *form)
 {
-    const double param[2] = {nnl_value_double(&c->attr[1]), nnl_value_double(&c->attr[2])};
-    return nnl_map_run(c->rt, (int)c->attr[0].as.i, 3, c->in, c->out[0], param);
+    form->map = (int)c->attr[0].as.i;
+    for (int i = 0; i < 2; i++) form->param[i] = nnl_value_double(&c->attr[i + 1]);
+    return true;
 }
 
 NNL_OP(loss_backward,
     .sig = "dy:float, input:float, target:float, map:int, scale:num, param:num -> same",
     .doc = "The derivative of an elementwise loss (the number of its kernel) by its input, times dy and scale.",
     .infer = loss_backward_infer,
-    .run = loss_backward_run,
+    .run = nnl_run_map,
+    .map = loss_backward_map,
     NNL_NO_GRAD("second derivatives go by the composition"),
     .traits = NNL_HIDDEN);
 

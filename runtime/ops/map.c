@@ -72,12 +72,21 @@ nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *
     return nnl_loop_run(rt, &loop, work, job.direct ? run_direct : run_gathered, &job);
 }
 
-nnl_status nnl_run_map(nnl_call *c)
+bool nnl_map_form_of(nnl_call *c, nnl_map_form *form)
 {
-    double param[3] = {0, 0, 0};
+    if (c->op->run != nnl_run_map && !c->op->map) return false;
+    *form = (nnl_map_form){.map = c->op->kernel, .inputs = c->n_in};
+    for (int i = 0; i < NNL_MIN(c->n_in, 3); i++) form->in[i] = c->in[i];
     int n = 0;
     for (int i = 0; i < c->sig->attrs && n < 3; i++) {
-        if (c->attr[i].kind != NNL_KIND_STRING) param[n++] = nnl_value_double(&c->attr[i]);
+        if (c->attr[i].kind != NNL_KIND_STRING) form->param[n++] = nnl_value_double(&c->attr[i]);
     }
-    return nnl_map_run(c->rt, c->op->kernel, c->n_in, c->in, c->out[0], param);
+    return !c->op->map || c->op->map(c, form);
+}
+
+nnl_status nnl_run_map(nnl_call *c)
+{
+    nnl_map_form form;
+    nnl_map_form_of(c, &form);
+    return nnl_map_run(c->rt, form.map, form.inputs, form.in, c->out[0], form.param);
 }

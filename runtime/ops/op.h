@@ -31,6 +31,13 @@ enum {
 #define NNL_SAVE_INPUTS 0xffffu
 #define NNL_SAVE_CROSS (1u << 31) /* each input only if another one requires a gradient: products */
 
+/* A call that is one elementwise loop over its inputs, in this order. */
+typedef struct nnl_map_form {
+    int map, inputs;
+    nnl_tensor *in[3];
+    double param[3];
+} nnl_map_form;
+
 struct nnl_op {
     const char *name, *sig;
     const char *doc;     /* one sentence or more: shapes, formula, source */
@@ -41,7 +48,8 @@ struct nnl_op {
     void (*define)(nnl_define *d); /* the composition of primitive ops that means the same; without run, it is what runs */
     const char *no_grad;           /* why there is no gradient */
     uint32_t saves, traits;
-    int32_t kernel;                /* nnl_map of an elementwise op */
+    int32_t kernel;                /* nnl_map of an elementwise op with run = nnl_run_map, or */
+    bool (*map)(nnl_call *call, nnl_map_form *form); /* what gives it, where it depends on the call */
     int32_t variant;               /* tells records apart that share functions */
     const char *sample;            /* how the generated specs draw inputs: see spec/README.md */
     double error;                  /* c of the bound c eps sum|a||b| in specs; 0 means 8 */
@@ -174,9 +182,11 @@ nnl_status nnl_call_position(nnl_call *c, const char *what, int64_t position, in
 /* The dimensions of a "dim:dim*?" attribute as flags; absent or empty means all. */
 void nnl_dim_flags(const nnl_value *dims, int ndim, bool flags[NNL_MAX_DIMS]);
 
-/* Elementwise ops (elementwise.c): runs op->kernel over broadcast inputs with the numeric attributes, in
- * order, as the kernel's parameters. */
+/* Elementwise ops (map.c): runs what op->map says, or op->kernel, over broadcast inputs; the numeric attributes, in
+ * order, are the kernel's parameters unless op->map sets others. */
 nnl_status nnl_run_map(nnl_call *c);
+/* The one loop that the call is, or false when it is something else.  Inputs without data are not known yet. */
+bool nnl_map_form_of(nnl_call *c, nnl_map_form *form);
 nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *in, nnl_tensor *out,
                        const double *param);
 

@@ -297,18 +297,25 @@ static void set_random(nnl_context *x, int i)
     c->attr[step->call_attr + 1].as.i = (int64_t)x->rt->seed;
 }
 
+static inline nnl_status run_step(nnl_context *x, int i)
+{
+    const nnl_chain *chain = x->program->step[i].chain;
+    if (chain) return nnl_chain_run(x->rt, chain, x->value);
+    return x->call[i].op->run(&x->call[i]);
+}
+
 static nnl_status run_steps(nnl_context *x)
 {
     const nnl_program *p = x->program;
     if (p->draws) {
         for (int i = 0; i < p->n_steps; i++) set_random(x, i);
     }
-    for (int i = 0; i < x->first_effect; i++) NNL_TRY(x->call[i].op->run(&x->call[i]));
+    for (int i = 0; i < x->first_effect; i++) NNL_TRY(run_step(x, i));
     NNL_TRY(nnl_poll_cancel(x->rt));
     /* From here on the run changes what is outside: it is not left half way. */
     nnl_status status = NNL_OK;
     x->rt->hold_cancel = true;
-    for (int i = x->first_effect; i < p->n_steps && status == NNL_OK; i++) status = x->call[i].op->run(&x->call[i]);
+    for (int i = x->first_effect; i < p->n_steps && status == NNL_OK; i++) status = run_step(x, i);
     x->rt->hold_cancel = false;
     return status;
 }

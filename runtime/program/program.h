@@ -58,8 +58,43 @@ typedef struct nnl_program_value {
     nnl_tensor form;      /* type, shape and strides; its pointers mean nothing */
 } nnl_program_value;
 
+/* ---- elementwise chains: several loops run block by block, so that what passes between them stays in L1 */
+
+#define NNL_CHAIN_LINKS 32
+#define NNL_CHAIN_SLOTS 8
+#define NNL_CHAIN_SLOT_BYTES 4096
+#define NNL_CHAIN_ROWS 4
+
+typedef enum nnl_pace { NNL_PACE_EACH, NNL_PACE_ONE /* one element for all */, NNL_PACE_ROW /* a row, repeated */ } nnl_pace;
+
+typedef struct nnl_operand {
+    int32_t value; /* or -1: */
+    int16_t slot;  /* a block that an earlier link left; of a ROW: which of the chain's repeated ones, or -1 */
+    int8_t width;  /* bytes an element */
+    nnl_pace pace;
+} nnl_operand;
+
+typedef struct nnl_link {
+    const nnl_op *op;
+    int16_t map, dtype; /* of nnl_kernels.map */
+    int16_t inputs;
+    nnl_operand in[3], out;
+    double param[3];
+} nnl_link;
+
+typedef struct nnl_chain {
+    int64_t numel, row; /* row: elements of the repeated rows, 0 when there are none */
+    int64_t block;      /* elements a block: whole rows, or part of one */
+    int n_links, work;  /* work: elementary operations an element */
+    nnl_link *link;
+    int n_rows;         /* rows shorter than half a block lie repeated beside the slots */
+    int32_t row_value[NNL_CHAIN_ROWS];
+    int8_t row_width[NNL_CHAIN_ROWS];
+} nnl_chain;
+
 typedef struct nnl_step {
     const nnl_op *op;
+    const nnl_chain *chain; /* instead of op's run; in and out are what the chain reads and writes */
     int16_t n_in, n_out;
     int32_t *in, *out;    /* values; -1 where absent */
     int n_attr;
@@ -120,9 +155,18 @@ void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause);
 
 nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture and the first context */
 void nnl_program_simplify(nnl_program *p);       /* simplify.c: steps that nobody needs go */
+nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
 
-/* ---------------------------------------------------------------- replay (context.c) */
+/* Its steps and memory as text (explain.c).  Returns the length that the whole text has; writes at most size - 1
+ * characters. */
+size_t nnl_program_explain(const nnl_program *p, char *buffer, size_t size);
+
+/* ---------------------------------------------------------------- replay (context.c, chain.c) */
+
+/* values: the context's tensors. */
+nnl_status nnl_chain_run(nnl_runtime *rt, const nnl_chain *chain, const nnl_tensor *values);
+
 
 /* Sets an attribute of a step for the runs to come: a number that the script may change between runs. */
 void nnl_context_set(nnl_context *context, int step, int attr, nnl_value value);
