@@ -65,6 +65,7 @@ struct nnl_runtime {
     nnl_parallel_for parallel_for;
     void *parallel_user;
     bool capturing;         /* calls are noted down, not computed: see engine.h, nnl_recorder */
+    bool pool_held;         /* workers do not sleep: see nnl_pool_hold() */
     bool in_parallel;       /* nnl_parallel() is running: calls from its tasks run where they are made */
     nnl_log log;
     void *log_user;
@@ -132,6 +133,13 @@ nnl_status nnl_poll_cancel(nnl_runtime *rt);
 
 /* Work below this many elementary operations (about 20 us) is not worth waking a worker. */
 #define NNL_SERIAL_WORK 60000
+/* While a program is replayed workers wait without sleeping, and less work is worth sharing. */
+#define NNL_SERIAL_WORK_HELD 12000
+static inline int64_t nnl_serial_work(const nnl_runtime *rt)
+{
+    return rt->pool_held ? NNL_SERIAL_WORK_HELD : NNL_SERIAL_WORK;
+}
+void nnl_pool_hold(nnl_runtime *rt, bool on);
 
 /* Floating-point control (rounding, flush-to-zero, exceptions): saved, set to the defaults, restored. */
 typedef struct nnl_fp_state { uint64_t control; bool changed; } nnl_fp_state;

@@ -25,6 +25,7 @@
  * parallel ops come closer together than waking a sleeper takes (about 28 us). */
 #define WORKER_SPINS 200
 #define CALLER_SPINS 400
+#define HELD_SPINS 40000 /* a few milliseconds: the caller may be kept from running for long */
 #define STACK_BYTES ((size_t)1 << 20)
 
 typedef struct job {
@@ -43,6 +44,7 @@ struct nnl_pool {
     pthread_cond_t work; /* workers sleep here */
     pthread_cond_t done; /* the caller sleeps here */
     atomic_int sleepers;
+    atomic_bool held;    /* spin on */
     atomic_bool caller_sleeps;
     bool stop; /* guarded by lock */
     bool started;
@@ -131,7 +133,8 @@ static uint64_t join(nnl_pool *pool, uint64_t seen)
 /* Waits for a job that is not the one seen last; false when the pool is being freed. */
 static bool await_job(nnl_pool *pool, uint64_t seen)
 {
-    for (int spin = WORKER_SPINS * pool->spin_percent / 100; spin > 0; spin--) {
+    for (int spin = WORKER_SPINS * pool->spin_percent / 100, held = HELD_SPINS; spin > 0; spin--) {
+        if (atomic_load_explicit(&pool->held, memory_order_relaxed) && held-- > 0) spin++;
         if (is_news(atomic_load_explicit(&pool->state, memory_order_relaxed), seen)) return true;
         relax();
     }
@@ -163,6 +166,7 @@ static nnl_status pool_init(nnl_pool *pool)
 {
     atomic_init(&pool->state, 0);
     atomic_init(&pool->sleepers, 0);
+    atomic_init(&pool->held, false);
     atomic_init(&pool->caller_sleeps, false);
     pool->stop = pool->started = false;
     pool->workers = 0;
@@ -289,7 +293,8 @@ static void wake(nnl_pool *pool, int64_t useful)
 
 static void await_workers(nnl_pool *pool)
 {
-    for (int spin = CALLER_SPINS * pool->spin_percent / 100; spin > 0; spin--) {
+    int spins = atomic_load_explicit(&pool->held, memory_order_relaxed) ? HELD_SPINS : CALLER_SPINS;
+    for (int spin = spins * pool->spin_percent / 100; spin > 0; spin--) {
         if (!(atomic_load_explicit(&pool->state, memory_order_acquire) & INSIDE_MASK)) return;
         relax();
     }
@@ -381,6 +386,13 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
     }
     rt->in_parallel = false;
     return NNL_UNLIKELY(left_out) ? take_cancel(rt) : NNL_OK;
+}
+
+void nnl_pool_hold(nnl_runtime *rt, bool on)
+{
+    if (!rt->pool || rt->pool->spin_percent == 0) return;
+    rt->pool_held = on;
+    atomic_store_explicit(&rt->pool->held, on, memory_order_relaxed);
 }
 
 nnl_status nnl_poll_cancel(nnl_runtime *rt)

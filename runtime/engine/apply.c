@@ -546,6 +546,7 @@ static nnl_status pass(visit *v, const nnl_request *request)
         c->spec[i].view = c->spec[i].channels_last = false;
     }
     if (c->sig->list_result) c->n_out = 0;
+    if (c->op->traits & NNL_COMPLETE_RUN) NNL_TRY(nnl_call_needs_values(c));
     if (c->op->infer) NNL_TRY(c->op->infer(c)); /* ops that are nothing but a composition need none */
     if (c->op->traits & NNL_RANDOM) c->random = request->random ? request->random - 1 : rt->random_call;
     bool composition = !c->op->run && c->op->define;

@@ -174,7 +174,7 @@ static int64_t group_of(const rows *v) { return NNL_MAX(1, TASK / NNL_MAX(v->cla
 static nnl_status each_group(const rows *v, void (*task)(void *context, int64_t i), void *context)
 {
     int64_t tasks = (v->count + group_of(v) - 1) / group_of(v);
-    if (v->count * v->classes > NNL_SERIAL_WORK / 4) return nnl_parallel(v->rt, tasks, task, context);
+    if (v->count * v->classes > nnl_serial_work(v->rt) / 4) return nnl_parallel(v->rt, tasks, task, context);
     for (int64_t i = 0; i < tasks; i++) task(context, i);
     return NNL_OK;
 }

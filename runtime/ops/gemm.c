@@ -20,6 +20,7 @@
 #define PACK_ROWS 192
 /* m n k below which no worker is woken, and the least worth a task of its own. */
 #define PARALLEL_WORK 1500000
+#define PARALLEL_WORK_HELD 300000 /* while workers are kept awake */
 #define TASK_WORK 250000
 #define TASKS_PER_THREAD 4
 /* Bytes of B that are packed on the stack: no allocation for tiny products. */
@@ -301,7 +302,7 @@ static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
     double work = (double)c.m * (double)c.n * (double)c.k * (double)c.batch;
     if (work <= 65536 && c.k <= DEPTH && p.algorithm == BLOCK && run_tiny(&p, &c)) return NNL_OK;
     /* Tiles may follow the number of threads: no bit depends on where C is cut. */
-    bool parallel = rt->threads > 1 && work >= PARALLEL_WORK;
+    bool parallel = rt->threads > 1 && work >= (rt->pool_held ? PARALLEL_WORK_HELD : PARALLEL_WORK);
     int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
     choose_tiles(&p, &c, (int64_t)NNL_MIN((double)tasks, work / TASK_WORK + 1));
     if (p.algorithm == BLOCK) choose_packing(&p, &c);

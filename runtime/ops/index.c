@@ -61,6 +61,7 @@ static nnl_status plan_index(nnl_call *c, nnl_tensor *target, index_plan *p)
             continue;
         }
         NNL_TRY(place_entry(c, p, e, t, &dim));
+        if (t->dtype == NNL_BOOL) NNL_TRY(nnl_call_needs_values(c));
         int64_t count = t->dtype == NNL_BOOL ? nnl_count_true(t) : 0;
         bool joins = t->dtype == NNL_BOOL ? nnl_broadcast(&places_ndim, places, 1, &count)
                                           : nnl_broadcast(&places_ndim, places, t->ndim, t->shape);

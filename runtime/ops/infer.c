@@ -14,6 +14,14 @@ nnl_status nnl_call_fail(nnl_call *c, nnl_status status, const char *format, ...
     return NNL_FAIL(c->rt, status, "%s%s: %s", c->op->name, c->inplace ? "_" : "", text);
 }
 
+nnl_status nnl_call_needs_values(nnl_call *c)
+{
+    if (NNL_LIKELY(!c->rt->capturing)) return NNL_OK;
+    return nnl_call_fail(c, NNL_ESTATE,
+                         "the result's size depends on values, which a captured function does not have; use where or masked_fill, "
+                         "or compile with {fallback = true}");
+}
+
 const char *nnl_call_input_text(nnl_call *c, int place, char buffer[NNL_NAMED_TEXT])
 {
     char shape[NNL_SHAPE_TEXT];

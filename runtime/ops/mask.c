@@ -76,6 +76,7 @@ static nnl_status masked_shape(nnl_call *c, nnl_spec *spec)
 
 static nnl_status masked_select_infer(nnl_call *c)
 {
+    NNL_TRY(nnl_call_needs_values(c));
     nnl_spec common;
     NNL_TRY(masked_shape(c, &common));
     nnl_tensor mask = expanded(c->in[1], common.ndim, common.shape);
@@ -124,6 +125,7 @@ NNL_OP(masked_select,
 
 static nnl_status masked_scatter_infer(nnl_call *c)
 {
+    NNL_TRY(nnl_call_needs_values(c));
     const nnl_tensor *x = c->in[0];
     nnl_spec common;
     char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];

@@ -38,12 +38,24 @@ typedef struct nnl_map_form {
     double param[3];
 } nnl_map_form;
 
+/* A call that is run again and again on the same shapes, as a program's step: what depends on shapes alone is made
+ * once, and only addresses change.  Inputs whose bit is set in `fixed` keep their elements, too. */
+typedef struct nnl_ready nnl_ready;
+struct nnl_ready {
+    nnl_status (*run)(nnl_ready *r);
+    nnl_call *call;      /* its tensors hold the addresses */
+    uint32_t fixed;
+    void *plan;          /* of the op's own, from nnl_alloc(); freed with the step */
+    size_t plan_bytes;
+};
+
 struct nnl_op {
     const char *name, *sig;
     const char *doc;     /* one sentence or more: shapes, formula, source */
     const char *example; /* a line of Lua, or NULL */
     nnl_status (*infer)(nnl_call *call);
     nnl_status (*run)(nnl_call *call);
+    nnl_status (*ready)(nnl_ready *r); /* optional: sets run, and a plan, for many runs; else run is called each time */
     void (*grad)(nnl_grad *g);
     void (*define)(nnl_define *d); /* the composition of primitive ops that means the same; without run, it is what runs */
     const char *no_grad;           /* why there is no gradient */
@@ -162,6 +174,8 @@ struct nnl_call {
 nnl_status nnl_call_fail(nnl_call *c, nnl_status status, const char *format, ...) NNL_PRINTF(3, 4);
 /* From infer: the call has n results. */
 nnl_status nnl_call_results(nnl_call *c, int n);
+/* From infer, where a result's size follows from elements: fails while a function is captured. */
+nnl_status nnl_call_needs_values(nnl_call *c);
 /* "input (2x3)": for messages. */
 #define NNL_NAMED_TEXT (NNL_SHAPE_TEXT + 40)
 const char *nnl_call_input_text(nnl_call *c, int place, char buffer[NNL_NAMED_TEXT]);

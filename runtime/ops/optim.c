@@ -156,7 +156,7 @@ static nnl_status for_all_chunks(update *u)
     nnl_runtime *rt = u->call->rt;
     int64_t chunks = u->first[u->count], elements = 0;
     for (int i = 0; i < u->count; i++) elements += u->grad[i] ? u->param[i]->numel : 0;
-    if (elements * WORK >= NNL_SERIAL_WORK) return nnl_parallel(rt, chunks, run_chunk, u);
+    if (elements * WORK >= nnl_serial_work(rt)) return nnl_parallel(rt, chunks, run_chunk, u);
     for (int i = 0; i < u->count; i++) {
         for (int64_t chunk = u->first[i]; chunk < u->first[i + 1]; chunk++) run_chunk(u, chunk);
     }
@@ -425,7 +425,7 @@ static nnl_status clip_run(nnl_call *c)
     job.part = (double *)(void *)(job.first + n + 1);
     job.first[0] = 0;
     for (int i = 0; i < n; i++) job.first[i + 1] = job.first[i] + (job.grad[i]->numel + CHUNK - 1) / CHUNK;
-    bool together = elements * 2 >= NNL_SERIAL_WORK;
+    bool together = elements * 2 >= nnl_serial_work(rt);
     nnl_status status = NNL_OK;
     if (together) status = nnl_parallel(rt, chunks, measure_chunk, &job);
     else for (int64_t i = 0; i < chunks; i++) measure_chunk(&job, i);

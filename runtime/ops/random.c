@@ -109,7 +109,7 @@ static nnl_status fill(nnl_call *c, fill_job *job)
     job->stream = nnl_stream_of(c->rt, c->random);
     job->out = c->out[0];
     int64_t chunks = (job->out->numel + BLOCK - 1) / BLOCK;
-    if (job->out->numel * 4 > NNL_SERIAL_WORK) return nnl_parallel(c->rt, chunks, fill_task, job);
+    if (job->out->numel * 4 > nnl_serial_work(c->rt)) return nnl_parallel(c->rt, chunks, fill_task, job);
     for (int64_t i = 0; i < chunks; i++) fill_task(job, i);
     return NNL_OK;
 }
@@ -520,7 +520,7 @@ static nnl_status keep(nnl_call *c, double p, nnl_stream stream)
                     .threshold = (uint32_t)(p * 0x1p32),
                     .scale = 1 / (1 - p)};
     int64_t chunks = (out->numel + BLOCK - 1) / BLOCK;
-    if (status == NNL_OK && out->numel * 4 > NNL_SERIAL_WORK)
+    if (status == NNL_OK && out->numel * 4 > nnl_serial_work(c->rt))
         status = nnl_parallel(c->rt, chunks, keep_task, &job);
     else
         for (int64_t i = 0; i < chunks && status == NNL_OK; i++) keep_task(&job, i);

@@ -52,7 +52,7 @@ static nnl_status run_job(job *j, const nnl_tensor *out, int64_t dim)
     if (!rows) j->group = NNL_MIN(j->inner, (j->group + 63) / 64 * 64);
     j->groups = rows ? 1 : (j->inner + j->group - 1) / j->group;
     int64_t tasks = rows ? (j->outer + j->group - 1) / j->group : j->outer * j->groups;
-    if (out->numel > NNL_SERIAL_WORK / 4) return nnl_parallel(j->rt, tasks, rows ? rows_task : columns_task, j);
+    if (out->numel > nnl_serial_work(j->rt) / 4) return nnl_parallel(j->rt, tasks, rows ? rows_task : columns_task, j);
     for (int64_t i = 0; i < tasks; i++) (rows ? rows_task : columns_task)(j, i);
     return NNL_OK;
 }

@@ -71,7 +71,7 @@ static void run_chunk(void *context, int64_t i)
 nnl_status nnl_chain_run(nnl_runtime *rt, const nnl_chain *chain, const nnl_tensor *values)
 {
     run r = {rt->kernels, chain, values, chain->numel};
-    if (chain->numel * chain->work <= NNL_SERIAL_WORK) {
+    if (chain->numel * chain->work <= nnl_serial_work(rt)) {
         run_chunk(&r, 0);
         return NNL_OK;
     }

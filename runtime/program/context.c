@@ -16,9 +16,12 @@ struct nnl_context {
     nnl_storage *storage; /* one a buffer: what the steps' tensors see */
     nnl_tensor *value;
     nnl_call *call;
+    nnl_ready *ready;     /* one a step */
+    uint32_t *version;    /* one a buffer: of the fixed ones, when steps were made ready for them */
     nnl_storage **bound;  /* one a buffer: real storage of what leaves a TEMP one in this run; a reference */
     kept_grad *grad;      /* one a slot */
     nnl_tensor **leaving; /* one a slot: its gradient of this run */
+    bool any_fixed;
     int first_effect;     /* first step that changes something outside, or the number of steps */
 };
 
@@ -50,10 +53,62 @@ static void make_values(nnl_context *x)
     }
 }
 
+static nnl_status run_as_it_is(nnl_ready *r) { return r->call->op->run(r->call); }
+
+/* What steps may take as unchanging: tensors from outside that no step writes.  The script may still change them
+ * between runs; then the step is made ready again. */
+static bool is_fixed(const nnl_buffer *b)
+{
+    return !b->written && (b->kind == NNL_BUFFER_OUTER || b->kind == NNL_BUFFER_CONST);
+}
+
+static nnl_status make_ready(nnl_context *x, int place)
+{
+    const nnl_program *p = x->program;
+    const nnl_step *step = &p->step[place];
+    nnl_ready *r = &x->ready[place];
+    if (!step->op->ready || step->chain) return NNL_OK;
+    for (int i = 0; i < NNL_MIN(step->n_in, 32); i++) {
+        if (step->in[i] < 0) continue;
+        int buffer = p->value[step->in[i]].buffer;
+        if (!is_fixed(&p->buffer[buffer])) continue;
+        r->fixed |= 1u << i;
+        x->version[buffer] = p->buffer[buffer].storage->version;
+    }
+    return step->op->ready(r);
+}
+
+static void drop_ready(nnl_context *x, int place)
+{
+    nnl_ready *r = &x->ready[place];
+    nnl_free(x->rt, r->plan, r->plan_bytes);
+    *r = (nnl_ready){.run = run_as_it_is, .call = r->call};
+}
+
+/* Makes steps ready again for fixed inputs that were changed since. */
+static nnl_status refresh(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    for (int i = 0; i < p->n_steps; i++) {
+        bool stale = false;
+        for (int k = 0; k < NNL_MIN(p->step[i].n_in, 32) && x->ready[i].fixed; k++) {
+            if (!(x->ready[i].fixed >> k & 1u)) continue;
+            int buffer = p->value[p->step[i].in[k]].buffer;
+            stale |= x->version[buffer] != p->buffer[buffer].storage->version;
+        }
+        if (!stale) continue;
+        drop_ready(x, i);
+        NNL_TRY(make_ready(x, i));
+    }
+    return NNL_OK;
+}
+
 static nnl_status make_call(nnl_context *x, int place)
 {
     const nnl_step *step = &x->program->step[place];
     nnl_call *c = &x->call[place];
+    x->ready[place] = (nnl_ready){.run = run_as_it_is, .call = c};
+    if (step->chain) return NNL_OK;
     *c = (nnl_call){.rt = x->rt, .op = step->op, .n_in = step->n_in, .n_out = step->n_out, .index_base = step->index_base,
                     .inplace = step->inplace, .keep = step->keep};
     NNL_TRY(nnl_sig_of(x->rt, step->op, &c->sig));
@@ -100,10 +155,16 @@ static nnl_status make_parts(nnl_context *x)
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_storage *) * (size_t)(p->n_buffers + 1), &x->bound));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_tensor) * (size_t)(p->n_values + 1), &x->value));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_call) * (size_t)(p->n_steps + 1), &x->call));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_ready) * (size_t)(p->n_steps + 1), &x->ready));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(uint32_t) * (size_t)(p->n_buffers + 1), &x->version));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(kept_grad) * (size_t)(p->n_slots + 1), &x->grad));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_tensor *) * (size_t)(p->n_slots + 1), &x->leaving));
     make_values(x);
     for (int i = 0; i < p->n_steps; i++) NNL_TRY(make_call(x, i));
+    for (int i = 0; i < p->n_steps; i++) {
+        NNL_TRY(make_ready(x, i));
+        x->any_fixed |= x->ready[i].fixed != 0;
+    }
     x->first_effect = find_first_effect(p);
     return NNL_OK;
 }
@@ -133,6 +194,7 @@ void nnl_context_free(nnl_context *x)
     for (int i = 0; x->grad && i < x->program->n_slots; i++) {
         for (int k = 0; k < 2; k++) nnl_tensor_unref(x->grad[i].t[k]);
     }
+    for (int i = 0; x->ready && i < x->program->n_steps; i++) drop_ready(x, i);
     nnl_free(x->rt, x->arena, x->program->arena_bytes);
     nnl_bump bump = x->bump;
     nnl_free(x->rt, x, sizeof *x);
@@ -301,7 +363,7 @@ static inline nnl_status run_step(nnl_context *x, int i)
 {
     const nnl_chain *chain = x->program->step[i].chain;
     if (chain) return nnl_chain_run(x->rt, chain, x->value);
-    return x->call[i].op->run(&x->call[i]);
+    return x->ready[i].run(&x->ready[i]);
 }
 
 static nnl_status run_steps(nnl_context *x)
@@ -382,12 +444,16 @@ static nnl_status run(nnl_context *x, nnl_tensor *const *inputs, nnl_tensor **ou
 {
     const nnl_program *p = x->program;
     NNL_TRY(nnl_poll_cancel(x->rt));
+    if (x->any_fixed) NNL_TRY(refresh(x));
     NNL_TRY(set_inputs(x, inputs));
     NNL_TRY(bind_gradients(x, inputs));
     NNL_TRY(bind_results(x));
     for (int i = 0; i < p->n_results; i++) NNL_TRY(take_result(x, i, inputs, &outputs[i]));
     fill_constants(x);
-    NNL_TRY(run_steps(x));
+    nnl_pool_hold(x->rt, true);
+    nnl_status status = run_steps(x);
+    nnl_pool_hold(x->rt, false);
+    NNL_TRY(status);
     count_changes(x, inputs);
     set_gradients(x, inputs);
     x->rt->random_call += p->draws;

@@ -161,8 +161,6 @@ static nnl_status record_call(nnl_recorder *recorder, nnl_call *c)
     recording *r = (recording *)(void *)recorder;
     nnl_program *p = r->p;
     if (c->op->run == nnl_run_define) return nnl_run_define(c); /* its parts are taken down */
-    if (c->op->traits & NNL_COMPLETE_RUN)
-        return nnl_call_fail(c, NNL_ESTATE, "the result's size depends on values, which a captured function does not have");
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_step), p->n_steps, &p->step));
     nnl_step *step = &p->step[p->n_steps];
     *step = (nnl_step){.op = c->op, .n_in = (int16_t)c->n_in, .n_out = (int16_t)c->n_out, .live = r->live,

@@ -106,7 +106,7 @@ nnl_status nnl_copy(nnl_tensor *dst, const nnl_tensor *src)
     transpose_job transpose = {.kernels = rt->kernels};
     if (plan_transpose(&loop, job.width, &rest, &transpose)) {
         int64_t chunks = rest.outer * transpose.blocks;
-        if (loop.numel > NNL_SERIAL_WORK / 2) return nnl_parallel(rt, chunks, transpose_task, &transpose);
+        if (loop.numel > nnl_serial_work(rt) / 2) return nnl_parallel(rt, chunks, transpose_task, &transpose);
         for (int64_t i = 0; i < chunks; i++) transpose_task(&transpose, i);
         return NNL_OK;
     }

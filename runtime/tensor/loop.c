@@ -163,7 +163,7 @@ static void columns_task(void *context, int64_t chunk)
 nnl_status nnl_loop_run(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body, void *context)
 {
     if (loop->numel == 0) return NNL_OK;
-    if (loop->numel <= NNL_SERIAL_WORK / work) {
+    if (loop->numel <= nnl_serial_work(rt) / work) {
         if (loop->outer == 1) {
             body(context, loop, loop->data, loop->inner);
         } else {
