@@ -138,7 +138,7 @@ static int capture_once(lua_State *L)
     }
     lua_setiuservalue(L, 2, 3);
     e->n_results = count;
-    NNL_LUA_TRY(L, rt, nnl_capture_end(rt, tensors, found, &e->program));
+    NNL_LUA_TRY(L, rt, nnl_capture_take(rt, tensors, found, &e->program));
     return 0;
 }
 

@@ -141,6 +141,8 @@ struct nnl_program {
 
 /* ---------------------------------------------------------------- capture (record.c) */
 
+/* nnl_capture_end() without the passes, for comparing. */
+nnl_status nnl_capture_take(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out);
 /* The number that the next recorded call's attributes come from; -1: none. */
 void nnl_capture_live(nnl_runtime *rt, int live);
 /* Whether two captures of one function agree.  *difference receives a sentence when they do not; *number whether

@@ -345,11 +345,12 @@ static void drop_stand_ins(nnl_program *p)
     }
 }
 
-nnl_status nnl_capture_end(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out)
+nnl_status nnl_capture_take(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out)
 {
     recording *r = current(rt);
-    nnl_program *p = r->p;
     *out = NULL;
+    if (!r) return NNL_FAIL(rt, NNL_ESTATE, "capture: none is under way");
+    nnl_program *p = r->p;
     p->n_results = n_results;
     p->draws = rt->random_call - r->random_base;
     p->captured_steps = p->n_steps;
@@ -365,6 +366,16 @@ nnl_status nnl_capture_end(nnl_runtime *rt, nnl_tensor *const *results, int n_re
     drop_stand_ins(p);
     *out = p;
     return NNL_OK;
+}
+
+nnl_status nnl_capture_end(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out)
+{
+    NNL_TRY(nnl_capture_take(rt, results, n_results, out));
+    nnl_status status = nnl_program_finish(*out);
+    if (status == NNL_OK) return NNL_OK;
+    nnl_program_unref(*out);
+    *out = NULL;
+    return status;
 }
 
 void nnl_capture_abandon(nnl_runtime *rt)
