@@ -243,6 +243,8 @@ static int lua_profile(lua_State *L)
 
 static int lua_manual_seed(lua_State *L)
 {
+    if (nnl_lua_upvalue(L)->rt->capturing)
+        return nnl_lua_error(L, "manual_seed: a captured function draws the numbers that come next; set the seed outside");
     nnl_manual_seed(nnl_lua_upvalue(L)->rt, (uint64_t)nnl_lua_check_int(L, 1, "manual_seed", "seed"));
     return 0;
 }

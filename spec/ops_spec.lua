@@ -210,6 +210,28 @@ for _, record in ipairs(records) do
           end)
         end
 
+        it("is captured with the same bits" .. with, function()
+          if samples.undefined[name] then return end
+          local function all()
+            if not record.traits.random then return samples.everything(record, f, case, "f32") end
+            return {f(table.unpack(samples.arguments(record, case, {dtype = "f32"})))} -- without setting the seed
+          end
+          nn.manual_seed(11)
+          local wanted = all()
+          local compiled = nn.compile(all)
+          for _ = 1, 2 do
+            nn.manual_seed(11)
+            local got
+            local message = helpers.error_of(function() got = compiled() end)
+            if message then
+              assert(message:find("depends on values", 1, true), message)
+              return
+            end
+            assert(#got == #wanted, "as many results")
+            for i, x in ipairs(wanted) do helpers.assert_same("result " .. i, got[i], x) end
+          end
+        end)
+
         if pure then
           it("does not see how its inputs lie in memory" .. with, function()
             local wanted = samples.everything(record, f, case, "f32")
