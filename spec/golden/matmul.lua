@@ -76,4 +76,9 @@ return {
   {op = "einsum", args = {"ij,ij->i", {t = "t355", grad = "t358", scale = 4.45}, {t = "t356", grad = "t359", scale = 3.47}, n = 3}, outputs = {{t = "t357", scale = 6.14}}},
   {op = "einsum", args = {"ijk->ik", {t = "t360", layout = "t", grad = "t362", scale = 1.38}, n = 2}, outputs = {{t = "t361", scale = 9.63}}},
   {op = "einsum", args = {"a b, b -> a", {t = "t363", grad = "t366", scale = 1.51}, {t = "t364", grad = "t367", scale = 4.47}, n = 3}, outputs = {{t = "t365", scale = 5.72}}},
+  {op = "einsum", args = {"ij,kl,jj->ilk", {t = "t368", grad = "t372", scale = 12.0}, {t = "t369", grad = "t373", scale = 6.28}, {t = "t370", grad = "t374", scale = 12.3}, n = 4}, outputs = {{t = "t371", scale = 9.92}}, note = "sizes of 1 stand for the label's"},
+  {op = "einsum", args = {"al,ij,ii->ilj", {t = "t375", grad = "t379", scale = 7.76}, {t = "t376", grad = "t380", scale = 9.23}, {t = "t377", grad = "t381", scale = 15.9}, n = 4}, outputs = {{t = "t378", scale = 10.5}}, note = "sizes of 1 stand for the label's"},
+  {op = "einsum", args = {"i...,ij,j->...", {t = "t382", grad = "t386", scale = 4.49}, {t = "t383", grad = "t387", scale = 6.9}, {t = "t384", grad = "t388", scale = 1.69}, n = 4}, outputs = {{t = "t385", scale = 6.09}}, note = "sizes of 1 stand for the label's"},
+  {op = "einsum", args = {"ij,jk->k", {t = "t389"}, {t = "t390"}, n = 3}, outputs = {{t = "t391"}}, typed = true},
+  {op = "einsum", args = {"ij->j", {t = "t392"}, n = 2}, outputs = {{t = "t393"}}, typed = true},
 }
