@@ -2,6 +2,7 @@
 #include "composed.h"
 #include "window.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { MEAN, SUM, NONE };
@@ -443,9 +444,13 @@ static nnl_tensor *label_loss(nnl_scope *s, nnl_tensor *a, nnl_tensor *weight, c
     return *weights ? DO(s, mul, loss, *weights) : loss;
 }
 
+/* Where nothing has weight the mean is NaN, but pulls at nothing. */
 static nnl_tensor *weighted_mean(nnl_scope *s, nnl_tensor *loss, nnl_tensor *weights)
 {
-    return weights ? DO(s, div, DO(s, sum, loss), DO(s, sum, weights)) : DO(s, mean, loss);
+    if (!weights) return DO(s, mean, loss);
+    nnl_tensor *total = DO(s, sum, weights), *none = DO(s, eq, total, nnl_number(s, total, 0));
+    nnl_tensor *mean = DO(s, div, DO(s, sum, loss), DO(s, where, none, nnl_number(s, total, 1), total));
+    return DO(s, where, none, nnl_number(s, total, NAN), mean);
 }
 
 static void cross_entropy_define(nnl_define *d)
