@@ -313,7 +313,8 @@ static nnl_status median_infer(nnl_call *c)
     bool along = nnl_given(&c->attr[0]), keepdim = c->attr[1].as.i;
     nnl_spec *spec = &c->spec[0];
     char text[NNL_NAMED_TEXT];
-    if (x->numel == 0) return nnl_call_fail(c, NNL_ESHAPE, "%s has no elements", nnl_call_input_text(c, 0, text));
+    bool nothing = along ? x->ndim > 0 && x->shape[c->attr[0].as.i] == 0 : x->numel == 0;
+    if (nothing) return nnl_call_fail(c, NNL_ESHAPE, "%s has no elements to choose from", nnl_call_input_text(c, 0, text));
     if (!along) NNL_TRY(nnl_call_results(c, 1));
     spec->dtype = type_of(x);
     spec->ndim = 0;
@@ -406,20 +407,26 @@ static nnl_status make_result(nnl_call *c, int i, nnl_dtype dtype, int ndim, con
     return nnl_tensor_make(c->rt, &c->spec[i], NULL, &c->out[i]);
 }
 
+/* Whether sorted element i differs from the one before; NaN differs from NaN. */
+static bool is_new(nnl_dtype dtype, const pair *a, int64_t i)
+{
+    return i == 0 || a[i].key != a[i - 1].key || (nnl_is_float(dtype) && a[i].key == UINT64_MAX);
+}
+
 /* Sorted pairs into distinct values, where each element's value is found, and how often each occurs. */
 static nnl_status make_unique(nnl_call *c, const nnl_tensor *x, const pair *a)
 {
     int64_t n = x->numel, distinct = 0;
     bool inverse = c->attr[1].as.i, counts = c->attr[2].as.i;
     size_t width = nnl_dtype_size(type_of(x));
-    for (int64_t i = 0; i < n; i++) distinct += i == 0 || a[i].key != a[i - 1].key;
+    for (int64_t i = 0; i < n; i++) distinct += is_new(type_of(x), a, i);
     NNL_TRY(nnl_call_results(c, 1 + inverse + counts));
     NNL_TRY(make_result(c, 0, type_of(x), 1, &distinct));
     if (inverse) NNL_TRY(make_result(c, 1, NNL_I64, x->ndim, x->shape));
     if (counts) NNL_TRY(make_result(c, 1 + inverse, NNL_I64, 1, &distinct));
     int64_t at = -1, *found = inverse ? ints(c->out[1]) : NULL, *count = counts ? ints(c->out[1 + inverse]) : NULL;
     for (int64_t i = 0; i < n; i++) {
-        if (i == 0 || a[i].key != a[i - 1].key) {
+        if (is_new(type_of(x), a, i)) {
             memcpy(c->out[0]->data + ++at * (int64_t)width, x->data + a[i].place * (int64_t)width, width);
             if (count) count[at] = 0;
         }
@@ -450,43 +457,53 @@ static nnl_status unique_infer(nnl_call *c)
 NNL_OP(unique,
     .sig = "input:any, sorted:flag=true, return_inverse:flag=false, return_counts:flag=false -> values:same, inverse:i64, counts:i64",
     .doc = "The distinct elements in order; with return_inverse also where in them each element is found, with return_counts "
-           "how often each occurs.  NaN counts as one value.",
+           "how often each occurs.  Every NaN is a value of its own.",
     .example = "local values, counts = nn.tensor({3, 1, 3}):unique({return_counts = true})",
     .infer = unique_infer,
     NNL_NO_GRAD("the choice of elements jumps"),
     .sample = "input:8<4>; input:3x4<5> return_inverse=true return_counts=true",
     .traits = NNL_COMPLETE_RUN);
 
+/* A row of ndim positions for each true element, or with as_tuple a result for each dimension. */
+static nnl_status make_positions(nnl_call *c, const nnl_tensor *x)
+{
+    bool apart = c->attr[0].as.i;
+    int columns = apart ? NNL_MAX(x->ndim, 1) : x->ndim;
+    int64_t shape[2] = {0, x->ndim}, *column[NNL_MAX_DIMS], row = 0;
+    for (int64_t i = 0; i < x->numel; i++) shape[0] += x->data[i] != 0;
+    NNL_TRY(nnl_call_results(c, apart ? columns : 1));
+    for (int i = 0; i < c->n_out; i++) NNL_TRY(make_result(c, i, NNL_I64, apart ? 1 : 2, shape));
+    for (int d = 0; d < columns; d++) column[d] = apart ? ints(c->out[d]) : ints(c->out[0]) + d;
+    for (int64_t i = 0, rest; i < x->numel; i++) {
+        if (!x->data[i]) continue;
+        rest = i;
+        for (int d = columns - 1; d >= 0; d--) {
+            int64_t size = x->ndim ? x->shape[d] : 1;
+            column[d][apart ? row : row * columns] = rest % size + c->index_base;
+            rest /= size;
+        }
+        row++;
+    }
+    return NNL_OK;
+}
+
 static nnl_status nonzero_infer(nnl_call *c)
 {
     nnl_tensor *x;
     NNL_TRY(dense_copy(c->in[0], NNL_BOOL, &x));
-    int64_t shape[2] = {0, x->ndim};
-    for (int64_t i = 0; i < x->numel; i++) shape[0] += x->data[i] != 0;
-    nnl_status status = make_result(c, 0, NNL_I64, 2, shape);
-    if (status == NNL_OK) {
-        int64_t *row = ints(c->out[0]);
-        for (int64_t i = 0; i < x->numel; i++) {
-            int64_t rest = i;
-            if (!x->data[i]) continue;
-            for (int d = x->ndim - 1; d >= 0; d--) {
-                row[d] = rest % x->shape[d] + c->index_base;
-                rest /= x->shape[d];
-            }
-            row += x->ndim;
-        }
-    }
+    nnl_status status = make_positions(c, x);
     nnl_tensor_unref(x);
     return status;
 }
 
 NNL_OP(nonzero,
-    .sig = "input:any -> i64",
-    .doc = "The positions of the elements that are not 0, one a row, in row-major order: n x dimensions.",
+    .sig = "input:any, as_tuple:flag=false -> i64*",
+    .doc = "The positions of the elements that are not 0, one a row, in row-major order: n x dimensions.  With as_tuple a "
+           "result for each dimension, which together index them.",
     .example = "nn.tensor({0, 5, 7}):nonzero()",
     .infer = nonzero_infer,
     NNL_NO_GRAD("positions are whole numbers"),
-    .sample = "input:3x4{bool}; input:5<3>",
+    .sample = "input:3x4{bool}; input:5<3>; input:3x4{bool} as_tuple=true",
     .traits = NNL_COMPLETE_RUN);
 
 /* Positions from 0 in a dense i64 copy of input 0, and their number; fails at one below 0, or at or above
