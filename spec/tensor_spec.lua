@@ -85,6 +85,14 @@ describe("A tensor as a Lua value", function()
     assert.is_truthy((nn.tensor {1, 2} .. ""):find("[f32 2]", 1, true))
   end)
 
+  it("chooses by a condition: its method where has the condition second", function()
+    local x = nn.tensor {1, -2, 3}
+    holds({1, 0, 3}, x:where(x:gt(0), 0))
+    holds({1, 7, 3}, x:where(x:gt(0), nn.tensor {6, 7, 8}))
+    fails(function() return x:where(x, 0) end, "where: condition must be bool")
+    fails(function() return x:where(0) end, "where: condition must be a tensor")
+  end)
+
   it("is walked by pairs, along its first dimension", function()
     local rows = {}
     for i, row in pairs(nn.tensor {{1, 2}, {3, 4}, {5, 6}}) do rows[i] = row:totable() end
@@ -319,6 +327,34 @@ describe("Types", function()
     holds({1, 2}, nn.zeros(2, {dtype = "i64"}):copy_(nn.tensor {1.9, 2.2}))
   end)
 
+  it("of what is filled or scattered into stay, and a tensor of a higher category is refused", function()
+    local x, mask = nn.tensor({1, 2}, "i64"), nn.tensor {true, false}
+    holds({7, 2}, x:masked_fill(mask, 7.5))
+    assert.equal("i64", x:masked_fill(mask, 7.5).dtype)
+    assert.equal("bool", mask:masked_fill(mask, 3).dtype)
+    assert.equal("i64", x:scatter(1, {1}, 7.5).dtype)
+    assert.equal("f32", nn.zeros(2):scatter_add(1, {1}, nn.ones(1, {dtype = "f64"})).dtype)
+    leaves(x, function() x:scatter_(1, {1}, nn.tensor {2.5}) end, "scatter_: src is f32", "i64")
+    leaves(x, function() x:masked_fill_(mask, nn.tensor(2.5)) end, "masked_fill_: value is f32", "i64")
+  end)
+
+  it("of an option dtype are those that the op can compute in", function()
+    local x = nn.ones(2)
+    fails(function() return x:mean({dtype = "i64"}) end, "mean: dtype must be f32 or f64, got i64")
+    fails(function() return x:softmax(1, "bool") end, "softmax: dtype must be f32 or f64, got bool")
+    fails(function() return x:sum({dtype = "i63"}) end, "sum: dtype must be the name of a type")
+  end)
+
+  it("bool alone is no number for quotients and powers", function()
+    local m = nn.tensor {true, false}
+    for _, op in ipairs {"floor_divide", "remainder", "fmod", "pow"} do
+      leaves(m, function() m[op](m, m) end, op .. ":", "bool", ':to("i64")')
+    end
+    local i = nn.tensor({1, 2}, "i64")
+    leaves(i, function() i:pow_(-1) end, "pow_: exponent is -1", ':to("f32")')
+    holds({1, 0}, i ^ nn.tensor({-1, -1}, "i64"))
+  end)
+
   it("of lists: numbers f32, booleans bool, as asked", function()
     assert.equal("f32", nn.tensor({1, 2}).dtype)
     assert.equal("bool", nn.tensor({true, false}).dtype)
@@ -470,6 +506,37 @@ describe("A change in place of", function()
     w.grad = nil
     room:sum():backward()
     holds({4, 6}, w.grad)
+  end)
+
+  it("floats by what does not depend on them ends their history", function()
+    for _, change in ipairs {
+      function(y) y:eq_(2) end, function(y) y:lt_(nn.ones(3)) end, function(y) y:logical_and_(y) end,
+      function(y) y:logical_not_() end, function(y) y:zero_() end, function(y) y:bernoulli_() end,
+    } do
+      local x = leaf {1, 2, 3}
+      local y = x * 2
+      change(y)
+      y:sum():backward()
+      holds({0, 0, 0}, x.grad)
+    end
+    assert.is_false(leaf({1, 2, 3}):eq(2).requires_grad)
+  end)
+
+  it("floats by random numbers has torch's names and defaults", function()
+    nn.manual_seed(1)
+    local x = nn.zeros(1000)
+    local share = x:bernoulli_():mean():item()
+    assert(share > 0.4 and share < 0.6, "p is 0.5 by default, whatever the values: " .. share)
+    holds({1, 1}, nn.full({2}, 7):bernoulli_(1))
+    x:uniform_({from = 3, to = 4})
+    assert(x:min():item() >= 3 and x:max():item() < 4)
+    fails(function() x:uniform_(2, 1) end, "uniform_: from (2) is above to (1)")
+  end)
+
+  it("a strided tensor by a running sum", function()
+    local x = nn.ones(3, 2)
+    x:t():cumsum_(2)
+    holds({1, 1, 2, 2, 3, 3}, x:reshape(6))
   end)
 
   it("a part by a value that needs no gradient cuts the history there", function()
@@ -826,6 +893,17 @@ describe("nn.grad", function()
       y = nn.grad(y, {x}, {create_graph = order < 4})
       assert.is_true(math.abs(y:item() - wanted[order]) < 1e-9, order)
       assert.equal(order < 4, y.requires_grad)
+    end
+  end)
+
+  it("of a mean over labels that are all ignored is 0, as that of no labels", function()
+    for _, loss in ipairs {nn.F.cross_entropy, nn.F.nll_loss} do
+      for _, create in ipairs {false, true} do
+        local x = nn.ones(2, 3, {requires_grad = true})
+        local l = loss(x, {2, 2}, {ignore_index = 2})
+        assert(l:item() ~= l:item(), "a mean of nothing is NaN")
+        holds({{0, 0, 0}, {0, 0, 0}}, nn.grad(l, {x}, {create_graph = create}))
+      end
     end
   end)
 

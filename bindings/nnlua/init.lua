@@ -32,6 +32,9 @@ local internal = {methods = true, op = true, run_define = true, set_module_hooks
   resource = true, caller_line = true, parameters = true, idx = true, npy = true, idx_bytes = true, ops = true,
   op_names = true}
 
+-- torch's method has its tensor first: x:where(condition, other).
+function native.methods.where(input, condition, other) return native.where(condition, input, other) end
+
 nn.functional = {}
 for name, value in pairs(native) do
   if not internal[name] then nn[name] = value end

@@ -159,6 +159,10 @@ NNL_OP(neg,
 
 /* ---------------------------------------------------------------- products, quotients and their rests */
 
+#define NNL_QUOTIENT(map)                                                                          \
+    .sig = "input:any, other:any|scalar -> same", .infer = nnl_infer_number, .run = nnl_run_map,  \
+    .kernel = NNL_MAP_##map, .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK
+
 static nnl_status rsub_run(nnl_call *c)
 {
     double alpha = -nnl_value_double(&c->attr[0]);
@@ -200,7 +204,7 @@ NNL_OP(positive,
     .run = positive_run,
     .grad = pass_grad);
 
-NNL_OP(floor_divide, NNL_BINARY("number", floor_divide),
+NNL_OP(floor_divide, NNL_QUOTIENT(floor_divide),
     .doc = "The whole part, towards minus infinity, of input / other, elementwise with broadcasting; an integer divided by 0 gives "
            "0.  Its gradient is 0.",
     .example = "nn.tensor({-7, 7}) // 2",
@@ -212,15 +216,14 @@ static void rest_grad(nnl_grad *g, bool floor)
 {
     g->dx[0] = g->dy[0];
     if (!g->needs[1]) return;
-    nnl_tensor *quotient = DO(g->s, div, g->in[0], g->in[1]);
-    nnl_tensor *whole = floor ? DO(g->s, floor, quotient) : DO(g->s, trunc, quotient);
+    nnl_tensor *whole = floor ? DO(g->s, floor_divide, g->in[0], g->in[1]) : DO(g->s, trunc, DO(g->s, div, g->in[0], g->in[1]));
     g->dx[1] = DO(g->s, neg, DO(g->s, mul, g->dy[0], whole));
 }
 
 static void remainder_grad(nnl_grad *g) { rest_grad(g, true); }
 static void fmod_grad(nnl_grad *g) { rest_grad(g, false); }
 
-NNL_OP(remainder, NNL_BINARY("number", remainder),
+NNL_OP(remainder, NNL_QUOTIENT(remainder),
     .doc = "input - other * floor(input / other), elementwise with broadcasting: the sign is other's, as with Lua's %.  An integer "
            "by 0 gives 0.",
     .example = "nn.tensor({-7, 7}) % 3",
@@ -228,7 +231,7 @@ NNL_OP(remainder, NNL_BINARY("number", remainder),
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4[3.2,3.8] other:3x4[-2,-1.95]; input:3x4[-0.9,-0.1] other:4[1,2]");
 
-NNL_OP(fmod, NNL_BINARY("number", fmod),
+NNL_OP(fmod, NNL_QUOTIENT(fmod),
     .doc = "input - other * trunc(input / other), elementwise with broadcasting: the sign is input's, as with C's fmod.  An integer "
            "by 0 gives 0.",
     .example = "nn.tensor({-7, 7}):fmod(3)",
@@ -305,6 +308,17 @@ NNL_OP(lerp,
 
 /* ---------------------------------------------------------------- powers */
 
+/* A negative power of an integer is none; elementwise, torch takes its whole part. */
+static nnl_status pow_infer(nnl_call *c)
+{
+    const nnl_tensor *exponent = c->in[1];
+    NNL_TRY(nnl_infer_number(c));
+    if (exponent->ndim == 0 && !nnl_is_float((nnl_dtype)exponent->dtype) && nnl_element_double(exponent, 0) < 0)
+        return nnl_call_fail(c, NNL_EINVAL, "exponent is %lld, but integers have no negative powers; convert them with :to(\"f32\")",
+                             (long long)nnl_element_double(exponent, 0));
+    return NNL_OK;
+}
+
 /* Frequent exponents have a kernel of their own. */
 static nnl_status pow_run(nnl_call *c)
 {
@@ -335,11 +349,11 @@ static void pow_grad(nnl_grad *g)
 }
 
 NNL_OP(pow,
-    .sig = "input:number|scalar, exponent:number|scalar -> same",
-    .doc = "input ^ exponent, elementwise with broadcasting; one of the two may be a number.  Of integers, a negative exponent gives the "
-           "whole part.",
+    .sig = "input:any|scalar, exponent:any|scalar -> same",
+    .doc = "input ^ exponent, elementwise with broadcasting; one of the two may be a number.  Integers have no negative power; where "
+           "a tensor of exponents holds one they give the whole part.",
     .example = "nn.tensor({1, 2}) ^ 3",
-    .infer = nnl_infer_broadcast,
+    .infer = pow_infer,
     .run = pow_run,
     .grad = pow_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
@@ -514,7 +528,7 @@ static void clamp_grad(nnl_grad *g)
 }
 
 NNL_OP(clamp,
-    .sig = "input:number, min:number|scalar?, max:number|scalar? -> same",
+    .sig = "input:any, min:any|scalar?, max:any|scalar? -> same",
     .doc = "min(max(input, min), max), elementwise with broadcasting; the bounds are numbers or tensors, and one of them may be absent.  "
            "The gradient passes at the bounds.",
     .example = "nn.tensor({-2, 0.5, 2}):clamp(-1, 1)",
@@ -523,7 +537,7 @@ NNL_OP(clamp,
     .grad = clamp_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
     .sample = "input:3x4!-1!1 min=-1 max=1; input:3x4!0.5 max=0.5; input:3x4 min:3x4[-2,-0.5] max:4[0.5,2]; input:3x4 min:3x4",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);
 
 static void clamp_min_grad(nnl_grad *g)
 {
@@ -533,7 +547,7 @@ static void clamp_min_grad(nnl_grad *g)
 }
 
 NNL_OP(clamp_min,
-    .sig = "input:number, min:number|scalar -> same",
+    .sig = "input:any, min:any|scalar -> same",
     .doc = "max(input, min), elementwise with broadcasting.  The gradient passes at the bound.",
     .example = "nn.tensor({-2, 2}):clamp_min(-1)",
     .infer = nnl_infer_broadcast,
@@ -542,7 +556,7 @@ NNL_OP(clamp_min,
     .grad = clamp_min_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4!-1 min=-1; input:3x4 min:4",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);
 
 static void clamp_max_grad(nnl_grad *g)
 {
@@ -552,7 +566,7 @@ static void clamp_max_grad(nnl_grad *g)
 }
 
 NNL_OP(clamp_max,
-    .sig = "input:number, max:number|scalar -> same",
+    .sig = "input:any, max:any|scalar -> same",
     .doc = "min(input, max), elementwise with broadcasting.  The gradient passes at the bound.",
     .example = "nn.tensor({-2, 2}):clamp_max(1)",
     .infer = nnl_infer_broadcast,
@@ -561,4 +575,4 @@ NNL_OP(clamp_max,
     .grad = clamp_max_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4!1 max=1; input:3x4 max:4",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);
