@@ -167,7 +167,8 @@ static int category(nnl_dtype d) { return d == NNL_BOOL ? 0 : nnl_is_int(d) ? 1 
 static bool common_type(const nnl_call *c, const nnl_request *request, nnl_dtype *out)
 {
     int with = -1, without = -1, number = -1;
-    bool real = false;
+    bool rounded = request->n_attr > 0 && nnl_given(&request->attr[0]) && request->attr[0].as.i != 0;
+    bool real = c->op->traits & NNL_TRUE_QUOTIENT && !rounded;
     for (int i = 0; i < c->n_in; i++) {
         const nnl_param *p = param_of(c, i);
         if (p->type == NNL_T_BOOL || p->type == NNL_T_INDEX) continue;

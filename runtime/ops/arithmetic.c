@@ -69,11 +69,10 @@ NNL_OP(mul,
 
 enum { DIV_TRUE, DIV_TRUNC, DIV_FLOOR };
 
-/* True division of integers is one of f32. */
+/* Rounded quotients of bool are i64. */
 static nnl_status div_infer(nnl_call *c)
 {
     NNL_TRY(nnl_infer_broadcast(c));
-    if (c->attr[0].as.i == DIV_TRUE && !nnl_is_float(c->spec[0].dtype)) c->spec[0].dtype = NNL_F32;
     if (c->spec[0].dtype == NNL_BOOL) c->spec[0].dtype = NNL_I64;
     return NNL_OK;
 }
@@ -143,7 +142,7 @@ NNL_OP(div,
     .grad = div_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4 other:3x4[0.5,2]; input:3x4 other:4[-2,-0.5]",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_TRUE_QUOTIENT | NNL_INPLACE_OK);
 
 static void neg_grad(nnl_grad *g) { g->dx[0] = DO(g->s, neg, g->dy[0]); }
 
@@ -159,7 +158,7 @@ NNL_OP(neg,
 
 /* ---------------------------------------------------------------- products, quotients and their rests */
 
-#define NNL_QUOTIENT(map)                                                                          \
+#define QUOTIENT(map)                                                                              \
     .sig = "input:any, other:any|scalar -> same", .infer = nnl_infer_number, .run = nnl_run_map,  \
     .kernel = NNL_MAP_##map, .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK
 
@@ -204,7 +203,7 @@ NNL_OP(positive,
     .run = positive_run,
     .grad = pass_grad);
 
-NNL_OP(floor_divide, NNL_QUOTIENT(floor_divide),
+NNL_OP(floor_divide, QUOTIENT(floor_divide),
     .doc = "The whole part, towards minus infinity, of input / other, elementwise with broadcasting; an integer divided by 0 gives "
            "0.  Its gradient is 0.",
     .example = "nn.tensor({-7, 7}) // 2",
@@ -223,7 +222,7 @@ static void rest_grad(nnl_grad *g, bool floor)
 static void remainder_grad(nnl_grad *g) { rest_grad(g, true); }
 static void fmod_grad(nnl_grad *g) { rest_grad(g, false); }
 
-NNL_OP(remainder, NNL_QUOTIENT(remainder),
+NNL_OP(remainder, QUOTIENT(remainder),
     .doc = "input - other * floor(input / other), elementwise with broadcasting: the sign is other's, as with Lua's %.  An integer "
            "by 0 gives 0.",
     .example = "nn.tensor({-7, 7}) % 3",
@@ -231,7 +230,7 @@ NNL_OP(remainder, NNL_QUOTIENT(remainder),
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4[3.2,3.8] other:3x4[-2,-1.95]; input:3x4[-0.9,-0.1] other:4[1,2]");
 
-NNL_OP(fmod, NNL_QUOTIENT(fmod),
+NNL_OP(fmod, QUOTIENT(fmod),
     .doc = "input - other * trunc(input / other), elementwise with broadcasting: the sign is input's, as with C's fmod.  An integer "
            "by 0 gives 0.",
     .example = "nn.tensor({-7, 7}):fmod(3)",

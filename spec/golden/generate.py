@@ -771,6 +771,10 @@ def binary():
             fam.case(op, [m, y], fn, typed=True)
         fam.case(op, [m, 2], lambda x: fn(x, 2), typed=True)
         fam.case(op, [T([7, 2], i32), T([True, True], boolean)], fn, typed=True)
+    for t in (T([1, 2, 200], u8), T([-3, 7, 2], i32), T([True, True], boolean)):
+        for v in (-3, 300, -0.5):
+            fam.case("div", [t, v], lambda x: x / v, typed=True, note="numbers that the type cannot hold")
+            fam.case(Lua(f"{v} / x"), [t], lambda x: v / x, kind="expression", typed=True)
     return fam
 
 
