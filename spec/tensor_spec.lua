@@ -350,6 +350,7 @@ describe("Types", function()
     for _, op in ipairs {"floor_divide", "remainder", "fmod", "pow"} do
       leaves(m, function() m[op](m, m) end, op .. ":", "bool", ':to("i64")')
     end
+    holds({false, false}, m:clamp(nn.tensor(false), nn.tensor {false, true}))
     local i = nn.tensor({1, 2}, "i64")
     leaves(i, function() i:pow_(-1) end, "pow_: exponent is -1", ':to("f32")')
     holds({1, 0}, i ^ nn.tensor({-1, -1}, "i64"))

@@ -246,7 +246,8 @@ static nnl_status one_dim(nnl_call *c, const nnl_param *p, int ndim, int64_t giv
     if (dim < 0 || dim >= range) {
         int base = c->index_base;
         char text[NNL_NAMED_TEXT];
-        const char *input = c->n_in > 0 && c->in[0] ? nnl_call_input_text(c, 0, text) : "the result";
+        bool of_input = p->type != NNL_T_NEWDIM && c->n_in > 0 && c->in[0];
+        const char *input = of_input ? nnl_call_input_text(c, 0, text) : "the result";
         return nnl_call_fail(c, NNL_EINVAL, "%s is %lld, but %s has dimensions %d to %d (or -%d to -1)", p->name,
                              (long long)(given < 0 ? given : given + base), input, base, range - 1 + base, range);
     }

@@ -502,6 +502,11 @@ static nnl_status clamp_infer(nnl_call *c)
 static nnl_status clamp_run(nnl_call *c)
 {
     bool both = c->in[1] && c->in[2];
+    if (both && c->in[0]->dtype == NNL_BOOL) {
+        nnl_tensor *out = c->out[0];
+        NNL_TRY(nnl_map_run(c->rt, NNL_MAP_maximum, 2, c->in, out, NULL));
+        return nnl_map_run(c->rt, NNL_MAP_minimum, 2, (nnl_tensor *[]){out, c->in[2]}, out, NULL);
+    }
     int map = both ? NNL_MAP_clamp_tensor : c->in[1] ? NNL_MAP_maximum : NNL_MAP_minimum;
     nnl_tensor *in[] = {c->in[0], c->in[1] ? c->in[1] : c->in[2], c->in[2]};
     return nnl_map_run(c->rt, map, both ? 3 : 2, in, c->out[0], NULL);
