@@ -428,12 +428,14 @@ NNL_OP(sign, NNL_UNARY("number", "", sign),
     .grad = nnl_flat_grad,
     .sample = "input:3x4!0");
 
-/* d atan(a / b) = (b da - a db) / (a^2 + b^2) */
+/* d atan(a / b) = (b da - a db) / (a^2 + b^2), and 0 at the origin */
 static void atan2_grad(nnl_grad *g)
 {
     nnl_scope *s = g->s;
     nnl_tensor *a = g->in[0], *b = g->in[1];
-    nnl_tensor *scaled = DO(s, div, g->dy[0], DO(s, add, DO(s, square, a), DO(s, square, b)));
+    nnl_tensor *squares = DO(s, add, DO(s, square, a), DO(s, square, b));
+    nnl_tensor *origin = DO(s, eq, squares, nnl_number(s, squares, 0));
+    nnl_tensor *scaled = DO(s, div, g->dy[0], DO(s, where, origin, nnl_number(s, squares, 1), squares));
     if (g->needs[0]) g->dx[0] = DO(s, mul, scaled, b);
     if (g->needs[1]) g->dx[1] = DO(s, neg, DO(s, mul, scaled, a));
 }

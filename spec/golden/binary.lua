@@ -592,4 +592,5 @@ return {
   {expression = "300 / x", args = {{t = "t829"}, n = 1}, outputs = {{t = "t1070", scale = 300.0}}, typed = true},
   {op = "div", args = {{t = "t829"}, -0.5, n = 2}, outputs = {{t = "t1071", scale = 2.0}}, typed = true, note = "numbers that the type cannot hold"},
   {expression = "-0.5 / x", args = {{t = "t829"}, n = 1}, outputs = {{t = "t1072", scale = 0.5}}, typed = true},
+  {op = "atan2", args = {{t = "t1073", grad = "t1076", scale = 1.25}, {t = "t1074", grad = "t1077", scale = 0.375}, n = 2}, outputs = {{t = "t1075", scale = 3.14}}, note = "no slope at the origin"},
 }

@@ -775,6 +775,7 @@ def binary():
         for v in (-3, 300, -0.5):
             fam.case("div", [t, v], lambda x: x / v, typed=True, note="numbers that the type cannot hold")
             fam.case(Lua(f"{v} / x"), [t], lambda x: v / x, kind="expression", typed=True)
+    fam.case("atan2", [T([0.0, 0.0, 2.0]), T([0.0, -1.0, 0.0])], torch.atan2, note="no slope at the origin")
     return fam
 
 
@@ -1028,6 +1029,12 @@ def matmul():
         fam.case("einsum", [spec] + ops, lambda *t: torch.einsum(spec, *t), note="sizes of 1 stand for the label's")
     fam.case("einsum", ["ij,jk->k", I(2, 3), I(3, 2)], lambda *t: torch.einsum("ij,jk->k", *t), typed=True)
     fam.case("einsum", ["ij->j", I(2, 3, dtype=i32)], lambda t: torch.einsum("ij->j", t), typed=True)
+    for dtype in (i64, i32, u8):
+        a, b = I(2, 3, dtype=dtype), I(3, 4, dtype=dtype)
+        fam.case("addmm", [I(4, dtype=dtype), a, b], torch.addmm, typed=True)
+        fam.case(
+            "addmm", [I(2, 4, dtype=dtype), a, b, 3, 2], lambda c, a, b: torch.addmm(c, a, b, beta=3, alpha=2), typed=True
+        )
     return fam
 
 

@@ -81,4 +81,10 @@ return {
   {op = "einsum", args = {"i...,ij,j->...", {t = "t382", grad = "t386", scale = 4.49}, {t = "t383", grad = "t387", scale = 6.9}, {t = "t384", grad = "t388", scale = 1.69}, n = 4}, outputs = {{t = "t385", scale = 6.09}}, note = "sizes of 1 stand for the label's"},
   {op = "einsum", args = {"ij,jk->k", {t = "t389"}, {t = "t390"}, n = 3}, outputs = {{t = "t391"}}, typed = true},
   {op = "einsum", args = {"ij->j", {t = "t392"}, n = 2}, outputs = {{t = "t393"}}, typed = true},
+  {op = "addmm", args = {{t = "t394"}, {t = "t395"}, {t = "t396"}, n = 3}, outputs = {{t = "t397"}}, typed = true},
+  {op = "addmm", args = {{t = "t398"}, {t = "t395"}, {t = "t396"}, 3, 2, n = 5}, outputs = {{t = "t399"}}, typed = true},
+  {op = "addmm", args = {{t = "t400"}, {t = "t401"}, {t = "t402"}, n = 3}, outputs = {{t = "t403"}}, typed = true},
+  {op = "addmm", args = {{t = "t404"}, {t = "t401"}, {t = "t402"}, 3, 2, n = 5}, outputs = {{t = "t405"}}, typed = true},
+  {op = "addmm", args = {{t = "t406"}, {t = "t407"}, {t = "t408"}, n = 3}, outputs = {{t = "t409"}}, typed = true},
+  {op = "addmm", args = {{t = "t410"}, {t = "t407"}, {t = "t408"}, 3, 2, n = 5}, outputs = {{t = "t411"}}, typed = true},
 }
