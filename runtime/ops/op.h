@@ -26,6 +26,7 @@ enum {
     NNL_FIRST_TYPE = 1 << 9,   /* with NNL_PROMOTE: inputs are brought to input 0's type */
     NNL_SATURATE = 1 << 10,    /* with NNL_PROMOTE: a number that an integer type cannot hold becomes its nearest */
     NNL_CAST = 1 << 11,        /* input 0 is first brought to the type that the attribute of kind dtype names */
+    NNL_IDS = 1 << 13,         /* positions in data are ids, of which negative ones do not count from the end */
     NNL_TRUE_QUOTIENT = 1 << 12 /* with NNL_PROMOTE: integers and bool become f32, unless attribute 0 says how to round */
 };
 
