@@ -539,6 +539,24 @@ describe("A change in place of", function()
     fails(function() x:uniform_(2, 1) end, "uniform_: from (2) is above to (1)")
   end)
 
+  it("a tensor by one of a wider type has the gradient of the types in between", function()
+    for _, op in ipairs {"maximum_", "minimum_", "clamp_"} do
+      local x, y = leaf({1, 2, 5}, "f32"), leaf({3, 1, 2}, "f64")
+      local z = x * 1
+      z[op](z, y)
+      local gx, gy = nn.grad((z * nn.tensor {1, 10, 100}):sum(), {x, y})
+      local first = op == "minimum_"
+      holds(first and {1, 0, 0} or {0, 10, 100}, gx)
+      holds(first and {0, 10, 100} or {1, 0, 0}, gy)
+    end
+    local x = leaf({1, 2, 4}, "f32")
+    holds({7, 3, 1}, nn.grad((x * 1):cumprod_(1, {dtype = "f64"}):mul(nn.tensor {1, 1, 0.5}):sum(), {x}))
+    local a, b = leaf({{1, 2}}, "f64"), leaf({{3}, {4}}, "f64")
+    local ga, gb = nn.grad((nn.ones(1, 1, {requires_grad = true}) * 1):addmm_(a, b):sum(), {a, b})
+    holds({{3, 4}}, ga)
+    holds({{1}, {2}}, gb)
+  end)
+
   it("a strided tensor by a running sum", function()
     local x = nn.ones(3, 2)
     x:t():cumsum_(2)

@@ -340,8 +340,9 @@ static void elu_define(nnl_define *d)
     nnl_tensor *x = d->in[0], *zero = nnl_number(s, x, 0);
     double p[3];
     elu_parameters(d->op, d->attr, p);
-    nnl_tensor *below = DO(s, expm1, nnl_scaled(s, DO(s, clamp_max, x, zero), p[2]));
-    d->out[0] = DO(s, where, DO(s, gt, x, zero), nnl_scaled(s, x, p[1]), nnl_scaled(s, below, p[0] * p[1]));
+    nnl_tensor *above = DO(s, gt, x, zero);
+    nnl_tensor *below = DO(s, expm1, nnl_scaled(s, DO(s, where, above, zero, x), p[2]));
+    d->out[0] = DO(s, where, above, nnl_scaled(s, x, p[1]), nnl_scaled(s, below, p[0] * p[1]));
 }
 
 #define ELU_OF(attrs, which)                                                                           .sig = "input:float" attrs " -> same", .infer = nnl_infer_same, .run = elu_run, .grad = elu_grad,     .define = elu_define, .variant = which, .saves = NNL_SAVE_INPUT(0), .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK

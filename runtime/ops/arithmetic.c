@@ -457,13 +457,13 @@ static void maximum_backward_grad(nnl_grad *g)
 
 NNL_OP(maximum_backward,
     .sig = "dy:float, a:float, b:float -> same",
-    .doc = "dy where a > b (or one is NaN), dy / 2 where a = b, else 0.",
+    .doc = "dy where a > b (or one is NaN), dy / 2 where a = b, else 0.  In place dy may have the narrower type of the target.",
     .infer = nnl_infer_broadcast,
     .run = nnl_run_map,
     .kernel = NNL_MAP_maximum_grad,
     .grad = maximum_backward_grad,
     .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
-    .traits = NNL_ELEMENTWISE | NNL_HIDDEN);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_HIDDEN);
 
 static void maximum_grad(nnl_grad *g)
 {
@@ -514,29 +514,43 @@ static nnl_status clamp_run(nnl_call *c)
     return nnl_map_run(c->rt, map, both ? 3 : 2, in, c->out[0], NULL);
 }
 
-/* To input where it lies between or on the bounds; to a bound where it cuts, max before min. */
-static void clamp_grad(nnl_grad *g)
+/* Numbers cut hard: nothing passes at them.  Tensors share with what equals them, as in maximum. */
+static bool is_number(const nnl_grad *g, int place)
+{
+    return place == 0 || !g->in[place] || (g->in[place]->ndim == 0 && !g->needs[place]);
+}
+
+/* low, high: the places of the bounds; 0 where the op has none. */
+static void between_grad(nnl_grad *g, int low, int high)
 {
     nnl_scope *s = g->s;
-    nnl_tensor *x = g->in[0], *min = g->in[1], *max = g->in[2], *dy = g->dy[0];
-    if (g->needs[0]) {
-        nnl_tensor *above = min ? DO(s, ge, x, min) : NULL, *below = max ? DO(s, le, x, max) : NULL;
+    nnl_tensor *x = g->in[0], *min = low ? g->in[low] : NULL, *max = high ? g->in[high] : NULL, *dy = g->dy[0];
+    if (is_number(g, low) && is_number(g, high)) {
+        nnl_tensor *above = min ? DO(s, gt, x, min) : NULL, *below = max ? DO(s, lt, x, max) : NULL;
         g->dx[0] = DO(s, masked, min && max ? DO(s, logical_and, above, below) : min ? above : below, dy);
+        return;
     }
-    if (g->needs[1]) {
-        nnl_tensor *cuts = DO(s, lt, x, min);
-        g->dx[1] = DO(s, masked, max ? DO(s, logical_and, cuts, DO(s, lt, min, max)) : cuts, dy);
+    /* where min lies above max the result is max */
+    nnl_tensor *between = dy, *valid = min && max ? DO(s, le, min, max) : NULL;
+    if (min) between = DO(s, maximum_backward, between, x, min);
+    if (max) between = DO(s, maximum_backward, between, max, x);
+    g->dx[0] = valid ? DO(s, masked, valid, between) : between;
+    if (min && g->needs[low]) {
+        nnl_tensor *raised = DO(s, maximum_backward, dy, min, x);
+        g->dx[low] = valid ? DO(s, masked, valid, raised) : raised;
     }
-    if (g->needs[2]) {
-        nnl_tensor *cuts = DO(s, gt, x, max);
-        g->dx[2] = DO(s, masked, min ? DO(s, logical_or, cuts, DO(s, gt, min, max)) : cuts, dy);
+    if (max && g->needs[high]) {
+        nnl_tensor *cut = DO(s, maximum_backward, dy, x, max);
+        g->dx[high] = valid ? DO(s, where, valid, cut, dy) : cut;
     }
 }
+
+static void clamp_grad(nnl_grad *g) { between_grad(g, 1, 2); }
 
 NNL_OP(clamp,
     .sig = "input:any, min:any|scalar?, max:any|scalar? -> same",
     .doc = "min(max(input, min), max), elementwise with broadcasting; the bounds are numbers or tensors, and one of them may be absent.  "
-           "The gradient passes at the bounds.",
+           "No gradient passes at a number; tensors share it with what equals them.",
     .example = "nn.tensor({-2, 0.5, 2}):clamp(-1, 1)",
     .infer = clamp_infer,
     .run = clamp_run,
@@ -545,16 +559,12 @@ NNL_OP(clamp,
     .sample = "input:3x4!-1!1 min=-1 max=1; input:3x4!0.5 max=0.5; input:3x4 min:3x4[-2,-0.5] max:4[0.5,2]; input:3x4 min:3x4",
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);
 
-static void clamp_min_grad(nnl_grad *g)
-{
-    nnl_scope *s = g->s;
-    if (g->needs[0]) g->dx[0] = DO(s, masked, DO(s, ge, g->in[0], g->in[1]), g->dy[0]);
-    if (g->needs[1]) g->dx[1] = DO(s, masked, DO(s, lt, g->in[0], g->in[1]), g->dy[0]);
-}
+static void clamp_min_grad(nnl_grad *g) { between_grad(g, 1, 0); }
 
 NNL_OP(clamp_min,
     .sig = "input:any, min:any|scalar -> same",
-    .doc = "max(input, min), elementwise with broadcasting.  The gradient passes at the bound.",
+    .doc = "max(input, min), elementwise with broadcasting.  No gradient passes at a number; a tensor "
+           "shares it with what equals it.",
     .example = "nn.tensor({-2, 2}):clamp_min(-1)",
     .infer = nnl_infer_broadcast,
     .run = nnl_run_map,
@@ -564,16 +574,12 @@ NNL_OP(clamp_min,
     .sample = "input:3x4!-1 min=-1; input:3x4 min:4",
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);
 
-static void clamp_max_grad(nnl_grad *g)
-{
-    nnl_scope *s = g->s;
-    if (g->needs[0]) g->dx[0] = DO(s, masked, DO(s, le, g->in[0], g->in[1]), g->dy[0]);
-    if (g->needs[1]) g->dx[1] = DO(s, masked, DO(s, gt, g->in[0], g->in[1]), g->dy[0]);
-}
+static void clamp_max_grad(nnl_grad *g) { between_grad(g, 0, 1); }
 
 NNL_OP(clamp_max,
     .sig = "input:any, max:any|scalar -> same",
-    .doc = "min(input, max), elementwise with broadcasting.  The gradient passes at the bound.",
+    .doc = "min(input, max), elementwise with broadcasting.  No gradient passes at a number; a tensor "
+           "shares it with what equals it.",
     .example = "nn.tensor({-2, 2}):clamp_max(1)",
     .infer = nnl_infer_broadcast,
     .run = nnl_run_map,

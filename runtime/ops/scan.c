@@ -179,7 +179,7 @@ NNL_OP(linear_scan,
     .grad = linear_grad,
     .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_OUTPUT(0),
     .sample = "input:3x4 factor:3x4 dim=2; input:3x4 factor:3x4 dim=1 reverse=true",
-    .traits = NNL_HIDDEN);
+    .traits = NNL_PROMOTE | NNL_HIDDEN);
 
 /* ---------------------------------------------------------------- one place on */
 

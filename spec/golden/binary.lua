@@ -593,4 +593,12 @@ return {
   {op = "div", args = {{t = "t829"}, -0.5, n = 2}, outputs = {{t = "t1071", scale = 2.0}}, typed = true, note = "numbers that the type cannot hold"},
   {expression = "-0.5 / x", args = {{t = "t829"}, n = 1}, outputs = {{t = "t1072", scale = 0.5}}, typed = true},
   {op = "atan2", args = {{t = "t1073", grad = "t1076", scale = 1.25}, {t = "t1074", grad = "t1077", scale = 0.375}, n = 2}, outputs = {{t = "t1075", scale = 3.14}}, note = "no slope at the origin"},
+  {op = "clamp", args = {{t = "t1078", grad = "t1080", scale = 138000000.0}, n = 1}, outputs = {{t = "t1079", scale = 2.0}}, options = {min = -1, max = 1}, note = "at the bounds"},
+  {op = "clamp", args = {{t = "t1078", grad = "t1082", scale = 62500000.0}, n = 1}, outputs = {{t = "t1081", scale = 4.0}}, options = {min = -1}, note = "at the bounds"},
+  {op = "clamp", args = {{t = "t1078", grad = "t1084", scale = 138000000.0}, n = 1}, outputs = {{t = "t1083", scale = 4.0}}, options = {max = 1}, note = "at the bounds"},
+  {op = "clamp", args = {{t = "t1078"}, n = 1}, outputs = {{t = "t1085", scale = 1.0}}, options = {min = 1, max = -1}, note = "at the bounds"},
+  {op = "clamp", args = {{t = "t1078", grad = "t1088", scale = 68800000.0}, {t = "t1086", grad = "t1089", scale = 31300000.0}, {t = "t1087", grad = "t1090", scale = 68800000.0}, n = 3}, outputs = {{t = "t1079", scale = 2.0}}, note = "at the bounds"},
+  {op = "clamp", args = {{t = "t1078"}, {t = "t1087"}, {t = "t1086", grad = "t1091", scale = 1.38}, n = 3}, outputs = {{t = "t1085", scale = 2.0}}, note = "at the bounds"},
+  {op = "clamp", args = {{t = "t1078", grad = "t1092", scale = 68800000.0}, nil, {t = "t1087", grad = "t1090", scale = 68800000.0}, n = 3}, outputs = {{t = "t1083", scale = 4.0}}, note = "at the bounds"},
+  {op = "clamp", args = {{t = "t1078", grad = "t1093", scale = 31300000.0}, {t = "t1086", grad = "t1089", scale = 31300000.0}, n = 2}, outputs = {{t = "t1081", scale = 4.0}}, note = "at the bounds"},
 }

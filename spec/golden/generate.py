@@ -776,6 +776,13 @@ def binary():
             fam.case("div", [t, v], lambda x: x / v, typed=True, note="numbers that the type cannot hold")
             fam.case(Lua(f"{v} / x"), [t], lambda x: v / x, kind="expression", typed=True)
     fam.case("atan2", [T([0.0, 0.0, 2.0]), T([0.0, -1.0, 0.0])], torch.atan2, note="no slope at the origin")
+    steps = T([-2.0, -1.0, 0.0, 1.0, 2.0])
+    for o in (dict(min=-1, max=1), dict(min=-1), dict(max=1), dict(min=1, max=-1)):
+        fam.case("clamp", [steps], lambda x: x.clamp(**o), options=o, note="at the bounds")
+    for lo, hi in [(T([-1.0] * 5), T([1.0] * 5)), (T([1.0] * 5), T([-1.0] * 5))]:
+        fam.case("clamp", [steps, lo, hi], torch.clamp, note="at the bounds")
+    fam.case("clamp", [steps, None, T([1.0] * 5)], lambda x, b: torch.clamp(x, max=b), note="at the bounds")
+    fam.case("clamp", [steps, T([-1.0] * 5)], lambda x, b: torch.clamp(x, min=b), note="at the bounds")
     return fam
 
 
