@@ -46,28 +46,6 @@ static const char *op_name(const reading *r, char buffer[64])
         nnl_lua_error((r)->L, "%s: %s", op_name((r), name_), text_);         \
     } while (0)
 
-/* What a Lua value is called in messages: "a table", "nil", "the string \"abc\"", "3.5". */
-static const char *value_text(lua_State *L, int index, char buffer[80])
-{
-    nnl_box *box = nnl_lua_to_box(L, index);
-    if (box) {
-        char shape[NNL_SHAPE_TEXT];
-        if (!box->t) nnl_format(buffer, 80, "a freed tensor");
-        else nnl_format(buffer, 80, "a tensor (%s)", nnl_shape_text(shape, box->t->ndim, box->t->shape));
-        return buffer;
-    }
-    switch (lua_type(L, index)) {
-    case LUA_TNIL: return "nil";
-    case LUA_TSTRING: nnl_format(buffer, 80, "the string \"%s\"", lua_tostring(L, index)); return buffer;
-    case LUA_TNUMBER:
-        if (lua_isinteger(L, index)) nnl_format(buffer, 80, "%lld", (long long)lua_tointeger(L, index));
-        else nnl_format_double(buffer, 80, lua_tonumber(L, index));
-        return buffer;
-    case LUA_TBOOLEAN: return lua_toboolean(L, index) ? "true" : "false";
-    default: nnl_format(buffer, 80, "a %s", luaL_typename(L, index)); return buffer;
-    }
-}
-
 /* ---------------------------------------------------------------- which argument is which parameter */
 
 static void unknown_option(reading *r, const char *key)
@@ -76,13 +54,8 @@ static void unknown_option(reading *r, const char *key)
     int count = 0;
     for (int p = 0; p < r->sig->params; p++) names[count++] = r->sig->param[p].name;
     if (r->sig->tensors == 0) names[count++] = "requires_grad";
-    const char *near = nnl_nearest(key, names, count);
-    if (near) FAIL(r, "there is no option '%s' (did you mean '%s'?)", key, near);
-    char list[256] = "";
-    size_t length = 0;
-    for (int i = 0; i < count && length < sizeof list - 32; i++)
-        length += (size_t)nnl_format(list + length, sizeof list - length, i ? ", %s" : "%s", names[i]);
-    FAIL(r, "there is no option '%s'; there are: %s", key, list);
+    char name[64];
+    nnl_lua_unknown_option(r->L, op_name(r, name), key, names, count);
 }
 
 /* A table with string keys is options; an empty one too, where no argument is waiting for it. */
@@ -182,10 +155,10 @@ static void assign(reading *r)
 
 static void wrong_tensor(reading *r, const nnl_param *p, int index)
 {
-    char text[80];
+    char text[NNL_LUA_VALUE_TEXT];
     FAIL(r, "%s must be a tensor%s, got %s", p->name,
          p->scalar ? " or a number" : p->type == NNL_T_INDEX ? " of positions or a list of integers" : "",
-         value_text(r->L, index, text));
+         nnl_lua_value_text(r->L, index, text));
 }
 
 static void grow_inputs(reading *r)
@@ -255,8 +228,8 @@ static void read_tensor_list(reading *r, const nnl_param *p, int index)
 {
     lua_State *L = r->L;
     if (lua_type(L, index) != LUA_TTABLE) {
-        char text[80];
-        FAIL(r, "%s must be a list of tensors, got %s", p->name, value_text(L, index, text));
+        char text[NNL_LUA_VALUE_TEXT];
+        FAIL(r, "%s must be a list of tensors, got %s", p->name, nnl_lua_value_text(L, index, text));
     }
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
     luaL_checkstack(L, (int)count + 8, "too many tensors");
@@ -312,9 +285,9 @@ static const char *kind_wanted(const nnl_param *p)
 
 static void wrong_value(reading *r, const nnl_param *p, int index)
 {
-    char text[80];
+    char text[NNL_LUA_VALUE_TEXT];
     FAIL(r, "%s must be %s%s, got %s", p->name, kind_wanted(p), p->list || p->repeat ? " or a list of them" : "",
-         value_text(r->L, index, text));
+         nnl_lua_value_text(r->L, index, text));
 }
 
 static int64_t read_int(reading *r, const nnl_param *p, int index)
@@ -633,10 +606,10 @@ static int call_binary(lua_State *L)
         in[i] = box ? box->t : NULL;
         if (in[i]) continue;
         int type = lua_type(L, i + 1);
-        char text[80];
+        char text[NNL_LUA_VALUE_TEXT];
         if (box) nnl_lua_error(L, "%s: operand %d was freed", op->name, i + 1);
         if (type == LUA_TBOOLEAN) numbers[i] = V_FLAG(lua_toboolean(L, i + 1));
-        else if (type != LUA_TNUMBER) nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", op->name, i + 1, value_text(L, i + 1, text));
+        else if (type != LUA_TNUMBER) nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", op->name, i + 1, nnl_lua_value_text(L, i + 1, text));
         else if (lua_isinteger(L, i + 1)) numbers[i] = V_INT(lua_tointeger(L, i + 1));
         else numbers[i] = V_NUM(lua_tonumber(L, i + 1));
         any_number = true;

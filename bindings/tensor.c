@@ -23,7 +23,12 @@ nnl_tensor *nnl_lua_to_tensor(lua_State *L, int index)
 nnl_tensor *nnl_lua_check_tensor(lua_State *L, int index, const char *function)
 {
     nnl_box *box = nnl_lua_to_box(L, index);
-    if (!box) nnl_lua_error(L, "%s: argument %d must be a tensor, got %s", function, index, luaL_typename(L, index));
+    if (!box) {
+        char text[NNL_LUA_VALUE_TEXT];
+        nnl_lua_error(L, "%s: argument %d must be a tensor, got %s%s%s%s", function, index, nnl_lua_value_text(L, index, text),
+                      index == 1 ? "; call a method with a colon, as in x:" : "", index == 1 ? function : "",
+                      index == 1 ? "()" : "");
+    }
     if (!box->t) nnl_lua_error(L, "%s: the tensor was freed", function);
     return box->t;
 }
@@ -242,6 +247,9 @@ static int tensor_index(lua_State *L)
 static int set_grad(lua_State *L, nnl_lua *state, nnl_tensor *t)
 {
     nnl_tensor *grad = NULL;
+    char text[NNL_LUA_VALUE_TEXT];
+    if (!lua_isnil(L, 3) && !nnl_lua_to_box(L, 3))
+        return nnl_lua_error(L, "grad: the value must be a tensor or nil, got %s", nnl_lua_value_text(L, 3, text));
     if (!lua_isnil(L, 3)) grad = nnl_lua_check_tensor(L, 3, "grad");
     if (nnl_tensor_set_grad(t, grad) != NNL_OK) return nnl_lua_raise(L, state->rt);
     lua_pushvalue(L, 3);
@@ -257,7 +265,8 @@ static int tensor_newindex(lua_State *L)
     const char *key = lua_tostring(L, 2);
     if (strcmp(key, "grad") == 0) return set_grad(L, state, t);
     if (strcmp(key, "requires_grad") == 0) {
-        if (nnl_tensor_set_requires_grad(t, lua_toboolean(L, 3)) != NNL_OK) return nnl_lua_raise(L, state->rt);
+        bool on = nnl_lua_check_flag(L, 3, false, "requires_grad", "the value");
+        if (nnl_tensor_set_requires_grad(t, on) != NNL_OK) return nnl_lua_raise(L, state->rt);
         return 0;
     }
     return nnl_lua_error(L, "tensor: field '%s' cannot be set; grad and requires_grad can", key);
@@ -268,6 +277,7 @@ static int tensor_newindex(lua_State *L)
 static int tensor_size(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "size");
+    nnl_lua_check_end(L, 2, "size");
     if (lua_isnoneornil(L, 2)) {
         nnl_lua_push_shape(L, t->ndim, t->shape);
         return 1;
@@ -325,15 +335,19 @@ static int tensor_len(lua_State *L)
 
 static int compare_numbers(lua_State *L, bool or_equal)
 {
+    const char *name = or_equal ? "le" : "lt";
     double value[2];
     for (int i = 0; i < 2; i++) {
-        const char *name = or_equal ? "le" : "lt";
         nnl_tensor *t = nnl_lua_to_box(L, i + 1) ? nnl_lua_check_tensor(L, i + 1, name) : NULL;
+        char text[NNL_LUA_VALUE_TEXT];
         if (t && t->numel == 1) value[i] = nnl_element_double(t, 0);
-        else if (!t && lua_type(L, i + 1) == LUA_TNUMBER) value[i] = lua_tonumber(L, i + 1);
+        else if (t)
+            return nnl_lua_error(L, "%s: only tensors of one element compare with < and <=, got %s; a:lt(b), a:le(b), "
+                                 "a:gt(b) and a:ge(b) compare elementwise", name, nnl_lua_value_text(L, i + 1, text));
+        else if (lua_type(L, i + 1) == LUA_TNUMBER) value[i] = lua_tonumber(L, i + 1);
         else
-            return nnl_lua_error(L, "%s: only tensors of one element compare with < and <=; a:%s(b) compares elementwise",
-                                 name, name);
+            return nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", name, i + 1,
+                                 nnl_lua_value_text(L, i + 1, text));
     }
     lua_pushboolean(L, or_equal ? value[0] <= value[1] : value[0] < value[1]);
     return 1;
@@ -427,7 +441,7 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
 {
     static const luaL_Reg plain[] = {
         {"free", tensor_free}, {"size", tensor_size}, {"dim", tensor_dim}, {"numel", tensor_numel},
-        {"is_contiguous", tensor_is_contiguous}, {"stride", tensor_stride}, {"version", tensor_version}, {NULL, NULL},
+        {"is_contiguous", tensor_is_contiguous}, {"stride", tensor_stride}, {NULL, NULL},
     };
     static const luaL_Reg events[] = {
         {"__gc", tensor_gc}, {"__close", tensor_close}, {"__len", tensor_len}, {"__lt", tensor_lt}, {"__le", tensor_le},
@@ -435,6 +449,8 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
         {"__unm", tensor_unm}, {"__bnot", tensor_bnot}, {"__newindex", tensor_newindex}, {NULL, NULL},
     };
     nnl_lua_set_functions(L, state, methods, plain);
+    nnl_lua_set_functions(L, state, -1, plain); /* every method is a function as well */
+    nnl_lua_set_functions(L, state, methods, (luaL_Reg[]){{"version", tensor_version}, {NULL, NULL}});
     lua_newtable(L);
     nnl_lua_set_functions(L, state, -1, events);
     lua_pushlightuserdata(L, state);
