@@ -353,6 +353,9 @@ static int files_save(lua_State *L)
     nnl_runtime *rt = ((nnl_lua *)nnl_lua_upvalue(L))->rt;
     saving s = {.path = check_path(L, 1, "save")};
     nnl_lua_check_end(L, 3, "save");
+    if (luaL_getmetafield(L, 2, "is_module") != LUA_TNIL)
+        nnl_lua_error(L, "save: tensors must be a table {name = tensor, ...}, got a module; its tensors are "
+                      "net:state_dict(), and net:save(path) writes them");
     if (!lua_istable(L, 2)) {
         nnl_lua_error(L, "save: tensors must be a table {name = tensor, ...}, got a %s",
                       nnl_lua_to_box(L, 2) ? "tensor" : luaL_typename(L, 2));

@@ -337,7 +337,8 @@ describe("Types", function()
     holds({2 ^ 53, 3}, nn.tensor({2 ^ 53, 3.0}, "i64"))
     holds({-2 ^ 31, 2 ^ 31 - 1}, nn.tensor({-2 ^ 31, 2 ^ 31 - 1}, "i32"))
     holds({0, 255}, nn.tensor({0, 255}, "u8"))
-    for _, case in ipairs {{256, "u8"}, {-1, "u8"}, {2 ^ 31, "i32"}, {-2 ^ 31 - 1, "i32"}, {2 ^ 63, "i64"}, {1 / 0, "i64"}} do
+    for _, case in ipairs {{256, "u8"}, {-1, "u8"}, {2 ^ 31, "i32"}, {-2 ^ 31 - 1, "i32"}, {2 ^ 63, "i64"},
+      {1 / 0, "i64"}} do
       fails(function() nn.tensor({0, case[1]}, case[2]) end, "the element at 2 is ", case[2] .. " does not hold")
     end
     fails(function() nn.tensor({{1, 2}, {3, 0 / 0}}, "i64") end, "the element at {2, 2} is nan, not an integer")
@@ -766,7 +767,8 @@ describe("backward", function()
     y:backward(nn.ones(2), nil, {retain_graph = true})
     y:backward({gradient = nn.ones(2)})
     holds({6, 12}, x.grad)
-    fails(function() (x * x):backward(nn.ones(2), false, false, 1) end, "takes at most 4 arguments, got 5", "parentheses")
+    fails(function() (x * x):backward(nn.ones(2), false, false, 1) end, "takes at most 4 arguments, got 5",
+      "parentheses")
     fails(function() (x * x):backward(nn.ones(2), {gradient = nn.ones(2)}) end, "gradient is given twice")
     fails(function() (x * x):backward({retain = true}) end, "there is no option 'retain'", "retain_graph")
     fails(function() (x * x):backward({nn.ones(2)}) end, "by name")

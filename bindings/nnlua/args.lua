@@ -23,6 +23,23 @@ function args.describe(value)
   return "a " .. (name or kind)
 end
 
+--- Makes methods say how they are called when they get no object of their own: net.train() for net:train().
+---@param class table
+---@param example string
+---@param is_own fun(value: any): boolean
+---@param names string[]
+function args.guard_methods(class, example, is_own, names)
+  for _, name in ipairs(names) do
+    local method = class[name]
+    class[name] = function(self, ...)
+      if not is_own(self) then
+        native.raise(("%s: it is a method, call it with a colon, as in %s:%s()"):format(name, example, name))
+      end
+      return method(self, ...)
+    end
+  end
+end
+
 --- The message for a name that is not among the known ones.
 ---@param what string
 ---@param word string

@@ -29,6 +29,19 @@ local function put_all(self, ...)
   end
 end
 
+-- Subscripts of a container: negative ones count from the end; behind the end is nil, where ipairs stops.
+local function count_from_end(class)
+  function class.__index(self, key)
+    if math.type(key) ~= "integer" or key > 0 then return class[key] end
+    local place = #self + 1 + key
+    if key == 0 or place < 1 then
+      raise(("%s: position %d is out of range: there are positions 1 to %d (or -%d to -1)"):format(class.__name, key,
+        #self, #self))
+    end
+    return rawget(self, place)
+  end
+end
+
 ---@class nnlua.Sequential : nnlua.Module
 ---@overload fun(...: nnlua.Module): nnlua.Sequential
 layers.Sequential = define("Sequential", "modules:any",
@@ -36,6 +49,7 @@ layers.Sequential = define("Sequential", "modules:any",
   .. "net:append(module) work as expected.", "nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1))")
 local Sequential = layers.Sequential
 
+count_from_end(Sequential)
 Sequential.init = put_all
 
 function Sequential:forward(input)
@@ -59,6 +73,7 @@ layers.ModuleList = define("ModuleList", "modules:any?",
   "A list of modules that a module holds; a plain Lua list in a field does as well.",
   "nn.ModuleList{nn.Linear(2, 3), nn.Linear(3, 1)}")
 local ModuleList = layers.ModuleList
+count_from_end(ModuleList)
 ModuleList.init = put_all
 ModuleList.append = Sequential.append
 

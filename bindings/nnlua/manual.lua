@@ -13,7 +13,8 @@ manual.functions = {
     "nnlua.Tensor"},
   {"is_tensor", "nn.is_tensor(value)", "Whether the value is a tensor.", "nn.is_tensor(nn.zeros(2))", "value any",
     "boolean"},
-  {"grad", "nn.grad(output, {inputs}, [grad_outputs], retain_graph = false, create_graph = false, allow_unused = false)",
+  {"grad",
+    "nn.grad(output, {inputs}, [grad_outputs], retain_graph = false, create_graph = false, allow_unused = false)",
     "The gradient of output with respect to each input, a result for each; .grad stays as it is.  create_graph: the "
       .. "results can be differentiated again.  allow_unused: nil instead of an error for an input that output "
         .. "does not "

@@ -123,31 +123,37 @@ end
 
 ---------------------------------------------------------------- what a module holds
 
+local read_parameter = args.reader("Parameter", "data:any, requires_grad:flag=true")
+
 --- Marks a tensor as a parameter: a leaf that requires a gradient and shares the tensor's memory.
 ---@param tensor nnlua.Tensor
----@param requires_grad boolean? true
+---@param requires_grad boolean|{requires_grad: boolean?}? true
 ---@return nnlua.Tensor
-function Module.Parameter(tensor, requires_grad)
+function Module.Parameter(tensor, requires_grad, ...)
   if not native.is_tensor(tensor) then
     raise("Parameter: argument 1 must be a tensor, got " .. args.describe(tensor))
   end
+  local _, on = read_parameter(tensor, requires_grad, ...)
   local parameter = tensor:detach()
-  if requires_grad ~= false then parameter.requires_grad = true end
+  if on then parameter.requires_grad = true end
   tree.mark(parameter)
   return parameter
 end
 
+local read_persistent = args.reader("register_buffer", "name:any, tensor:any?, persistent:flag=true")
+
 --- A tensor that belongs to the module's state without being trained.
 ---@param name string
 ---@param tensor nnlua.Tensor?
----@param persistent boolean? true: part of state_dict()
-function Module:register_buffer(name, tensor, persistent)
+---@param persistent boolean|{persistent: boolean?}? true: part of state_dict()
+function Module:register_buffer(name, tensor, persistent, ...)
   if type(name) ~= "string" then raise("register_buffer: name must be a string, got " .. args.describe(name)) end
   if tensor ~= nil and not native.is_tensor(tensor) then
     raise(("register_buffer: '%s' must be a tensor, got %s"):format(name, args.describe(tensor)))
   end
+  local _, _, kept = read_persistent(name, tensor, persistent, ...)
   self[name] = tensor
-  self._buffers[name] = persistent ~= false
+  self._buffers[name] = kept
 end
 
 -- Lists of {name, value}, each value once.
@@ -322,6 +328,7 @@ end
 --- Calls f(module) for every module within, the innermost first, and this one last.
 ---@param f fun(module: nnlua.Module)
 function Module:apply(f)
+  if type(f) ~= "function" then raise("apply: f must be a function of a module, got " .. args.describe(f)) end
   local seen = {}
   local function enter(module)
     if seen[module] then return end
@@ -417,5 +424,9 @@ Module.__tostring = show
 ---@param ... any
 ---@return string
 function Module:summary(...) return require "nnlua.summary"(self, ...) end
+
+args.guard_methods(Module, "net", tree.is_module, {"parameters", "named_parameters", "buffers", "named_buffers",
+  "modules", "named_modules", "children", "named_children", "state_dict", "load_state_dict", "save", "load", "train",
+  "eval", "zero_grad", "requires_grad_", "apply", "to", "clone", "summary"})
 
 return Module

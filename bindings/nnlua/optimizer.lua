@@ -274,6 +274,10 @@ function Optimizer:__tostring()
   return table.concat(lines, "\n")
 end
 
+args.guard_methods(Optimizer, "optimizer", function(value)
+  return type(value) == "table" and rawget(value, "param_groups") ~= nil
+end, {"step", "zero_grad", "state_dict", "load_state_dict", "add_param_group"})
+
 ---------------------------------------------------------------- kinds
 
 --- Makes a kind of optimizer.
@@ -288,6 +292,13 @@ end
 function Optimizer.define(name, signature, kind)
   local class = {__name = name, __tostring = Optimizer.__tostring}
   class.__index = class
+  -- opt.lr = 0.1 would change nothing
+  function class.__newindex(self, key, value)
+    if class.known[key] then
+      raise(("%s: %s belongs to the groups: optimizer.param_groups[1].%s = ..."):format(name, key, key))
+    end
+    rawset(self, key, value)
+  end
   for _, key in ipairs {"kept", "start", "check", "move"} do class[key] = kind[key] end
   local whole = "params:any, " .. signature
   class.read = args.reader(name, whole)
@@ -308,7 +319,10 @@ end
 function Optimizer.at_least_0(names)
   return function(group, owner)
     for _, name in ipairs(names) do
-      if group[name] < 0 then raise(("%s: %s must be 0 or more, got %s"):format(owner, name, group[name])) end
+      local value = group[name]
+      if value < 0 or value ~= value then
+        raise(("%s: %s must be 0 or more, got %s"):format(owner, name, value))
+      end
     end
   end
 end

@@ -50,6 +50,10 @@ function LRScheduler:load_state_dict(dict)
   self.last_epoch, self.base_lrs = math.tointeger(dict.last_epoch:item()), dict.base_lrs:totable()
 end
 
+args.guard_methods(LRScheduler, "scheduler", function(value)
+  return type(value) == "table" and rawget(value, "base_lrs") ~= nil
+end, {"step", "get_last_lr", "state_dict", "load_state_dict"})
+
 local function construct(class, ...)
   local values = {class.read(...)}
   local optimizer = values[1]

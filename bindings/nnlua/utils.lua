@@ -2,6 +2,7 @@
 local args = require "nnlua.args"
 local docs = require "nnlua.docs"
 local native = require "nnlua.native"
+local tree = require "nnlua.tree"
 
 local utils = {}
 local raise = native.raise
@@ -9,6 +10,10 @@ local clip_grad_norm = native.op "clip_grad_norm"
 
 local function list_of(name, parameters)
   if native.is_tensor(parameters) then return {parameters} end
+  if tree.is_module(parameters) then
+    raise(("%s: parameters must be a list of tensors, got a %s; pass net:parameters()"):format(name,
+      parameters.__name))
+  end
   if type(parameters) ~= "table" then
     raise(("%s: parameters must be a list of tensors, as net:parameters() gives, got %s"):format(name,
       args.describe(parameters)))
