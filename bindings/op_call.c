@@ -235,6 +235,11 @@ static void read_tensor_list(reading *r, const nnl_param *p, int index)
     luaL_checkstack(L, (int)count + 8, "too many tensors");
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, index, i); /* stays on the stack: nothing else may hold it */
+        nnl_box *box = nnl_lua_to_box(L, -1);
+        char text[NNL_LUA_VALUE_TEXT];
+        bool none = p->optional && lua_isboolean(L, -1) && !lua_toboolean(L, -1);
+        if ((!box || !box->t) && !none)
+            FAIL(r, "%s must be a list of tensors, but number %d is %s", p->name, (int)i, nnl_lua_value_text(L, -1, text));
         read_tensor(r, p, lua_gettop(L));
     }
 }

@@ -160,6 +160,11 @@ static int shape_concat(lua_State *L)
     return 1;
 }
 
+static int shape_call(lua_State *L)
+{
+    return nnl_lua_error(L, "shape: it is a field, not a method: x.shape, or x:size(1) for one dimension");
+}
+
 void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape)
 {
     lua_createtable(L, ndim, 0);
@@ -170,7 +175,8 @@ void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape)
     if (lua_rawgetp(L, LUA_REGISTRYINDEX, &shape_key) != LUA_TTABLE) {
         lua_pop(L, 1);
         lua_newtable(L);
-        luaL_setfuncs(L, (luaL_Reg[]){{"__tostring", shape_tostring}, {"__eq", shape_eq}, {"__concat", shape_concat}, {NULL, NULL}}, 0);
+        luaL_setfuncs(L, (luaL_Reg[]){{"__tostring", shape_tostring}, {"__eq", shape_eq}, {"__concat", shape_concat},
+                                    {"__call", shape_call}, {NULL, NULL}}, 0);
         lua_pushvalue(L, -1);
         lua_rawsetp(L, LUA_REGISTRYINDEX, &shape_key);
     }
@@ -211,9 +217,23 @@ static bool get_property(lua_State *L, nnl_lua *state, nnl_tensor *t, const char
     return true;
 }
 
+/* What torch's and Lua's users look for under other names. */
+static const struct {
+    const char *name, *here;
+} habits[] = {
+    {"float", "x:to(\"f32\")"}, {"double", "x:to(\"f64\")"}, {"long", "x:to(\"i64\")"}, {"int", "x:to(\"i32\")"},
+    {"byte", "x:to(\"u8\")"}, {"bool", "x:to(\"bool\")"}, {"type", "x:to(\"f64\") or x.dtype"}, {"T", "x:t()"},
+    {"tolist", "x:totable()"}, {"numpy", "x:totable()"}, {"data", "x:detach()"}, {"length", "#x or x:numel()"},
+    {"len", "#x or x:numel()"}, {"insert", "nn.cat{x, y}"}, {"append", "nn.cat{x, y}"},
+};
+
 /* The nearest of all methods and properties. */
 static int unknown_field(lua_State *L, int methods, const char *key)
 {
+    for (int i = 0; i < NNL_COUNT(habits); i++) {
+        if (strcmp(key, habits[i].name) == 0)
+            return nnl_lua_error(L, "tensor: there is no field or method '%s'; it is %s", key, habits[i].here);
+    }
     const char *names[512];
     int count = 0;
     for (; count < NNL_COUNT(properties); count++) names[count] = properties[count];
