@@ -17,6 +17,7 @@ typedef struct reading {
     const nnl_sig *sig;
     bool inplace, by_define;
     int args, options;               /* arguments; stack place of the options table, or 0 */
+    int passed;                      /* arguments with nils at the end and options */
     int given[NNL_MAX_PARAMS];       /* stack place of each parameter's value, 0 if absent */
     nnl_tensor **in;
     int *in_place;                   /* stack places of the inputs' userdata, 0 for converted ones */
@@ -134,6 +135,8 @@ static void assign(reading *r)
     lua_State *L = r->L;
     int arg = 1;
     memset(r->given, 0, sizeof r->given);
+    if (lua_type(L, 1) == LUA_TTABLE && luaL_getmetafield(L, 1, "is_namespace") != LUA_TNIL)
+        FAIL(r, "functions are called with a dot, as in nn.%s()", r->op->name);
     for (int p = 0; p < r->sig->params && arg <= r->args; p++, arg++) {
         const nnl_param *param = &r->sig->param[p];
         if (param->variadic && lua_type(L, arg) != LUA_TTABLE && !lua_isnil(L, arg)) {
@@ -143,6 +146,8 @@ static void assign(reading *r)
             arg--; /* what follows is for the next parameter */
             continue;
         }
+        if (param->variadic && lua_isnil(L, arg) && lua_type(L, arg + 1) == LUA_TNUMBER)
+            FAIL(r, "the first of %s is nil", param->name);
         if (!lua_isnil(L, arg)) r->given[p] = arg;
     }
     for (; arg <= r->args; arg++) {
@@ -391,6 +396,14 @@ static nnl_value read_attr(reading *r, const nnl_param *p, int given)
     return value;
 }
 
+/* A parameter that must be given was not, or as nil: what a function without return gives. */
+static void absent(reading *r, int p)
+{
+    const char *name = r->sig->param[p].name;
+    if (p < r->passed && !r->options) FAIL(r, "%s is nil", name);
+    FAIL(r, "%s is missing%s", name, p == 0 ? "; call a method with a colon, as in x:sum()" : "");
+}
+
 static void read_params(reading *r)
 {
     for (int p = 0; p < r->sig->params; p++) {
@@ -406,7 +419,7 @@ static void read_params(reading *r)
         } else if (param->list && given) read_tensor_list(r, param, given);
         else if (given) read_tensor(r, param, given);
         else if (!param->list || !param->optional) {
-            if (!param->optional) FAIL(r, "%s is missing%s", param->name, p == 0 ? "; call a method with a colon, as in x:sum()" : "");
+            if (!param->optional) absent(r, p);
             add_input(r, NULL, 0);
         }
     }
@@ -517,7 +530,7 @@ static int call_op(lua_State *L)
     r.op = lua_touserdata(L, lua_upvalueindex(2));
     r.inplace = lua_tointeger(L, lua_upvalueindex(3)) == IN_PLACE;
     r.by_define = lua_tointeger(L, lua_upvalueindex(3)) == BY_DEFINE;
-    r.args = lua_gettop(L);
+    r.args = r.passed = lua_gettop(L);
     r.options = 0;
     r.in = r.in_;
     r.in_place = r.in_place_;

@@ -30,7 +30,7 @@ describe("constructors", function()
     says(function() nn.Linear(3, 4.5) end, "Linear: out_features must be a size", "got 4.5")
     says(function() nn.Linear(3, -1) end, "Linear: out_features must be a size", "got -1")
     says(function() nn.Linear("3", 4) end, 'in_features must be a size', 'got the string "3"')
-    says(function() nn.Linear(nn.ones(2, 3), 4) end, "got a tensor (2x3)")
+    says(function() nn.Linear(nn.ones(2, 3), 4) end, "a tensor (2x3)")
     says(function() nn.Linear(3, 4, {bias = 1}) end, "Linear: bias must be true or false, got 1")
     says(function() nn.ELU("big") end, "ELU: alpha must be a number")
     says(function() nn.Dropout(1.5) end, "Dropout: p must be in 0 .. 1, got 1.5")
@@ -224,6 +224,30 @@ describe("a beginner", function()
     says(function() optimizer.zero_grad() end, "optimizer:zero_grad()")
     says(function() schedule.step() end, "scheduler:step()")
     says(function() loader.batches() end, "loader:batches()")
+  end)
+
+  it("who calls a function with a colon is told so", function()
+    says(function() nn:Linear(2, 3) end, "Linear: it is called with a dot, as in nn.Linear(...)")
+    says(function() nn.optim:SGD(nn.Linear(2, 3):parameters()) end, "as in nn.optim.SGD(...)")
+    says(function() nn:ones(2) end, "ones: functions are called with a dot, as in nn.ones()")
+  end)
+
+  it("who forgets a step is told which", function()
+    local Silent = nn.Module:subclass "Silent"
+    function Silent:forward(x) x = x * 2 end -- luacheck: ignore
+    says(function() nn.Sequential(Silent(), nn.ReLU())(nn.ones(1)) end, "1 (ReLU): relu: input is nil")
+    local Dotted = nn.Module:subclass "Dotted"
+    function Dotted.forward(x) return x end
+    says(function() Dotted()(nn.ones(1)) end, "Dotted: its forward function takes no input besides self", "colon")
+    says(function() nn.optim.SGD(Silent():parameters()) end, "params is an empty list", "self.layer =")
+    says(function() nn.ReLU(nn.ones(2)) end, "ReLU: argument 1 is a tensor (2), but ReLU makes a module",
+      "nn.ReLU(...)(x)")
+    says(function() nn.Linear(nn.ones(2), 3) end, "nn.Linear(...)(x)")
+    says(function() nn.MSELoss(nn.ones(2), nn.ones(2)) end, "nn.MSELoss(...)(x)")
+    says(function() nn.CrossEntropyLoss(nn.ones(2, 3), nn.ones(2)) end, "argument 2 is a tensor (2)")
+    says(function() nn.CrossEntropyLoss()(nn.ones(2, 3), {0, 1}) end, "target is 0 at position 1, but the classes are "
+      .. "1 to 3; labels that count from 0 become labels + 1")
+    says(function() nn.zeros(nil, 3) end, "zeros: the first of size is nil")
   end)
 
   it("who takes one thing for another is told which is wanted", function()

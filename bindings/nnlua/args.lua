@@ -216,6 +216,10 @@ function args.reader(owner, signature)
   end
   return function(...)
     local values, count = {...}, select("#", ...)
+    local meta = type(values[1]) == "table" and getmetatable(values[1])
+    if type(meta) == "table" and meta.is_namespace then
+      native.raise(("%s: it is called with a dot, as in %s.%s(...)"):format(owner, meta.__name, owner))
+    end
     while count > 0 and values[count] == nil do count = count - 1 end
     local options
     if count > 0 and args.is_options(owner, values[count], count > required) then

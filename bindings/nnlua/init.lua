@@ -11,7 +11,7 @@ local nn = {}
 -- Tables whose unknown fields are errors that name the nearest known one.
 local function guarded(name, table_)
   return setmetatable(table_, {
-    __name = name,
+    __name = name, is_namespace = true,
     __index = function(_, key)
       local names = {}
       for known in pairs(table_) do

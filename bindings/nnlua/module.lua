@@ -33,6 +33,10 @@ local function check_surplus(most, ...)
   local got = select("#", ...)
   while got > 0 and (select(got, ...)) == nil do got = got - 1 end
   if got <= most then return end
+  if most < 1 then
+    raise(("its forward function takes no input besides self, got %d; with a colon, as in function Net:forward(x), "
+      .. "self stands by itself"):format(got))
+  end
   raise(("takes at most %d input%s, got %d; put a call that gives several results in parentheses, as in net((lstm(x)))")
     :format(most, most == 1 and "" or "s", got))
 end

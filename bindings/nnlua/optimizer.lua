@@ -99,7 +99,10 @@ local function construct(class, ...)
     for _, group in ipairs(params) do self:add_param_group(group) end
   else
     check_params(self, params, {})
-    if #params == 0 then raise(class.__name .. ": params is an empty list") end
+    if #params == 0 then
+      raise(class.__name .. ": params is an empty list; a module has the parameters of what is in its fields, "
+        .. "as in self.layer = nn.Linear(2, 1)")
+    end
     self:add_param_group {params = params}
   end
   return self
