@@ -49,12 +49,19 @@ static const char *op_name(const reading *r, char buffer[64])
 
 /* ---------------------------------------------------------------- which argument is which parameter */
 
+/* Ops that make tensors of nothing or in another's shape have the option requires_grad besides. */
+static bool makes_leaves(const reading *r)
+{
+    size_t length = strlen(r->op->name);
+    return r->sig->tensors == 0 || (length > 5 && strcmp(r->op->name + length - 5, "_like") == 0);
+}
+
 static void unknown_option(reading *r, const char *key)
 {
     const char *names[NNL_MAX_PARAMS + 1];
     int count = 0;
     for (int p = 0; p < r->sig->params; p++) names[count++] = r->sig->param[p].name;
-    if (r->sig->tensors == 0) names[count++] = "requires_grad";
+    if (makes_leaves(r)) names[count++] = "requires_grad";
     char name[64];
     nnl_lua_unknown_option(r->L, op_name(r, name), key, names, count);
 }
@@ -104,7 +111,9 @@ static void read_options(reading *r)
         const char *key = lua_tostring(L, -2);
         int p = find_param(r->sig, key);
         if (p < 0) {
-            if (r->sig->tensors == 0 && strcmp(key, "requires_grad") == 0) {
+            if (makes_leaves(r) && strcmp(key, "requires_grad") == 0) {
+                char name[64];
+                nnl_lua_check_flag(L, -1, false, op_name(r, name), key);
                 lua_pop(L, 1);
                 continue;
             }
@@ -442,7 +451,7 @@ static int push_input(reading *r, const nnl_tensor *t)
 static void request_grad(reading *r, nnl_tensor *t)
 {
     lua_State *L = r->L;
-    if (!r->options || r->sig->tensors > 0) return;
+    if (!r->options || !makes_leaves(r)) return;
     lua_getfield(L, r->options, "requires_grad");
     bool on = lua_toboolean(L, -1);
     lua_pop(L, 1);

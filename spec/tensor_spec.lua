@@ -352,6 +352,32 @@ describe("Types", function()
     assert.is_true(nn.tensor({1}, nil, true).requires_grad)
   end)
 
+  it("take requires_grad where they are made", function()
+    for _, x in ipairs {nn.zeros(2, {requires_grad = true}), nn.linspace(0, 1, 3, {requires_grad = true}),
+      nn.full({2}, 1, {requires_grad = true}), nn.zeros_like(nn.ones(2), {requires_grad = true}),
+      nn.randn_like(nn.ones(2), {requires_grad = true})} do
+      assert.is_true(x.requires_grad and x.is_leaf)
+    end
+    assert.is_false(nn.ones_like(nn.ones(2, {requires_grad = true})).requires_grad)
+    local seed, call = nn.rng_state()
+    fails(function() nn.randn(2, {requires_grad = 1}) end, "randn: requires_grad must be true or false, got 1")
+    assert.same({seed, call}, {nn.rng_state()})
+  end)
+
+  it("take sizes and dimensions one by one or as one list", function()
+    local function shape(x) return tostring(x.shape) end
+    assert.equal("4x2", shape(nn.randint(1, 6, 4, 2)))
+    assert.equal("4x2", shape(nn.randint(1, 6, {4, 2})))
+    assert.equal("f32", nn.randint(1, 6, 4, 2, {dtype = "f32"}).dtype)
+    assert.equal("3", shape(nn.ones(1, 3, 1):squeeze(1, 3)))
+    assert.equal("3", shape(nn.ones(1, 3, 1):squeeze({1, -1})))
+    assert.equal("3x1", shape(nn.ones(1, 3, 1):squeeze(1)))
+    assert.equal("3", shape(nn.ones(1, 3, 1):squeeze()))
+    assert.equal("5x2x3", shape(nn.ones(5, 6):unflatten(2, 2, 3)))
+    assert.equal("5x2x3", shape(nn.ones(5, 6):unflatten(2, {2, -1})))
+    assert.equal("5x2x3", shape(nn.Unflatten(2, 2, 3)(nn.ones(5, 6))))
+  end)
+
   it("have every method as a function too", function()
     local x = nn.ones(2, 3)
     assert.equal(3, nn.size(x, 2))

@@ -174,7 +174,13 @@ local Unflatten, read_unflatten = define("Unflatten", "dim:int, unflattened_size
   "Makes one dimension several, of the given sizes; -1 infers one.", "nn.Unflatten(2, {3, 4})(nn.zeros(2, 12))")
 layers.Unflatten = Unflatten
 
-function Unflatten:init(...) self.dim, self.unflattened_size = read_unflatten(...) end
+function Unflatten:init(dim, ...)
+  if type((...)) == "number" then -- sizes one by one
+    self.dim, self.unflattened_size = read_unflatten(dim, {...})
+  else
+    self.dim, self.unflattened_size = read_unflatten(dim, ...)
+  end
+end
 function Unflatten:forward(input) return native.unflatten(input, self.dim, self.unflattened_size) end
 function Unflatten:extra_repr()
   return ("dim=%d, unflattened_size={%s}"):format(self.dim, table.concat(self.unflattened_size, ", "))
