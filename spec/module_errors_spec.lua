@@ -21,6 +21,13 @@ describe("a wrong name", function()
     says(function() return nn.data.Tensordataset end, "did you mean 'TensorDataset'?")
     says(function() return nn.init.calculate_gain "rleu" end, "did you mean 'relu'?")
   end)
+
+  it("is answered with the one that it begins", function()
+    says(function() return nn.Sequent end, "did you mean 'Sequential'?")
+    says(function() return nn.ones(2).requires end, "did you mean 'requires_grad'?")
+    says(function() nn.ones(2):sum({keep = true}) end, "did you mean 'keepdim'?")
+    says(function() nn.Dropout(0.5, {in_ = true}) end, "there are: p, inplace")
+  end)
 end)
 
 describe("constructors", function()
