@@ -30,6 +30,7 @@ void nnl_lua_check_end(lua_State *L, int most, const char *function)
 {
     int got = lua_gettop(L);
     while (got > most && lua_isnil(L, got)) got--;
+    if (got > most && most == 0) nnl_lua_error(L, "%s: takes no arguments, got %d", function, got);
     if (got > most) {
         nnl_lua_error(L, "%s: takes at most %d argument%s, got %d; put a call that gives several results in parentheses, "
                       "as in f((g(x)))", function, most, most == 1 ? "" : "s", got);

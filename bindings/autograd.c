@@ -96,6 +96,7 @@ static int lua_enable_grad(lua_State *L) { return with_mode(L, true, "enable_gra
 
 static int lua_is_grad_enabled(lua_State *L)
 {
+    nnl_lua_check_end(L, 0, "is_grad_enabled");
     lua_pushboolean(L, nnl_grad_mode(nnl_lua_upvalue(L)->rt));
     return 1;
 }
@@ -104,6 +105,7 @@ static int lua_detach(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "detach"), *alias;
+    nnl_lua_check_end(L, 1, "detach");
     nnl_box *box = nnl_lua_new_box(L);
     NNL_LUA_TRY(L, state->rt, nnl_tensor_alias(t, &alias));
     nnl_lua_fill_box(state, box, alias);
@@ -113,6 +115,7 @@ static int lua_detach(lua_State *L)
 static int lua_set_requires_grad(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "requires_grad_");
+    nnl_lua_check_end(L, 2, "requires_grad_");
     bool on = nnl_lua_check_flag(L, 2, true, "requires_grad_", "on");
     if (nnl_tensor_set_requires_grad(t, on) != NNL_OK) return nnl_lua_raise(L, t->rt);
     lua_settop(L, 1);
@@ -197,6 +200,7 @@ static int lua_register_hook(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "register_hook");
+    nnl_lua_check_end(L, 2, "register_hook");
     if (!lua_isfunction(L, 2)) return nnl_lua_error(L, "register_hook: argument 2 must be a function, got %s", luaL_typename(L, 2));
     void *block;
     lua_pushvalue(L, 2);
@@ -243,6 +247,7 @@ static int lua_detect_anomaly(lua_State *L)
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_engine *engine = state->rt->engine;
     bool before = engine->anomaly;
+    nnl_lua_check_end(L, 1, "detect_anomaly");
     engine->anomaly = nnl_lua_check_flag(L, 1, true, "detect_anomaly", "on");
     engine->where = script_place;
     engine->where_user = state;

@@ -217,13 +217,16 @@ static void push_level(lua_State *L, const nnl_tensor *t, int dim, int64_t offse
 
 static int lua_totable(lua_State *L)
 {
-    push_level(L, nnl_lua_check_tensor(L, 1, "totable"), 0, 0);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "totable");
+    nnl_lua_check_end(L, 1, "totable");
+    push_level(L, t, 0, 0);
     return 1;
 }
 
 static int lua_item(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "item");
+    nnl_lua_check_end(L, 1, "item");
     if (t->numel != 1) {
         char text[NNL_SHAPE_TEXT];
         return nnl_lua_error(L, "item: the tensor (%s) has %lld elements; only one element is a number, totable() gives all",
@@ -237,6 +240,7 @@ static int lua_item(lua_State *L)
 static int lua_equal(lua_State *L)
 {
     nnl_tensor *a = nnl_lua_check_tensor(L, 1, "equal"), *b = nnl_lua_check_tensor(L, 2, "equal");
+    nnl_lua_check_end(L, 2, "equal");
     nnl_loop loop;
     bool equal = nnl_same_shape(a, b);
     if (equal && a->numel > 0) {
@@ -259,7 +263,9 @@ static int lua_equal(lua_State *L)
 
 static int lua_is_tensor(lua_State *L)
 {
-    lua_pushboolean(L, nnl_lua_to_box(L, 1) != NULL);
+    bool is_tensor = nnl_lua_to_box(L, 1) != NULL;
+    nnl_lua_check_end(L, 1, "is_tensor");
+    lua_pushboolean(L, is_tensor);
     return 1;
 }
 

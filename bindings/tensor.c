@@ -114,6 +114,7 @@ static int tensor_free(lua_State *L)
 {
     nnl_box *box = nnl_lua_to_box(L, 1);
     if (!box) return nnl_lua_error(L, "free: argument 1 must be a tensor, got %s", luaL_typename(L, 1));
+    nnl_lua_check_end(L, 1, "free");
     return tensor_close(L);
 }
 
@@ -314,25 +315,32 @@ static int tensor_size(lua_State *L)
 
 static int tensor_dim(lua_State *L)
 {
-    lua_pushinteger(L, nnl_lua_check_tensor(L, 1, "dim")->ndim);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "dim");
+    nnl_lua_check_end(L, 1, "dim");
+    lua_pushinteger(L, t->ndim);
     return 1;
 }
 
 static int tensor_numel(lua_State *L)
 {
-    lua_pushinteger(L, nnl_lua_check_tensor(L, 1, "numel")->numel);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "numel");
+    nnl_lua_check_end(L, 1, "numel");
+    lua_pushinteger(L, t->numel);
     return 1;
 }
 
 static int tensor_is_contiguous(lua_State *L)
 {
-    lua_pushboolean(L, nnl_lua_check_tensor(L, 1, "is_contiguous")->contiguous);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "is_contiguous");
+    nnl_lua_check_end(L, 1, "is_contiguous");
+    lua_pushboolean(L, t->contiguous);
     return 1;
 }
 
 static int tensor_stride(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "stride");
+    nnl_lua_check_end(L, 1, "stride");
     nnl_lua_push_shape(L, t->ndim, t->strides);
     return 1;
 }

@@ -280,3 +280,38 @@ describe("datasets that give what no batch is made of", function()
       "sample 2 of the batch has no 'x'")
   end)
 end)
+
+describe("arguments that nobody wants", function()
+  it("are errors, of whatever is called", function()
+    local x = nn.ones(2, 3)
+    local net = nn.Sequential(nn.Linear(3, 2))
+    local optimizer = nn.optim.SGD(net:parameters(), {lr = 0.1})
+    local schedule, dataset = nn.optim.StepLR(optimizer, 1), nn.data.TensorDataset(x)
+    local loader = nn.data.Loader(dataset)
+    local function two() return x, x end
+    for name, f in pairs {
+      detach = function() nn.detach(two()) end, item = function() nn.ones(1):item(1) end,
+      totable = function() x:totable(1) end, equal = function() x:equal(two()) end,
+      is_tensor = function() nn.is_tensor(two()) end, dim = function() x:dim(1) end,
+      numel = function() x:numel(1) end, stride = function() x:stride(1) end, free = function() x:free(1) end,
+      requires_grad_ = function() x:requires_grad_(true, 1) end, manual_seed = function() nn.manual_seed(1, 2) end,
+      clock = function() nn.clock(1) end, memory = function() nn.memory("trim", 1) end,
+      detect_anomaly = function() nn.detect_anomaly(false, 1) end, scalar = function() nn.scalar(1, 2) end,
+      compile = function() nn.compile(print, print) end, parameters = function() net:parameters(1) end,
+      eval = function() net:eval(1) end, train = function() net:train(true, 1) end,
+      state_dict = function() net:state_dict({}, 1) end,
+      load_state_dict = function() net:load_state_dict({}, {}, 1) end, to = function() net:to("f32", 1) end,
+      clone = function() net:clone(1) end, append = function() net:append(net, 1) end,
+      register_buffer = function() net:register_buffer("x", x, true, 1) end,
+      Parameter = function() nn.Parameter(x, true, 1) end,
+      step = function() optimizer:step(nil, 1) end, zero_grad = function() optimizer:zero_grad({}, 1) end,
+      ["step: takes no"] = function() schedule:step(1) end, batches = function() loader:batches(1) end,
+      get = function() dataset:get(1, 2) end, digits = function() nn.data.digits(1) end,
+      subclass = function() nn.Module:subclass("A", 1) end,
+      vector_to_parameters = function() nn.utils.vector_to_parameters(nn.ones(8), net:parameters(), 1) end,
+    } do says(f, name, ": takes ", ", got ") end
+    assert.equal(6, x:numel(nil))
+    says(function() net:train(1) end, "train: mode must be true or false, got 1")
+    says(function() net:requires_grad_("no") end, 'requires_grad_: on must be true or false, got the string "no"')
+  end)
+end)

@@ -23,23 +23,6 @@ function args.describe(value)
   return "a " .. (name or kind)
 end
 
---- Makes methods say how they are called when they get no object of their own: net.train() for net:train().
----@param class table
----@param example string
----@param is_own fun(value: any): boolean
----@param names string[]
-function args.guard_methods(class, example, is_own, names)
-  for _, name in ipairs(names) do
-    local method = class[name]
-    class[name] = function(self, ...)
-      if not is_own(self) then
-        native.raise(("%s: it is a method, call it with a colon, as in %s:%s()"):format(name, example, name))
-      end
-      return method(self, ...)
-    end
-  end
-end
-
 --- The message for a name that is not among the known ones.
 ---@param what string
 ---@param word string
@@ -199,8 +182,38 @@ local function read_options(owner, params, values, options)
 end
 
 local function too_many(owner, most, got)
+  if most == 0 then native.raise(("%s: takes no arguments, got %d"):format(owner, got)) end
   native.raise(("%s: takes at most %d argument%s, got %d; put a call that gives several results in parentheses, "
     .. "as in f((g(x)))"):format(owner, most, most == 1 and "" or "s", got))
+end
+
+--- Raises when more than `most` arguments are given; nils at the end do not count.
+---@param owner string
+---@param most integer
+---@param ... any
+function args.at_most(owner, most, ...)
+  local count = select("#", ...)
+  while count > most and (select(count, ...)) == nil do count = count - 1 end
+  if count > most then too_many(owner, most, count) end
+end
+
+--- Makes methods say what is wrong when they are called with a dot, net.train() for net:train(), or with more
+--- arguments than they take.
+---@param class table
+---@param example string
+---@param is_own fun(value: any): boolean
+---@param most table<string, integer> arguments besides self, by the method's name
+function args.guard_methods(class, example, is_own, most)
+  for name, limit in pairs(most) do
+    local method = class[name]
+    class[name] = function(self, ...)
+      if not is_own(self) then
+        native.raise(("%s: it is a method, call it with a colon, as in %s:%s()"):format(name, example, name))
+      end
+      if select("#", ...) > limit then args.at_most(name, limit, ...) end
+      return method(self, ...)
+    end
+  end
 end
 
 --- A function that reads (...) by a signature and returns the values in its order.

@@ -64,7 +64,8 @@ nn.compile, nn.scalar = captured.compile, captured.scalar
 ---@generic T
 ---@param value T
 ---@return T
-function nn.detach(value)
+function nn.detach(value, ...)
+  args.at_most("detach", 1, value, ...)
   if native.is_tensor(value) then return native.detach(value) end
   if type(value) ~= "table" then
     native.raise("detach: argument 1 must be a tensor or a table of tensors, got " .. args.describe(value))

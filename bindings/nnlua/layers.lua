@@ -59,7 +59,8 @@ end
 
 --- Adds a module at the end.
 ---@param module nnlua.Module
-function Sequential:append(module)
+function Sequential:append(module, ...)
+  args.at_most("append", 1, module, ...)
   if type(module) ~= "table" or not module.is_module then
     raise("append: argument 1 must be a module, got " .. args.describe(module))
   end

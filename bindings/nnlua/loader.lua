@@ -176,6 +176,7 @@ function Loader.__call()
   raise "Loader: loop over its batches, as in: for x, y in loader:batches() do"
 end
 
-args.guard_methods(Loader, "loader", function(value) return getmetatable(value) == Loader end, {"batches", "set_epoch"})
+args.guard_methods(Loader, "loader", function(value) return getmetatable(value) == Loader end,
+  {batches = 0, set_epoch = 1})
 
 return setmetatable(Loader, {__call = construct, __name = "class Loader"})

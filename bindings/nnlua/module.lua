@@ -103,7 +103,8 @@ end
 --- A class of modules with its own `init` and `forward`.
 ---@param name string
 ---@return table
-function Module:subclass(name)
+function Module:subclass(name, ...)
+  args.at_most("subclass", 1, name, ...)
   if type(name) ~= "string" then
     raise("subclass: name must be a string, got " .. args.describe(name) .. '; as in nn.Module:subclass "Net"')
   end
@@ -304,6 +305,14 @@ end
 
 ---------------------------------------------------------------- changing
 
+-- A boolean argument, true by default.
+local function flag(owner, name, value)
+  if value ~= nil and type(value) ~= "boolean" then
+    raise(("%s: %s must be true or false, got %s"):format(owner, name, args.describe(value)))
+  end
+  return value ~= false
+end
+
 local function set_mode(self, training)
   walk(self, {module = function(_, module) rawset(module, "training", training) end})
   return self
@@ -311,7 +320,7 @@ end
 
 --- Training mode for this module and all within: dropout drops.
 ---@param mode boolean? true
-function Module:train(mode) return set_mode(self, mode ~= false) end
+function Module:train(mode) return set_mode(self, flag("train", "mode", mode)) end
 --- The mode for using what was learned.
 function Module:eval() return set_mode(self, false) end
 
@@ -325,7 +334,8 @@ end
 --- Freezes (false) or thaws all parameters.
 ---@param on boolean? true
 function Module:requires_grad_(on)
-  walk(self, {parameter = function(_, p) p.requires_grad = on ~= false end})
+  on = flag("requires_grad_", "on", on)
+  walk(self, {parameter = function(_, p) p.requires_grad = on end})
   return self
 end
 
@@ -429,8 +439,9 @@ Module.__tostring = show
 ---@return string
 function Module:summary(...) return require "nnlua.summary"(self, ...) end
 
-args.guard_methods(Module, "net", tree.is_module, {"parameters", "named_parameters", "buffers", "named_buffers",
-  "modules", "named_modules", "children", "named_children", "state_dict", "load_state_dict", "save", "load", "train",
-  "eval", "zero_grad", "requires_grad_", "apply", "to", "clone", "summary"})
+args.guard_methods(Module, "net", tree.is_module, {parameters = 0, named_parameters = 0, buffers = 0,
+  named_buffers = 0, modules = 0, named_modules = 0, children = 0, named_children = 0, state_dict = 1,
+  load_state_dict = 2, save = 2, load = 1, train = 1, eval = 0, zero_grad = 0, requires_grad_ = 1, apply = 1, to = 1,
+  clone = 0, summary = math.huge})
 
 return Module

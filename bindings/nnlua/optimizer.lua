@@ -279,7 +279,7 @@ end
 
 args.guard_methods(Optimizer, "optimizer", function(value)
   return type(value) == "table" and rawget(value, "param_groups") ~= nil
-end, {"step", "zero_grad", "state_dict", "load_state_dict", "add_param_group"})
+end, {step = 1, zero_grad = 1, state_dict = 1, load_state_dict = 1, add_param_group = 1})
 
 ---------------------------------------------------------------- kinds
 

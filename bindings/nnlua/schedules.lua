@@ -52,7 +52,7 @@ end
 
 args.guard_methods(LRScheduler, "scheduler", function(value)
   return type(value) == "table" and rawget(value, "base_lrs") ~= nil
-end, {"step", "get_last_lr", "state_dict", "load_state_dict"})
+end, {step = 0, get_last_lr = 0, state_dict = 0, load_state_dict = 1})
 
 local function construct(class, ...)
   local values = {class.read(...)}

@@ -76,7 +76,8 @@ docs.add(utils.clip_grad_value_, "utils.clip_grad_value_", value_signature,
 --- All parameters as one vector.
 ---@param parameters nnlua.Tensor[]
 ---@return nnlua.Tensor
-function utils.parameters_to_vector(parameters)
+function utils.parameters_to_vector(parameters, ...)
+  args.at_most("parameters_to_vector", 1, parameters, ...)
   local flat = {}
   for i, p in ipairs(list_of("parameters_to_vector", parameters)) do flat[i] = p:reshape(-1) end
   return native.cat(flat, 1)
@@ -87,7 +88,8 @@ docs.add(utils.parameters_to_vector, "utils.parameters_to_vector", "parameters:a
 --- Writes a vector's elements into the parameters.
 ---@param vector nnlua.Tensor
 ---@param parameters nnlua.Tensor[]
-function utils.vector_to_parameters(vector, parameters)
+function utils.vector_to_parameters(vector, parameters, ...)
+  args.at_most("vector_to_parameters", 2, vector, parameters, ...)
   if not native.is_tensor(vector) then
     raise("vector_to_parameters: vector must be a tensor, got " .. args.describe(vector))
   end
