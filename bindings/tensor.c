@@ -118,6 +118,20 @@ static int tensor_free(lua_State *L)
     return tensor_close(L);
 }
 
+/* become(x, y): from now on the value x is the tensor that y is; views and histories of the old one stay with it. */
+static int tensor_become(lua_State *L)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    nnl_tensor *new = nnl_lua_check_tensor(L, 2, "become");
+    nnl_lua_check_tensor(L, 1, "become");
+    nnl_box *box = nnl_lua_to_box(L, 1);
+    release(box);
+    nnl_lua_fill_box(state, box, nnl_tensor_ref(new));
+    lua_pushnil(L);
+    lua_setiuservalue(L, 1, 1); /* the gradient's userdata */
+    return 0;
+}
+
 /* ---------------------------------------------------------------- shapes as Lua lists */
 
 static const char shape_key;
@@ -479,6 +493,7 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
     nnl_lua_set_functions(L, state, methods, plain);
     nnl_lua_set_functions(L, state, -1, plain); /* every method is a function as well */
     nnl_lua_set_functions(L, state, methods, (luaL_Reg[]){{"version", tensor_version}, {NULL, NULL}});
+    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"become", tensor_become}, {NULL, NULL}});
     lua_newtable(L);
     nnl_lua_set_functions(L, state, -1, events);
     lua_pushlightuserdata(L, state);

@@ -165,6 +165,30 @@ describe("a module", function()
     assert.equal(2, b:size(2))
   end)
 
+  it("changes the type of what optimizers know, with its gradient, and of what is tied once", function()
+    local net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[2].weight = net[1].weight
+    net:register_buffer("mean", nn.ones(2))
+    local weight, mean = net[1].weight, net.mean
+    local optimizer = nn.optim.SGD(net:parameters(), {lr = 1})
+    local function run(dtype) net(nn.ones(1, 2, {dtype = dtype})):sum():backward() end
+    run "f32"
+    local gradient, before = weight.grad:totable(), weight:totable()
+    assert.equal(net, net:to("f64"))
+    assert.is_true(net[1].weight == weight and net[2].weight == weight and weight.is_leaf)
+    assert.same({"f64", "f64", "f64"}, {weight.dtype, weight.grad.dtype, net.mean.dtype})
+    assert.equal("f32", mean.dtype)
+    assert.same({gradient, before}, {weight.grad:totable(), weight:totable()})
+    assert.equal(3, #net:parameters())
+    optimizer:zero_grad()
+    run "f64"
+    optimizer:step()
+    assert.is_false(weight:equal(nn.tensor(before, "f64")))
+    net[1]:requires_grad_(false):to("f32")
+    assert.same({"f32", false}, {weight.dtype, weight.requires_grad})
+    assert.equal(3, #net:parameters())
+  end)
+
   it("applies a function from the inside to the outside", function()
     local order = {}
     nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Tanh())):apply(function(m) order[#order + 1] = m.__name end)

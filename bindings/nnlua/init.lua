@@ -29,8 +29,8 @@ end
 
 -- What the library itself needs of the binding and scripts do not.
 local internal = {methods = true, op = true, run_define = true, set_module_hooks = true, raise = true, nearest = true,
-  resource = true, caller_line = true, parameters = true, idx = true, npy = true, idx_bytes = true, ops = true,
-  op_names = true}
+  resource = true, caller_line = true, parameters = true, become = true, idx = true, npy = true, idx_bytes = true,
+  ops = true, op_names = true}
 
 nn.functional = {}
 for name, value in pairs(native) do

@@ -354,32 +354,31 @@ function Module:apply(f)
   return self
 end
 
---- Brings parameters and buffers of a floating type to "f32" or "f64".  Optimizers are made after it: the
---- parameters are new tensors.
+--- Brings parameters, their gradients and buffers of a floating type to "f32" or "f64".  The parameters stay the ones
+--- that optimizers know.
 ---@param dtype "f32"|"f64"
 function Module:to(dtype)
   if dtype ~= "f32" and dtype ~= "f64" then
     raise('to: dtype of a module can be "f32" or "f64", got ' .. args.describe(dtype))
   end
-  local made = {}
-  local function convert(tensor, parameter)
-    if tensor.dtype == dtype or (tensor.dtype ~= "f32" and tensor.dtype ~= "f64") then return tensor end
-    if not made[tensor] then
-      local value = tensor:detach():to(dtype)
-      if parameter then
-        value = Module.Parameter(value, tensor.requires_grad)
-        tree.mark(value, tensor)
-      end
-      made[tensor] = value
-    end
-    return made[tensor]
+  local function other(tensor) return tensor.dtype ~= dtype and (tensor.dtype == "f32" or tensor.dtype == "f64") end
+  -- everything is made before anything is changed
+  local parameters, buffers, made = {}, {}, {}
+  local function convert_parameter(_, parameter)
+    if parameters[parameter] or not other(parameter) then return end
+    local value = parameter:detach():to(dtype)
+    value.requires_grad = parameter.requires_grad
+    if parameter.grad then value.grad = parameter.grad:to(dtype) end
+    parameters[parameter] = value
   end
-  local changes = {}
-  walk(self, {
-    parameter = function(_, p, holder, key) changes[#changes + 1] = {holder, key, convert(p, true)} end,
-    buffer = function(_, b, holder, key) changes[#changes + 1] = {holder, key, convert(b, false)} end,
-  })
-  for _, change in ipairs(changes) do rawset(change[1], change[2], change[3]) end
+  local function convert_buffer(_, buffer, holder, key)
+    if not other(buffer) then return end
+    made[buffer] = made[buffer] or buffer:detach():to(dtype)
+    buffers[#buffers + 1] = {holder, key, made[buffer]}
+  end
+  walk(self, {parameter = convert_parameter, buffer = convert_buffer})
+  for parameter, value in pairs(parameters) do native.become(parameter, value) end
+  for _, change in ipairs(buffers) do rawset(change[1], change[2], change[3]) end
   return self
 end
 
