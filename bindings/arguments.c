@@ -87,3 +87,18 @@ bool nnl_lua_check_flag(lua_State *L, int index, bool otherwise, const char *fun
         nnl_lua_error(L, "%s: %s must be true or false, got %s", function, name, nnl_lua_value_text(L, index, text));
     return lua_toboolean(L, index);
 }
+
+void nnl_lua_check_list(lua_State *L, int index, lua_Integer count, const char *function)
+{
+    /* Lua keeps what is no position behind the last one. */
+    if (count > 0) lua_pushinteger(L, count);
+    else lua_pushnil(L);
+    while (lua_next(L, index) != 0) {
+        lua_pop(L, 1);
+        if (lua_type(L, -1) == LUA_TSTRING)
+            nnl_lua_error(L, "%s: the list has a field '%s'; a table is a list or names options, not both, and options stand "
+                          "behind the list", function, lua_tostring(L, -1));
+        if (!lua_isinteger(L, -1) || lua_tointeger(L, -1) > count)
+            nnl_lua_error(L, "%s: the list has a gap behind its %lld elements", function, (long long)count);
+    }
+}

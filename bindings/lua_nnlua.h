@@ -95,6 +95,8 @@ void nnl_lua_check_end(lua_State *L, int most, const char *function);
 /* Arguments from `first` on have these names: brings each to its place on the stack, nil where it is absent, from
  * wherever it stands: by position, or by name in a trailing table. */
 void nnl_lua_read_options(lua_State *L, int first, const char *function, const char *const *names, int count);
+/* Raises for a list of `count` elements that has names besides, or elements behind a gap. */
+void nnl_lua_check_list(lua_State *L, int index, lua_Integer count, const char *function);
 /* A boolean at a stack place, `otherwise` for nil. */
 bool nnl_lua_check_flag(lua_State *L, int index, bool otherwise, const char *function, const char *name);
 /* Raises "function: there is no option 'key' ..." with the nearest of the names, or all. */

@@ -246,6 +246,8 @@ static void read_tensor_list(reading *r, const nnl_param *p, int index)
         FAIL(r, "%s must be a list of tensors, got %s", p->name, nnl_lua_value_text(L, index, text));
     }
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
+    char name[64];
+    nnl_lua_check_list(L, index, count, op_name(r, name));
     luaL_checkstack(L, (int)count + 8, "too many tensors");
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, index, i); /* stays on the stack: nothing else may hold it */
@@ -366,6 +368,8 @@ static nnl_value read_list(reading *r, const nnl_param *p, int index)
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
     if (p->repeat && count != p->repeat) FAIL(r, "%s must be one value or a list of %d, got %d", p->name, p->repeat, (int)count);
     if (count > 1 << 24) FAIL(r, "%s is too long", p->name);
+    char name[64];
+    nnl_lua_check_list(L, index, count, op_name(r, name));
     nnl_value value = {p->type == NNL_T_NUM ? NNL_KIND_FLOATS : NNL_KIND_INTS, (int32_t)count, {.ints = room(r, (int)count)}};
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, index, i);

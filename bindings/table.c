@@ -73,23 +73,6 @@ static void check_element(shape_search *s, int index)
     if (type == LUA_TNUMBER && s->dtype >= 0 && nnl_is_int((nnl_dtype)s->dtype)) check_fits(s, index);
 }
 
-/* A list has nothing but positions: names in it are options that stand in the wrong place.  What comes behind the last
- * position is looked at, where Lua keeps them. */
-static void check_names(const shape_search *s, int index, lua_Integer count)
-{
-    lua_State *L = s->L;
-    if (count > 0) lua_pushinteger(L, count);
-    else lua_pushnil(L);
-    while (lua_next(L, index) != 0) {
-        lua_pop(L, 1);
-        if (lua_type(L, -1) == LUA_TSTRING)
-            nnl_lua_error(L, "%s: the list has a field '%s'; options stand in a table behind it, as in %s({1, 2}, {...})",
-                          s->function, lua_tostring(L, -1), s->function);
-        if (!lua_isinteger(L, -1) || lua_tointeger(L, -1) > count)
-            nnl_lua_error(L, "%s: the list has a gap behind its %lld elements", s->function, (long long)count);
-    }
-}
-
 static void check_level(shape_search *s, int index, int dim)
 {
     char place[160];
@@ -106,7 +89,7 @@ static void check_level(shape_search *s, int index, int dim)
         nnl_lua_error(L, "%s: the list is uneven: %s has %lld elements, but the first one of its kind has %lld", s->function,
                       place_text(s, dim, place, sizeof place), (long long)count, (long long)s->shape[dim]);
     luaL_checkstack(L, 6, "nested list");
-    check_names(s, index, count);
+    nnl_lua_check_list(L, index, count, s->function);
     for (lua_Integer i = 1; i <= count; i++) {
         s->place[dim] = i;
         lua_rawgeti(L, index, i);

@@ -17,6 +17,9 @@ local function put_all(self, ...)
   local count = select("#", ...)
   if count == 1 and type(list[1]) == "table" and getmetatable(list[1]) == nil then
     list, count = list[1], #list[1]
+    if args.is_options(self.__name, list, false) then
+      raise(("%s: argument 1 must be a list of modules, got names"):format(self.__name))
+    end
   end
   for i = 1, count do
     local module = list[i]

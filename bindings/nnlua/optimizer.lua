@@ -41,6 +41,7 @@ local function check_params(optimizer, params, seen)
     raise(("%s: params must be a list of tensors, as net:parameters() gives, got %s"):format(name,
       args.describe(params)))
   end
+  args.is_options(name, params, false) -- a mixture is an error
   for i, tensor in ipairs(params) do
     if not native.is_tensor(tensor) then
       raise(("%s: parameter %d must be a tensor, got %s"):format(name, i, args.describe(tensor)))

@@ -18,6 +18,7 @@ local function list_of(name, parameters)
     raise(("%s: parameters must be a list of tensors, as net:parameters() gives, got %s"):format(name,
       args.describe(parameters)))
   end
+  args.is_options(name, parameters, false) -- a mixture is an error
   for i, p in ipairs(parameters) do
     if not native.is_tensor(p) then
       raise(("%s: parameter %d must be a tensor, got %s"):format(name, i, args.describe(p)))
