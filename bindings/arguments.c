@@ -1,5 +1,4 @@
 /* Arguments of functions that are no ops: positions, a trailing table of options, their number. */
- * their number. */
 #include "lua_nnlua.h"
 
 #include <string.h>
