@@ -142,8 +142,8 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
     int exact;
     lua_Integer value = lua_tointegerx(L, index, &exact);
     if (!exact || lua_type(L, index) != LUA_TNUMBER) {
-        const char *got = lua_type(L, index) == LUA_TNUMBER ? lua_tostring(L, index) : luaL_typename(L, index);
-        nnl_lua_error(L, "%s: %s must be an integer, got %s", function, name, got);
+        char text[NNL_LUA_VALUE_TEXT];
+        nnl_lua_error(L, "%s: %s must be an integer, got %s", function, name, nnl_lua_value_text(L, index, text));
     }
     return value;
 }

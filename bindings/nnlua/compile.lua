@@ -9,7 +9,8 @@ local captured = {}
 ---@generic F: function
 ---@param f F
 ---@return F
-function captured.compile(f)
+function captured.compile(f, ...)
+  args.at_most("compile", 1, f, ...)
   local meta = getmetatable(f)
   if type(f) ~= "function" and not (type(meta) == "table" and meta.__call) then
     native.raise("compile: argument 1 must be a function, got " .. args.describe(f))
@@ -25,7 +26,8 @@ docs.add(captured.compile, "compile", "f:function",
 --- A number that captured functions read afresh at each call: a 0-d f64 tensor, set by s:fill_(v).
 ---@param value number
 ---@return nnlua.Tensor
-function captured.scalar(value)
+function captured.scalar(value, ...)
+  args.at_most("scalar", 1, value, ...)
   if type(value) ~= "number" then native.raise("scalar: value must be a number, got " .. args.describe(value)) end
   return native.tensor(value, "f64")
 end

@@ -165,7 +165,7 @@ int nnl_format_float(char *buffer, size_t size, float value);
  * there is none. */
 const char *nnl_parse_double(const char *text, const char *end, double *out);
 const char *nnl_parse_int(const char *text, const char *end, int64_t *out);
-/* Edit distance, for "did you mean": the nearest of n names to word, or NULL when none is near. */
+/* For "did you mean": the nearest of n names to word by edit distance, else one that begins with it, or NULL. */
 const char *nnl_nearest(const char *word, const char *const *names, int n);
 
 #endif

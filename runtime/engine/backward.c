@@ -346,6 +346,9 @@ static nnl_status step_back(walk *w, nnl_node *node)
         nnl_tensor *fitted = fit(&s, dx[i], &node->layout[i]);
         status = fitted ? deliver(w, &node->edge[i], fitted) : s.status;
     }
+    /* In anomaly mode the op of the script is wanted, not only the one within its gradient. */
+    if (status == NNL_EINVAL && node->where && w->floor == 0)
+        nnl_error_prefix(rt, "backward of %s (recorded at %s)", node->op->name, node->where);
     nnl_scope_close(&s);
     if (block != inline_) nnl_free(rt, block, bytes);
     return status;

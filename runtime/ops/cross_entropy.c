@@ -134,8 +134,9 @@ static nnl_status find_labels(nnl_call *c, rows *v, const nnl_tensor *target)
         at[i] = number - base;
         if (number < base || at[i] >= v->classes) {
             char place[NNL_PLACE_TEXT];
-            return nnl_call_fail(c, NNL_EINDEX, "target is %lld%s, but the classes are %d to %lld", (long long)number,
-                                 nnl_place_text(place, target, i, base), base, (long long)(v->classes - 1 + base));
+            return nnl_call_fail(c, NNL_EINDEX, "target is %lld%s, but the classes are %d to %lld%s", (long long)number,
+                                 nnl_place_text(place, target, i, base), base, (long long)(v->classes - 1 + base),
+                                 base == 1 && number == 0 ? "; labels that count from 0 become labels + 1" : "");
         }
         v->total += weight_of(v, at[i]);
     }

@@ -278,7 +278,7 @@ static nnl_status randint_run(nnl_call *c)
 }
 
 NNL_OP(randint,
-    .sig = "low:int, high:int, size:size*, dtype:dtype=i64 -> dtype",
+    .sig = "low:int, high:int, size:size..., dtype:dtype=i64 -> dtype",
     .doc = "Uniform random integers from low to high, both included, as math.random's.",
     .example = "nn.randint(1, 6, {2, 3})",
     .infer = randint_infer,

@@ -228,7 +228,7 @@ static nnl_status unflatten_infer(nnl_call *c)
 }
 
 NNL_OP(unflatten,
-    .sig = "input:any, dim:dim, sizes:int* -> same",
+    .sig = "input:any, dim:dim, sizes:int... -> same",
     .doc = "One dimension taken apart into several whose product it is; one size may be -1.",
     .example = "nn.arange(12):unflatten(1, {3, -1})",
     .infer = unflatten_infer,
@@ -255,7 +255,7 @@ static nnl_status squeeze_infer(nnl_call *c)
 }
 
 NNL_OP(squeeze,
-    .sig = "input:any, dim:dim*? -> same",
+    .sig = "input:any, dim:dim...? -> same",
     .doc = "A view without the dimensions of size 1, or without those of the given ones that have "
            "size 1.",
     .example = "nn.ones(1, 3, 1):squeeze(1)",
