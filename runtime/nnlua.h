@@ -3,6 +3,7 @@
  * Everything hangs off an nnl_runtime.  A runtime and its tensors are used by one thread at a time;
  * different runtimes share nothing.  Functions that can fail return an nnl_status, and
  * nnl_error_message() then says what, where, got and wanted.  A call that fails changes nothing.
+ * NULL for a runtime, or for the only tensor, is NNL_EINVAL without a message from functions with a status.
  * The library never exits, aborts, prints, raises signals or changes process-wide settings. */
 #ifndef NNLUA_H
 #define NNLUA_H

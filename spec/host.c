@@ -278,6 +278,64 @@ static void ops(void)
     close_with(&l, rt);
 }
 
+/* What a host in a language with wrappers gets wrong: NULL, negative counts, sizes beyond everything. */
+static void misuse(void)
+{
+    ledger l, l2;
+    nnl_runtime *rt = open_with(&l, 1), *other = open_with(&l2, 1);
+    nnl_tensor *x = FLOATS(rt, 2, 1, 2), *foreign = FLOATS(other, 2, 1, 2), *y, *z, *out[2];
+    const nnl_op *relu = nnl_op_find("relu"), *cat = nnl_op_find("cat"), *sum = nnl_op_find("sum");
+    float data[2];
+    CHECK(!nnl_op_find(NULL), "an op without a name");
+    CHECK(nnl_runtime_new(NULL, NULL) == NNL_EINVAL, "a runtime for nobody");
+
+    REFUSED(rt, nnl_apply(rt, relu, &x, 1, NULL, NULL, 1), NNL_EINVAL, "relu: the results number 1, but their address is NULL");
+    REFUSED(rt, nnl_apply(rt, relu, &x, 1, NULL, out, -1), NNL_EINVAL, "relu: the results number -1");
+    REFUSED(rt, nnl_apply(rt, relu, NULL, 1, NULL, out, 1), NNL_EINVAL, "relu: the input tensors number 1");
+    REFUSED(rt, nnl_apply(rt, cat, &x, -1, NULL, out, 1), NNL_EINVAL, "cat: the input tensors number -1");
+    REFUSED(rt, nnl_apply(rt, cat, (nnl_tensor *[]){x, NULL}, 2, NULL, out, 1), NNL_EINVAL, "cat: tensors is missing");
+    REFUSED(rt, nnl_apply_inplace(rt, relu, NULL, 1, NULL), NNL_EINVAL, "relu: the input tensors number 1");
+    REFUSED(rt, nnl_apply_inplace(rt, NULL, &x, 1, NULL), NNL_EINVAL, "op is NULL");
+    CHECK(nnl_apply(NULL, relu, &x, 1, NULL, out, 1) == NNL_EINVAL, "no runtime");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INTS("dim", 1, NULL), NNL_END}, out, 1), NNL_EINVAL, "sum: dim");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INTS("dim", -1, &(int64_t){0}), NNL_END}, out, 1), NNL_EINVAL,
+            "sum: dim number -1");
+    REFUSED(rt, apply(rt, "gelu", 1, &x, (nnl_attr[]){NNL_WORD("approximate", NULL), NNL_END}, out), NNL_EINVAL,
+            "gelu: approximate is NULL");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INT("dim", INT64_MIN), NNL_END}, out, 1), NNL_EINVAL, "sum: dim");
+
+    REFUSED(rt, nnl_tensor_new(rt, NNL_F32, 2, NULL, &y), NNL_EINVAL, "the shape is NULL");
+    REFUSED(rt, nnl_tensor_new(rt, NNL_F32, 1, &(int64_t){1}, NULL), NNL_EINVAL, "result is NULL");
+    CHECK(nnl_tensor_new(NULL, NNL_F32, 1, &(int64_t){1}, &y) == NNL_EINVAL, "no runtime");
+    REFUSED(rt, nnl_tensor_new(rt, NNL_U8, 3, (int64_t[]){INT64_MAX, 0, 2}, &y), NNL_ENOMEM, "too large");
+    REFUSED(rt, nnl_tensor_from(rt, NNL_F32, 1, &(int64_t){3}, NULL, &y), NNL_EINVAL, "3 elements is NULL");
+    REFUSED(rt, nnl_tensor_wrap(rt, NNL_F32, 1, &(int64_t){3}, NULL, NULL, NULL, &y), NNL_EINVAL, "3 elements is NULL");
+    REFUSED(rt, nnl_tensor_read(x, NNL_F32, NULL, 1000), NNL_EINVAL, "read: the buffer is NULL");
+    CHECK(nnl_tensor_read(NULL, NNL_F32, data, sizeof data) == NNL_EINVAL, "read of nothing");
+    /* a view has room for its size only in an int64_t, as everything */
+    const nnl_attr huge[] = {NNL_INTS("sizes", 3, ((const int64_t[]){INT64_C(1) << 40, INT64_C(1) << 40, 2})), NNL_END};
+    REFUSED(rt, apply(rt, "expand", 1, &x, huge, &y), NNL_ENOMEM, "expand: a f32 tensor of 1099511627776x1099511627776x2 is too large");
+
+    CHECK(nnl_tensor_set_requires_grad(NULL, true) == NNL_EINVAL && nnl_tensor_set_grad(NULL, x) == NNL_EINVAL, "NULL");
+    REFUSED(rt, nnl_tensor_set_grad(x, foreign), NNL_EINVAL, "grad: the gradient belongs to another runtime");
+    CHECK(nnl_tensor_set_requires_grad(x, true) == NNL_OK && nnl_tensor_set_requires_grad(foreign, true) == NNL_OK, "leaves");
+    CHECK(nnl_apply(rt, relu, &x, 1, NULL, &z, 1) == NNL_OK, "relu");
+    CHECK(nnl_backward(NULL, NULL, false, false) == NNL_EINVAL, "backward from nothing");
+    CHECK(nnl_grad_of(NULL, NULL, &x, 1, false, false, false, out) == NNL_EINVAL, "grad of nothing");
+    REFUSED(rt, nnl_backward(z, foreign, false, false), NNL_EINVAL, "backward: the gradient belongs to another runtime");
+    REFUSED(rt, nnl_grad_of(z, x, NULL, 1, false, false, false, out), NNL_EINVAL, "grad: the inputs number 1");
+    REFUSED(rt, nnl_grad_of(z, x, &x, 1, false, false, false, NULL), NNL_EINVAL, "grad: the results number 1");
+    REFUSED(rt, nnl_grad_of(z, x, &x, -1, false, false, false, out), NNL_EINVAL, "grad: the inputs number -1");
+    REFUSED(rt, nnl_grad_of(z, x, &(nnl_tensor *){NULL}, 1, false, false, false, out), NNL_EINVAL, "grad: input 1 is NULL");
+    REFUSED(rt, nnl_grad_of(z, x, &foreign, 1, false, false, true, out), NNL_EINVAL, "input 1 belongs to another runtime");
+    CHECK(!nnl_tensor_grad(x), "a gradient after calls that failed");
+    nnl_tensor_unref(z);
+    nnl_tensor_unref(x);
+    nnl_tensor_unref(foreign);
+    close_with(&l, rt);
+    close_with(&l2, other);
+}
+
 /* ---------------------------------------------------------------- gradients */
 
 static nnl_tensor *cube_sum(nnl_runtime *rt, nnl_tensor *x)
@@ -722,6 +780,7 @@ int main(void)
     configuration();
     tensors();
     ops();
+    misuse();
     gradients();
     memory();
     host_threads();

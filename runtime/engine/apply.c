@@ -260,7 +260,7 @@ static nnl_status allocate(nnl_call *c)
     for (int i = 0; i < c->n_out; i++) {
         const nnl_spec *spec = &c->spec[i];
         if (c->out[i]) continue; /* infer handed on an input */
-        if (!spec->view) NNL_TRY(nnl_shape_check(c->rt, c->op->name, spec->dtype, spec->ndim, spec->shape));
+        NNL_TRY(nnl_shape_check(c->rt, c->op->name, spec->dtype, spec->ndim, spec->shape));
         NNL_TRY(nnl_tensor_make(c->rt, spec, c->in[0], &c->out[i]));
         if (spec->view) {
             nnl_tensor *root = c->in[0]->base ? c->in[0]->base : c->in[0];

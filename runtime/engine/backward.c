@@ -429,6 +429,7 @@ static nnl_status make_seed(nnl_tensor *root, nnl_tensor *seed, const char *who,
     if (!root->requires_grad)
         return NNL_FAIL(rt, NNL_ESTATE, "%s: the tensor was not made from any that requires grad (or inside no_grad)", who);
     if (seed) {
+        if (seed->rt != rt) return NNL_FAIL(rt, NNL_EINVAL, "%s: the gradient belongs to another runtime", who);
         if (!nnl_same_shape(root, seed))
             return NNL_FAIL(rt, NNL_ESHAPE, "%s: the gradient is %s, but the tensor is %s", who,
                             nnl_shape_text(a, seed->ndim, seed->shape), nnl_shape_text(b, root->ndim, root->shape));
@@ -533,6 +534,7 @@ static void commit(walk *w)
 
 nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, bool create_graph)
 {
+    if (!root) return NNL_EINVAL;
     nnl_fp_state fp;
     nnl_tensor *own_seed = NULL;
     walk w = {.rt = root->rt, .collect_leaves = true, .create_graph = create_graph,
@@ -553,13 +555,18 @@ nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, b
 nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *inputs, int n_inputs, bool retain_graph,
                        bool create_graph, bool allow_unused, nnl_tensor **grads)
 {
+    if (!root) return NNL_EINVAL;
     nnl_runtime *rt = root->rt;
     nnl_fp_state fp;
     nnl_tensor *own_seed = NULL;
+    NNL_TRY(nnl_check_list(rt, "grad", "the inputs", n_inputs, inputs));
+    NNL_TRY(nnl_check_list(rt, "grad", "the results", n_inputs, grads));
     walk w = {.rt = rt, .create_graph = create_graph, .retain_graph = retain_graph || create_graph};
     for (int i = 0; i < n_inputs; i++) grads[i] = NULL;
     if (n_inputs == 0) return NNL_OK;
     for (int i = 0; i < n_inputs; i++) {
+        if (!inputs[i]) return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d is NULL", i + 1);
+        if (inputs[i]->rt != rt) return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d belongs to another runtime", i + 1);
         NNL_TRY(nnl_tape_refresh(inputs[i]));
         if (!inputs[i]->requires_grad)
             return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d does not require grad", i + 1);

@@ -42,9 +42,19 @@ void nnl_profile_stop(nnl_runtime *rt) { rt->engine->profile = NULL; }
 
 /* ---------------------------------------------------------------- nnl_apply */
 
+nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, int count, const void *list)
+{
+    if (count < 0) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, 0 or more are wanted", who, what, count);
+    if (count > 0 && !list) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, but their address is NULL", who, what, count);
+    return NNL_OK;
+}
+
 static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, nnl_value *v)
 {
     bool list = p->list || p->repeat;
+    if (v->kind == NNL_KIND_INTS || v->kind == NNL_KIND_FLOATS)
+        NNL_TRY(nnl_check_list(rt, op->name, p->name, v->count, v->as.ints));
+    if (v->kind == NNL_KIND_STRING && !v->as.s) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is NULL", op->name, p->name);
     switch (v->kind) {
     case NNL_KIND_NONE: return NNL_OK;
     case NNL_KIND_INT:
@@ -105,10 +115,16 @@ static nnl_status place_attributes(nnl_runtime *rt, const nnl_op *op, const nnl_
     return NNL_OK;
 }
 
+static nnl_status check_op(nnl_runtime *rt, const nnl_op *op)
+{
+    if (!rt) return NNL_EINVAL;
+    return op ? NNL_OK : NNL_FAIL(rt, NNL_EINVAL, "apply: op is NULL (nnl_op_find found none)");
+}
+
 static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs,
                         const nnl_attr *attrs, bool inplace, nnl_results *results)
 {
-    if (!op) return NNL_FAIL(rt, NNL_EINVAL, "apply: op is NULL (nnl_op_find found none)");
+    NNL_TRY(nnl_check_list(rt, op->name, "the input tensors", n_inputs, inputs));
     const nnl_sig *sig;
     NNL_TRY(nnl_sig_of(rt, op, &sig));
     nnl_value values[NNL_MAX_ATTRS];
@@ -138,6 +154,8 @@ static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *in
 nnl_status nnl_apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs, const nnl_attr *attrs,
                      nnl_tensor **outputs, int n_outputs)
 {
+    NNL_TRY(check_op(rt, op));
+    NNL_TRY(nnl_check_list(rt, op->name, "the results", n_outputs, outputs));
     for (int i = 0; i < n_outputs; i++) outputs[i] = NULL;
     nnl_results results;
     NNL_TRY(apply(rt, op, inputs, n_inputs, attrs, false, &results));
@@ -155,6 +173,7 @@ nnl_status nnl_apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *input
 nnl_status nnl_apply_inplace(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs,
                              const nnl_attr *attrs)
 {
+    NNL_TRY(check_op(rt, op));
     nnl_results results;
     NNL_TRY(apply(rt, op, inputs, n_inputs, attrs, true, &results));
     for (int i = 0; i < results.count; i++) nnl_tensor_unref(results.many[i]);

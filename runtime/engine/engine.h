@@ -57,6 +57,9 @@ struct nnl_engine {
 };
 
 
+/* count pointers or values that a host says stand at `list`: neither negative nor NULL. */
+nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, int count, const void *list);
+
 nnl_status nnl_profile_start(nnl_runtime *rt);
 void nnl_profile_stop(nnl_runtime *rt); /* the rows stay until the next start */
 

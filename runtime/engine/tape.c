@@ -354,6 +354,7 @@ bool nnl_tensor_requires_grad(const nnl_tensor *t) { return nnl_tracks(t); }
 
 nnl_status nnl_tensor_set_requires_grad(nnl_tensor *t, bool on)
 {
+    if (!t) return NNL_EINVAL;
     if (on && !nnl_is_float((nnl_dtype)t->dtype))
         return NNL_FAIL(t->rt, NNL_ETYPE, "requires_grad: only f32 and f64 tensors have gradients, this one is %s",
                         nnl_dtype_name((nnl_dtype)t->dtype));
@@ -367,6 +368,8 @@ nnl_tensor *nnl_tensor_grad(const nnl_tensor *t) { return t->grad; }
 
 nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad)
 {
+    if (!t) return NNL_EINVAL;
+    if (grad && grad->rt != t->rt) return NNL_FAIL(t->rt, NNL_EINVAL, "grad: the gradient belongs to another runtime");
     if (grad && (!nnl_same_shape(t, grad) || t->dtype != grad->dtype)) {
         char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
         return NNL_FAIL(t->rt, NNL_ESHAPE, "grad: the gradient is %s %s, but the tensor is %s %s",
