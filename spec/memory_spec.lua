@@ -321,6 +321,27 @@ describe("A chain of 100 000 ops", function()
   end)
 end)
 
+describe("A tensor changed in place after it was used", function()
+  -- its history then holds the op that saved it for backward
+  local w = nn.ones(3, {requires_grad = true})
+  for name, make in pairs {
+    ["by itself"] = function() local x = w * 1 x:mul_(x) end,
+    ["by a product with it"] = function() local x = w * 1 x:add_(x * w) end,
+    ["that was none of recorded ones"] = function() local x = nn.ones(3) x:add_(x * w) end,
+    ["through a view of it"] = function() local x = nn.ones(3) x[1]:add_(x[2] * w[1]) end,
+    ["row by row"] = function() local x = nn.zeros(4, 3) for i = 1, 3 do x[i + 1] = x[i] * w end end,
+  } do
+    it("is freed with its history: " .. name, function()
+      make()
+      settle()
+      local before = nn.memory().tensors
+      for _ = 1, 3 do make() end
+      settle()
+      assert.equal(before, nn.memory().tensors)
+    end)
+  end
+end)
+
 ---------------------------------------------------------------- what scripts drop
 
 describe("Tensors that are dropped", function()

@@ -49,6 +49,12 @@ nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, in
     return NNL_OK;
 }
 
+static nnl_status check_size(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, int64_t value)
+{
+    if (p->type != NNL_T_SIZE || value >= 0) return NNL_OK;
+    return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is %lld, but a size is 0 or more", op->name, p->name, (long long)value);
+}
+
 static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, nnl_value *v)
 {
     bool list = p->list || p->repeat;
@@ -59,12 +65,16 @@ static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_pa
     case NNL_KIND_NONE: return NNL_OK;
     case NNL_KIND_INT:
         if (p->type == NNL_T_NUM) *v = V_NUM((double)v->as.i);
-        if (p->type != NNL_T_STRING && p->type != NNL_T_WORD) return NNL_OK;
+        if (p->type == NNL_T_FLAG) *v = V_FLAG(v->as.i != 0);
+        if (p->type == NNL_T_DTYPE && (v->as.i < 0 || v->as.i >= NNL_DTYPES))
+            return NNL_FAIL(rt, NNL_ETYPE, "%s: %s is %lld, no type", op->name, p->name, (long long)v->as.i);
+        if (p->type != NNL_T_STRING && p->type != NNL_T_WORD) return check_size(rt, op, p, v->as.i);
         break;
     case NNL_KIND_FLOAT:
         if (p->type == NNL_T_NUM || p->type == NNL_T_SCALAR) return NNL_OK;
         break;
     case NNL_KIND_BOOL:
+        v->as.i = v->as.i != 0;
         if (p->type == NNL_T_FLAG || p->type == NNL_T_SCALAR) return NNL_OK;
         break;
     case NNL_KIND_STRING:
@@ -85,8 +95,9 @@ static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_pa
         }
         return NNL_FAIL(rt, NNL_EINVAL, "%s: %s cannot be \"%s\"", op->name, p->name, v->as.s);
     case NNL_KIND_INTS:
-        if (list && p->type != NNL_T_NUM) return NNL_OK;
-        break;
+        if (!list || p->type == NNL_T_NUM) break;
+        for (int i = 0; i < v->count; i++) NNL_TRY(check_size(rt, op, p, v->as.ints[i]));
+        return NNL_OK;
     case NNL_KIND_FLOATS:
         if (list && p->type == NNL_T_NUM) return NNL_OK;
         break;

@@ -402,6 +402,7 @@ static nnl_status dense_copy(nnl_tensor *t, nnl_dtype dtype, nnl_tensor **out)
 /* Result i as a new tensor. */
 static nnl_status make_result(nnl_call *c, int i, nnl_dtype dtype, int ndim, const int64_t *shape)
 {
+    NNL_TRY(nnl_shape_check(c->rt, c->op->name, dtype, ndim, shape));
     nnl_spec_set(&c->spec[i], dtype, ndim, shape);
     return nnl_tensor_make(c->rt, &c->spec[i], NULL, &c->out[i]);
 }
@@ -547,8 +548,8 @@ static nnl_status bincount_infer(nnl_call *c)
     if (weights && !nnl_same_shape(x, weights))
         return nnl_call_fail(c, NNL_ESHAPE, "%s must have the shape of %s", nnl_call_input_text(c, 1, b), nnl_call_input_text(c, 0, a));
     NNL_TRY(read_positions(c, -1, &positions, &highest));
-    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, 1, (const int64_t[]){NNL_MAX(highest, 0)});
-    if (status == NNL_OK) status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
+    highest = NNL_MIN(highest, INT64_MAX - 1); /* too large in any case */
+    nnl_status status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
     nnl_tensor_unref(positions);
     return status;
 }
@@ -571,11 +572,10 @@ static nnl_status one_hot_infer(nnl_call *c)
     char text[NNL_NAMED_TEXT];
     if (x->ndim == NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%s has no room for one more dimension", nnl_call_input_text(c, 0, text));
     NNL_TRY(read_positions(c, classes, &positions, &highest));
-    if (classes < 0) classes = highest + 1;
+    if (classes < 0) classes = NNL_MIN(highest, INT64_MAX - 1) + 1;
     for (int d = 0; d < x->ndim; d++) shape[d] = x->shape[d];
     shape[x->ndim] = classes;
-    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, x->ndim + 1, shape);
-    if (status == NNL_OK) status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
+    nnl_status status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
     if (status == NNL_OK) {
         memset(c->out[0]->data, 0, (size_t)c->out[0]->numel * 8);
         for (int64_t i = 0; i < x->numel; i++) ints(c->out[0])[i * classes + ints(positions)[i]] = 1;

@@ -44,7 +44,7 @@ static nnl_status wanted_shape(nnl_call *c, const nnl_value *sizes, nnl_spec *sp
         return nnl_call_fail(c, NNL_ESHAPE, "%s has %lld elements, which do not fill %s",
                              nnl_call_input_text(c, 0, text), (long long)x->numel,
                              nnl_shape_text(wanted, count, sizes->as.ints));
-    return NNL_OK;
+    return nnl_shape_check(c->rt, c->op->name, spec->dtype, count, spec->shape);
 }
 
 static nnl_status reshape_infer(nnl_call *c)
