@@ -171,7 +171,8 @@ NNL_API nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad); /* NULL
 
 typedef struct nnl_op nnl_op;
 
-/* NULL when there is none.  The record is static: keep the pointer. */
+/* NULL when there is none.  The record is static: keep the pointer.  Some ops are for the library's own use, as
+ * relu_backward is: nnl_apply refuses them with NNL_EUNSUPPORTED. */
 NNL_API const nnl_op *nnl_op_find(const char *name);
 NNL_API const char *nnl_op_name(const nnl_op *op);
 NNL_API const char *nnl_op_signature(const nnl_op *op);

@@ -218,6 +218,11 @@ static void ops(void)
     CHECK(apply(rt, "sum", 1, &x, both, &z) == NNL_OK && nnl_tensor_ndim(z) == 0 && value_at(z, 0) == 21, "sum over two");
     nnl_tensor_unref(z);
 
+    /* one number where a list is possible */
+    CHECK(apply(rt, "zeros", 0, NULL, (nnl_attr[]){NNL_INT("size", 5), NNL_END}, &z) == NNL_OK && nnl_tensor_ndim(z) == 1 &&
+              nnl_tensor_numel(z) == 5, "zeros of size 5");
+    nnl_tensor_unref(z);
+
     /* several results, and positions counted from 0 */
     const nnl_attr rows[] = {NNL_INT("dim", 1), NNL_END};
     CHECK(nnl_apply(rt, nnl_op_find("max"), &x, 1, rows, out, 2) == NNL_OK, "%s", nnl_error_message(rt));
@@ -303,6 +308,14 @@ static void misuse(void)
     REFUSED(rt, apply(rt, "gelu", 1, &x, (nnl_attr[]){NNL_WORD("approximate", NULL), NNL_END}, out), NNL_EINVAL,
             "gelu: approximate is NULL");
     REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INT("dim", INT64_MIN), NNL_END}, out, 1), NNL_EINVAL, "sum: dim");
+
+    REFUSED(rt, apply(rt, "as_strided", 1, &x, NULL, out), NNL_EUNSUPPORTED, "as_strided: this op is for the library's own use");
+    REFUSED(rt, apply(rt, "zeros", 0, NULL, (nnl_attr[]){NNL_INTS("size", 1, &(int64_t){-2}), NNL_END}, out), NNL_EINVAL,
+            "zeros: size is -2");
+    REFUSED(rt, apply(rt, "zeros", 0, NULL, (nnl_attr[]){NNL_INT("dtype", 77), NNL_END}, out), NNL_ETYPE, "zeros: dtype is 77");
+    const nnl_attr rate[] = {NNL_FLOAT("lr", 0.1), NNL_FLOAT("momentum", 0.9), NNL_END};
+    REFUSED(rt, nnl_apply(rt, nnl_op_find("rmsprop_step"), (nnl_tensor *[]){x, x, x, x, NULL}, 5, rate, NULL, 0), NNL_EINVAL,
+            "rmsprop_step: momentum_buffer of parameter 0 is missing");
 
     REFUSED(rt, nnl_tensor_new(rt, NNL_F32, 2, NULL, &y), NNL_EINVAL, "the shape is NULL");
     REFUSED(rt, nnl_tensor_new(rt, NNL_F32, 1, &(int64_t){1}, NULL), NNL_EINVAL, "result is NULL");

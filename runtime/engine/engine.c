@@ -122,6 +122,7 @@ static nnl_status place_attributes(nnl_runtime *rt, const nnl_op *op, const nnl_
         }
         values[place] = attrs->value;
         NNL_TRY(attribute_kind(rt, op, sig->attr[place], &values[place]));
+        if (sig->attr[place]->list && values[place].kind == NNL_KIND_INT) values[place] = V_INTS(1, &attrs->value.as.i);
     }
     return NNL_OK;
 }
@@ -129,7 +130,11 @@ static nnl_status place_attributes(nnl_runtime *rt, const nnl_op *op, const nnl_
 static nnl_status check_op(nnl_runtime *rt, const nnl_op *op)
 {
     if (!rt) return NNL_EINVAL;
-    return op ? NNL_OK : NNL_FAIL(rt, NNL_EINVAL, "apply: op is NULL (nnl_op_find found none)");
+    if (!op) return NNL_FAIL(rt, NNL_EINVAL, "apply: op is NULL (nnl_op_find found none)");
+    /* What only other ops apply trusts them; optimizers have no Lua name, but are for hosts. */
+    if ((op->traits & (NNL_HIDDEN | NNL_IN_PLACE)) == NNL_HIDDEN)
+        return NNL_FAIL(rt, NNL_EUNSUPPORTED, "%s: this op is for the library's own use", op->name);
+    return NNL_OK;
 }
 
 static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs,
