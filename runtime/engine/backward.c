@@ -95,6 +95,7 @@ static nnl_status collect(walk *w, nnl_node *root)
     w->mark = ++w->rt->engine->mark;
     NNL_TRY(push_node(w, root));
     for (int64_t i = 0; i < w->count; i++) {
+        NNL_TRY(nnl_poll_cancel(w->rt));
         for (int e = 0; e < w->nodes[i]->n_in; e++) {
             nnl_node *next = w->nodes[i]->edge[e].node;
             if (next && next->mark != w->mark && enters(w, next)) NNL_TRY(push_node(w, next));
@@ -400,7 +401,8 @@ static nnl_status walk_back(walk *w, nnl_node *root, int32_t result, nnl_tensor 
     if (status == NNL_OK) status = accumulate(w, &root->grad[result], seed);
     int64_t i = w->count - 1;
     for (; i >= 0 && status == NNL_OK; i--) {
-        status = visit_node(w, w->nodes[i]);
+        status = nnl_poll_cancel(w->rt);
+        if (status == NNL_OK) status = visit_node(w, w->nodes[i]);
         drop_grads(w->nodes[i]);
     }
     for (; i >= 0; i--) drop_grads(w->nodes[i]);
