@@ -45,7 +45,7 @@ static int lua_backward(lua_State *L)
         if (!lua_isnil(L, -1)) seed = nnl_lua_check_tensor(L, -1, "backward");
     }
     bool retain = flag_option(L, options, "retain_graph"), create = flag_option(L, options, "create_graph");
-    NNL_LUA_RUN(L, state, nnl_backward(t, seed, retain, create));
+    NNL_LUA_RUN_ONCE(L, state, nnl_backward(t, seed, retain, create));
     return 0;
 }
 
@@ -83,7 +83,7 @@ static int lua_grad(lua_State *L)
     for (int i = 0; i < count; i++) nnl_lua_new_box(L);
     bool retain = flag_option(L, options, "retain_graph"), create = flag_option(L, options, "create_graph");
     bool unused = flag_option(L, options, "allow_unused");
-    NNL_LUA_RUN(L, state, nnl_grad_of(t, seed, inputs, count, retain, create, unused, grads));
+    NNL_LUA_RUN_ONCE(L, state, nnl_grad_of(t, seed, inputs, count, retain, create, unused, grads));
     for (int i = 0; i < count; i++) {
         if (grads[i]) {
             nnl_lua_fill_box(state, lua_touserdata(L, first + i), grads[i]);

@@ -54,6 +54,10 @@ struct nnl_engine {
     /* Asked in anomaly mode: writes the script's place ("train.lua:12"), or nothing. */
     void (*where)(void *user, char *buffer, size_t size);
     void *where_user;
+    /* Frees memory that only the host knows to be garbage; false: nothing was done.  Asked between the steps of a
+     * backward walk, which cannot be begun again: what it has used is gone. */
+    bool (*relieve)(void *user);
+    void *relieve_user;
 };
 
 
