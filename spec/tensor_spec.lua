@@ -249,8 +249,8 @@ describe("A size", function()
 
   it("of a weight that would enlarge the loss is an error that names the weight", function()
     local x, y = nn.full({3}, 0.5), nn.ones(3)
-    fails(function() nn.F.binary_cross_entropy(x, y, nn.ones(1, 1)) end, "binary_cross_entropy: weight (1x1)", "input (3)")
-    fails(function() nn.F.binary_cross_entropy(x[1], y[1], nn.ones(0)) end, "binary_cross_entropy: weight (0)", "input (0-d)")
+    fails(function() nn.F.binary_cross_entropy(x, y, nn.ones(1, 1)) end, "entropy: weight (1x1)", "input (3)")
+    fails(function() nn.F.binary_cross_entropy(x[1], y[1], nn.ones(0)) end, "entropy: weight (0)", "input (0-d)")
     fails(function() nn.F.binary_cross_entropy_with_logits(x, y, nn.ones(3), {pos_weight = nn.ones(1, 3)}) end,
       "pos_weight (1x3)", "input (3)")
     fails(function() nn.F.binary_cross_entropy(x, y, nn.ones(2)) end, "weight (2)", "do not broadcast")
