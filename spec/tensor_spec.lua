@@ -432,6 +432,17 @@ describe("A view", function()
 end)
 
 describe("A change in place of", function()
+  it("a view whose base was rewritten after the view was made", function()
+    local w, c = leaf {2, 3}, nn.zeros(2)
+    c:copy_(w)
+    local v = c[1]
+    c:copy_(w * -1.5)
+    v:mul_(w[1]) -- c[1] is -1.5 w[1]^2 now
+    holds({-6, -4.5}, c)
+    c:sum():backward()
+    holds({-6, -1.5}, w.grad)
+  end)
+
   it("a view becomes part of its base's history", function()
     local x = leaf {1, 2, 3}
     local y = x * 2

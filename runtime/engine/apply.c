@@ -393,6 +393,7 @@ static nnl_status keep_old_value(visit *v)
     for (int i = 1; i < c->n_in; i++)
         saved |= (op->saves & NNL_SAVE_CROSS) && (op->saves & NNL_SAVE_INPUT(0)) && c->in[i] && nnl_tracks(c->in[i]);
     if (!v->tracked || !saved) return NNL_OK;
+    NNL_TRY(nnl_tape_refresh(c->in[0])); /* its base may have been rewritten since */
     nnl_tensor *copy;
     nnl_spec spec;
     nnl_spec_like(&spec, c->in[0]);
