@@ -25,7 +25,7 @@ static int lua_backward(lua_State *L)
     nnl_tensor *seed = seed_at(L, 2, "backward", names[0]);
     bool create = nnl_lua_check_flag(L, 4, false, "backward", names[2]);
     bool retain = nnl_lua_check_flag(L, 3, create, "backward", names[1]);
-    NNL_LUA_RUN(L, state, nnl_backward(t, seed, retain, create));
+    NNL_LUA_RUN_ONCE(L, state, nnl_backward(t, seed, retain, create));
     return 0;
 }
 
@@ -62,7 +62,7 @@ static int lua_grad(lua_State *L)
     }
     int first = lua_gettop(L) + 1;
     for (int i = 0; i < count; i++) nnl_lua_new_box(L);
-    NNL_LUA_RUN(L, state, nnl_grad_of(t, seed, inputs, count, retain, create, unused, grads));
+    NNL_LUA_RUN_ONCE(L, state, nnl_grad_of(t, seed, inputs, count, retain, create, unused, grads));
     for (int i = 0; i < count; i++) {
         if (grads[i]) {
             nnl_lua_fill_box(state, lua_touserdata(L, first + i), grads[i]);

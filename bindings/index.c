@@ -103,7 +103,7 @@ static void read_range(lua_State *L, const nnl_tensor *t, int range, subscript *
     last = place_of(L, t, dim, last, "position");
     s->first[dim] = first;
     s->count[dim] = last < first ? 0 : (last - first) / step + 1;
-    s->step[dim] = step;
+    s->step[dim] = s->count[dim] > 1 ? step : 1; /* a step to nowhere may be of any size */
     s->whole = false;
 }
 

@@ -68,6 +68,15 @@ int nnl_lua_error(lua_State *L, const char *format, ...);
         if (lua_status_ != NNL_OK) nnl_lua_raise((L), (rt));            \
     } while (0)
 void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt);
+/* The same for what the engine tries again by itself, asking for a collection between its steps. */
+#define NNL_LUA_RUN_ONCE(L, state, call)                                \
+    do {                                                                \
+        lua_State *lua_before_ = (state)->running;                      \
+        (state)->running = (L);                                         \
+        nnl_status lua_status_ = (call);                                \
+        (state)->running = lua_before_;                                 \
+        if (lua_status_ != NNL_OK) nnl_lua_raise((L), (state)->rt);     \
+    } while (0)
 /* The same for calls that may call back into Lua: hooks and the search for the script's line use L. */
 #define NNL_LUA_RUN(L, state, call)                                     \
     do {                                                                \

@@ -241,6 +241,30 @@ describe("A freed tensor", function()
   end)
 end)
 
+---------------------------------------------------------------- sizes beyond reason
+
+describe("A size", function()
+  it("beyond all memory is an error, whatever it is computed from", function()
+    local huge = 1 << 62
+    fails(function() nn.bincount({1, 2}, nil, huge) end, "bincount", "too large")
+    fails(function() nn.bincount {math.maxinteger} end, "bincount", "too large")
+    fails(function() nn.F.one_hot({1, 2}, huge) end, "one_hot", "too large")
+    fails(function() nn.F.one_hot {math.maxinteger} end, "one_hot", "too large")
+    fails(function() nn.ones(1):expand(huge, huge) end, "expand", "too large")
+    fails(function() nn.ones(0):reshape(0, huge, huge) end, "reshape", "too large")
+    assert.same({2, 0}, nn.F.maxout(nn.ones(2, 0, {requires_grad = true}), huge).shape)
+  end)
+
+  it("of a weight that would enlarge the loss is an error that names the weight", function()
+    local x, y = nn.full({3}, 0.5), nn.ones(3)
+    fails(function() nn.F.binary_cross_entropy(x, y, nn.ones(1, 1)) end, "entropy: weight (1x1)", "input (3)")
+    fails(function() nn.F.binary_cross_entropy(x[1], y[1], nn.ones(0)) end, "entropy: weight (0)", "input (0-d)")
+    fails(function() nn.F.binary_cross_entropy_with_logits(x, y, nn.ones(3), {pos_weight = nn.ones(1, 3)}) end,
+      "pos_weight (1x3)", "input (3)")
+    fails(function() nn.F.binary_cross_entropy(x, y, nn.ones(2)) end, "weight (2)", "do not broadcast")
+  end)
+end)
+
 ---------------------------------------------------------------- types
 
 describe("Types", function()
@@ -534,6 +558,17 @@ describe("A view", function()
 end)
 
 describe("A change in place of", function()
+  it("a view whose base was rewritten after the view was made", function()
+    local w, c = leaf {2, 3}, nn.zeros(2)
+    c:copy_(w)
+    local v = c[1]
+    c:copy_(w * -1.5)
+    v:mul_(w[1]) -- c[1] is -1.5 w[1]^2 now
+    holds({-6, -4.5}, c)
+    c:sum():backward()
+    holds({-6, -1.5}, w.grad)
+  end)
+
   it("a view becomes part of its base's history", function()
     local x = leaf {1, 2, 3}
     local y = x * 2

@@ -299,7 +299,7 @@ static nnl_status allocate(nnl_call *c)
     for (int i = 0; i < c->n_out; i++) {
         const nnl_spec *spec = &c->spec[i];
         if (c->out[i]) continue; /* infer handed on an input */
-        if (!spec->view) NNL_TRY(nnl_shape_check(c->rt, c->op->name, spec->dtype, spec->ndim, spec->shape));
+        NNL_TRY(nnl_shape_check(c->rt, c->op->name, spec->dtype, spec->ndim, spec->shape));
         NNL_TRY(nnl_tensor_make(c->rt, spec, c->in[0], &c->out[i]));
         if (spec->view) {
             nnl_tensor *root = c->in[0]->base ? c->in[0]->base : c->in[0];
@@ -435,6 +435,7 @@ static nnl_status keep_old_value(visit *v)
     for (int i = 1; i < c->n_in; i++)
         saved |= (op->saves & NNL_SAVE_CROSS) && (op->saves & NNL_SAVE_INPUT(0)) && c->in[i] && nnl_tracks(c->in[i]);
     if (!v->tracked || !saved) return NNL_OK;
+    NNL_TRY(nnl_tape_refresh(c->in[0])); /* its base may have been rewritten since */
     nnl_tensor *copy;
     nnl_spec spec;
     nnl_spec_like(&spec, c->in[0]);

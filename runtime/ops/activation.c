@@ -622,7 +622,7 @@ static nnl_status maxout_run(nnl_call *c)
     int64_t pieces = c->attr[0].as.i, dim = c->attr[1].as.i, count = c->out[0]->shape[dim];
     nnl_tensor *out = c->out[0], piece = every(c->in[0], dim, 0, count, pieces);
     NNL_TRY(nnl_copy(out, &piece));
-    for (int64_t i = 1; i < pieces; i++) {
+    for (int64_t i = 1; i < pieces && out->numel > 0; i++) {
         piece = every(c->in[0], dim, i, count, pieces);
         NNL_TRY(nnl_map_run(c->rt, NNL_MAP_maximum, 2, (nnl_tensor *[]){out, &piece}, out, NULL));
     }
@@ -634,7 +634,7 @@ static void maxout_define(nnl_define *d)
     nnl_scope *s = d->s;
     int64_t pieces = d->attr[0].as.i, dim = d->attr[1].as.i, count = d->in[0]->shape[dim] / pieces;
     nnl_tensor *x = DO(s, contiguous, d->in[0]);
-    for (int64_t i = 0; i < pieces; i++) {
+    for (int64_t i = 0; i < (d->in[0]->numel ? pieces : 1); i++) { /* of nothing there may be any number of pieces */
         nnl_tensor *window = every_of(s, x, dim, i, count, pieces);
         d->out[0] = i == 0 ? window : DO(s, maximum, d->out[0], window);
     }

@@ -38,7 +38,8 @@ static void position_task(void *context, int64_t chunk)
         int64_t v = job->in[i];
         v = v < 0 ? v + job->behind : v - job->base;
         bad |= (uint64_t)v >= size;
-        job->out[i] = v * job->scale;
+        /* unsigned, because a position that is refused afterwards may be anything */
+        job->out[i] = (int64_t)((uint64_t)v * (uint64_t)job->scale);
     }
     if (bad) job->bad = true;
 }

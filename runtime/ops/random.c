@@ -303,17 +303,20 @@ static nnl_status randperm_run(nnl_call *c)
     nnl_spec_set(&spec, NNL_I64, 1, &n);
     if (out->dtype != NNL_I64) NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &wide));
     int64_t *p = (int64_t *)(void *)wide->data;
-    for (int64_t i = 0; i < n; i++) p[i] = i + c->index_base;
     uint32_t words[2 * BLOCK];
     for (int64_t i = 0; i < n; i++) {
-        if (i % BLOCK == 0) nnl_random_words(&stream, 2 * i, 2 * NNL_MIN(BLOCK, n - i), words);
+        if (i % BLOCK == 0) {
+            if (nnl_is_cancelled(c->rt)) break;
+            nnl_random_words(&stream, 2 * i, 2 * NNL_MIN(BLOCK, n - i), words);
+        }
         uint64_t bits = words[i % BLOCK * 2] | (uint64_t)words[i % BLOCK * 2 + 1] << 32;
-        int64_t j = (int64_t)nnl_random_below(bits, (uint64_t)i + 1), swap = p[i];
-        p[i] = p[j];
-        p[j] = swap;
+        int64_t j = (int64_t)nnl_random_below(bits, (uint64_t)i + 1);
+        p[i] = p[j]; /* with j = i the next line sets it */
+        p[j] = i + c->index_base;
     }
-    if (wide == out) return NNL_OK;
-    nnl_status status = nnl_copy(out, wide);
+    nnl_status status = nnl_poll_cancel(c->rt);
+    if (wide == out) return status;
+    if (status == NNL_OK) status = nnl_copy(out, wide);
     nnl_tensor_unref(wide);
     return status;
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define RUN 12            /* elements sorted by insertion */
+#define LOOK 65536        /* elements between two looks at the cancel flag */
 #define MAX_GROUPS 16     /* tasks of a sort at most, each with memory of its own */
 #define GROUP_PAIRS 4194304
 
@@ -41,10 +42,16 @@ static uint64_t key_of(nnl_dtype dtype, const char *at)
     }
 }
 
+/* Everything below that may take long stops halfway when the call is cancelled; the caller then must not read
+ * the pairs. */
+
 /* n elements, step bytes apart; flip turns the order round and leaves ties as they are. */
-static void read_pairs(nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint64_t flip, pair *out)
+static void read_pairs(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint64_t flip,
+                       pair *out)
 {
-    for (int64_t i = 0; i < n; i++, x += step) out[i] = (pair){key_of(dtype, x) ^ flip, i};
+    for (int64_t i = 0; i < n && !nnl_is_cancelled(rt);) {
+        for (int64_t end = NNL_MIN(i + LOOK, n); i < end; i++, x += step) out[i] = (pair){key_of(dtype, x) ^ flip, i};
+    }
 }
 
 /* ---------------------------------------------------------------- sorting */
@@ -59,29 +66,35 @@ static void insertion(pair *a, int64_t n)
     }
 }
 
-static void merge(pair *out, const pair *a, int64_t n, const pair *b, int64_t m)
+static void merge(const nnl_runtime *rt, pair *out, const pair *a, int64_t n, const pair *b, int64_t m)
 {
     while (n > 0 && m > 0) {
-        bool second = b->key < a->key;
-        *out++ = second ? *b : *a;
-        a += !second;
-        n -= !second;
-        b += second;
-        m -= second;
+        if (nnl_is_cancelled(rt)) return;
+        for (int64_t look = LOOK; look > 0 && n > 0 && m > 0; look--) {
+            bool second = b->key < a->key;
+            *out++ = second ? *b : *a;
+            a += !second;
+            n -= !second;
+            b += second;
+            m -= second;
+        }
     }
     memcpy(out, a, (size_t)n * sizeof(pair));
     memcpy(out + n, b, (size_t)m * sizeof(pair));
 }
 
 /* Sorts a by way of spare; the result is in a. */
-static void sort_pairs(pair *a, pair *spare, int64_t n)
+static void sort_pairs(const nnl_runtime *rt, pair *a, pair *spare, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += RUN) insertion(a + i, NNL_MIN(RUN, n - i));
+    for (int64_t i = 0; i < n; i += RUN) {
+        if (i % (RUN * LOOK) == 0 && nnl_is_cancelled(rt)) return;
+        insertion(a + i, NNL_MIN(RUN, n - i));
+    }
     pair *from = a, *to = spare;
     for (int64_t width = RUN; width < n; width *= 2) {
         for (int64_t i = 0; i < n; i += 2 * width) {
             int64_t first = NNL_MIN(width, n - i), second = NNL_MIN(width, n - i - first);
-            merge(to + i, from + i, first, from + i + first, second);
+            merge(rt, to + i, from + i, first, from + i + first, second);
         }
         pair *swap = from;
         from = to;
@@ -107,15 +120,16 @@ static void sift(pair *heap, int64_t at, int64_t count)
 }
 
 /* The first k of the sorted order come to a[0 .. k), sorted: a heap of the best so far, the worst on top. */
-static void select_pairs(pair *a, pair *spare, int64_t n, int64_t k)
+static void select_pairs(const nnl_runtime *rt, pair *a, pair *spare, int64_t n, int64_t k)
 {
     if (k >= n / 8) {
-        sort_pairs(a, spare, n);
+        sort_pairs(rt, a, spare, n);
         return;
     }
     if (k == 0) return;
     for (int64_t i = k / 2 - 1; i >= 0; i--) sift(a, i, k);
     for (int64_t i = k; i < n; i++) {
+        if (i % LOOK == 0 && nnl_is_cancelled(rt)) return;
         if (a[i].key >= a[0].key) continue;
         a[0] = a[i];
         sift(a, 0, k);
@@ -170,14 +184,16 @@ static void sort_row(const sort_job *j, int64_t row, pair *a)
     }
     const char *from = x->data + offset * width;
     int64_t step = x->ndim ? x->strides[j->dim] * width : 0;
-    read_pairs(type_of(x), from, step, j->size, j->flip, a);
+    read_pairs(x->rt, type_of(x), from, step, j->size, j->flip, a);
     int64_t at = row / j->inner * j->inner * j->take + row % j->inner;
     if (j->median) {
-        sort_pairs(a, a + j->size, j->size);
+        sort_pairs(x->rt, a, a + j->size, j->size);
+        if (nnl_is_cancelled(x->rt)) return;
         put(j, from, step, at, median_place(j, a));
         return;
     }
-    select_pairs(a, a + j->size, j->size, j->take);
+    select_pairs(x->rt, a, a + j->size, j->size, j->take);
+    if (nnl_is_cancelled(x->rt)) return;
     for (int64_t i = 0; i < j->take; i++) put(j, from, step, at + i * j->inner, a[i].place);
 }
 
@@ -185,7 +201,7 @@ static void sort_task(void *context, int64_t i)
 {
     const sort_job *j = context;
     int64_t end = NNL_MIN((i + 1) * j->group, j->rows);
-    for (int64_t row = i * j->group; row < end; row++) sort_row(j, row, j->scratch + i * 2 * j->size);
+    for (int64_t row = i * j->group; row < end && !nnl_is_cancelled(j->x->rt); row++) sort_row(j, row, j->scratch + i * 2 * j->size);
 }
 
 static nnl_status run_sort(nnl_runtime *rt, sort_job *j)
@@ -206,6 +222,7 @@ static nnl_status run_sort(nnl_runtime *rt, sort_job *j)
     nnl_status status = NNL_OK;
     if (x->numel > NNL_SERIAL_WORK / 16) status = nnl_parallel(rt, groups, sort_task, j);
     else for (int64_t i = 0; i < groups; i++) sort_task(j, i);
+    if (status == NNL_OK) status = nnl_poll_cancel(rt);
     nnl_free(rt, block, bytes);
     return status;
 }
@@ -403,6 +420,7 @@ static nnl_status dense_copy(nnl_tensor *t, nnl_dtype dtype, nnl_tensor **out)
 /* Result i as a new tensor. */
 static nnl_status make_result(nnl_call *c, int i, nnl_dtype dtype, int ndim, const int64_t *shape)
 {
+    NNL_TRY(nnl_shape_check(c->rt, c->op->name, dtype, ndim, shape));
     nnl_spec_set(&c->spec[i], dtype, ndim, shape);
     return nnl_tensor_make(c->rt, &c->spec[i], NULL, &c->out[i]);
 }
@@ -445,9 +463,10 @@ static nnl_status unique_infer(nnl_call *c)
     nnl_status status = nnl_alloc(c->rt, bytes, &block);
     if (status == NNL_OK) {
         pair *a = block;
-        read_pairs(type_of(x), x->data, (int64_t)nnl_dtype_size(type_of(x)), x->numel, 0, a);
-        sort_pairs(a, a + x->numel, x->numel);
-        status = make_unique(c, x, a);
+        read_pairs(c->rt, type_of(x), x->data, (int64_t)nnl_dtype_size(type_of(x)), x->numel, 0, a);
+        sort_pairs(c->rt, a, a + x->numel, x->numel);
+        status = nnl_poll_cancel(c->rt);
+        if (status == NNL_OK) status = make_unique(c, x, a);
         nnl_free(c->rt, block, bytes);
     }
     nnl_tensor_unref(x);
@@ -564,8 +583,8 @@ static nnl_status bincount_infer(nnl_call *c)
     if (weights && !nnl_same_shape(x, weights))
         return nnl_call_fail(c, NNL_ESHAPE, "%s must have the shape of %s", nnl_call_input_text(c, 1, b), nnl_call_input_text(c, 0, a));
     NNL_TRY(read_positions(c, -1, &positions, &highest));
-    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, 1, (const int64_t[]){NNL_MAX(highest, 0)});
-    if (status == NNL_OK) status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
+    highest = NNL_MIN(highest, INT64_MAX - 1); /* too large in any case */
+    nnl_status status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
     nnl_tensor_unref(positions);
     return status;
 }
@@ -588,11 +607,10 @@ static nnl_status one_hot_infer(nnl_call *c)
     char text[NNL_NAMED_TEXT];
     if (x->ndim == NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%s has no room for one more dimension", nnl_call_input_text(c, 0, text));
     NNL_TRY(read_positions(c, classes, &positions, &highest));
-    if (classes < 0) classes = highest + 1;
+    if (classes < 0) classes = NNL_MIN(highest, INT64_MAX - 1) + 1;
     for (int d = 0; d < x->ndim; d++) shape[d] = x->shape[d];
     shape[x->ndim] = classes;
-    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, x->ndim + 1, shape);
-    if (status == NNL_OK) status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
+    nnl_status status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
     if (status == NNL_OK) {
         memset(c->out[0]->data, 0, (size_t)c->out[0]->numel * 8);
         for (int64_t i = 0; i < x->numel; i++) ints(c->out[0])[i * classes + ints(positions)[i]] = 1;
