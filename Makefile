@@ -73,12 +73,24 @@ KERNEL_O := $(foreach isa,$(ISAS),$(KERNELS:runtime/kernels/%.c=$(OBJ)/kernels/%
 GLUE_O := $(GLUE:%.c=$(OBJ)/%.o) $(OBJ)/embedded.o
 LIB_O := $(RUNTIME_O) $(KERNEL_O)
 
-.PHONY: all help test mnist install uninstall check check-all clean c-specs asan ubsan asan-build asan-c-specs tsan isa \
+# What was compiled how, and of which files: what stands in these notes changed means that it is compiled or linked again.
+FLAGS_NOTE := $(BUILD)/gen/flags
+FILES_NOTE := $(BUILD)/gen/files
+
+.PHONY: FORCE all help test mnist install uninstall check check-all clean c-specs asan ubsan asan-build asan-c-specs tsan isa \
         oom ulp deps fmt lint bench valgrind symbols annotations
 .DEFAULT_GOAL := all
 all: $(BUILD)/nnlua $(BUILD)/nnlua.so $(BUILD)/libnnlua.a $(BUILD)/libnnlua.so
 
 # ---- generated
+# note TEXT: the target, written only when its text is another one.
+note = @mkdir -p $(@D); printf '%s\n' '$(subst ','\'',$(1))' > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+$(FLAGS_NOTE): FORCE
+	$(call note,$(CC) $(CFLAGS_ALL) $(DEFS) $(EDIT_DEFS) $(LUA_CFLAGS) \
+	  $(foreach isa,$(ISAS),$(ISA_FLAGS_$(isa))) $(LIBS) $(LUA_LIBS) $(EDIT_LIBS) $(AR))
+$(FILES_NOTE): FORCE
+	$(call note,$(LIB_O) $(GLUE_O) $(LUA_SOURCES))
+
 OPS_C := $(wildcard runtime/ops/*.c)
 $(BUILD)/gen/op_list.h: $(OPS_C)
 	@mkdir -p $(@D)
@@ -91,43 +103,43 @@ $(BUILD)/gen/op_files.h: $(OPS_C)
 	@grep -o '^NNL_OP([a-z0-9_]*' $(sort $(OPS_C)) | sed 's|.*/\(.*\)\.c:NNL_OP(\(.*\)|X(\2, \1)|' > $@.new
 	@cmp -s $@.new $@ && rm $@.new || mv $@.new $@
 
-$(BUILD)/gen/embedded.c: scripts/embed.sh $(LUA_SOURCES)
+$(BUILD)/gen/embedded.c: scripts/embed.sh $(LUA_SOURCES) $(FILES_NOTE)
 	@mkdir -p $(@D)
 	sh scripts/embed.sh $(LUA_SOURCES) > $@.new && mv $@.new $@
 
 # ---- compiling
-$(OBJ)/runtime/%.o: runtime/%.c $(BUILD)/gen/op_list.h
+$(OBJ)/runtime/%.o: runtime/%.c $(BUILD)/gen/op_list.h $(FLAGS_NOTE)
 	@mkdir -p $(@D)
 	$(call SAY,CC,$@)$(CC) $(CFLAGS_ALL) $(DEFS) -MMD -MP -c $< -o $@
 
 define kernel_rule
-$(OBJ)/kernels/%.$(1).o: runtime/kernels/%.c
+$(OBJ)/kernels/%.$(1).o: runtime/kernels/%.c $(FLAGS_NOTE)
 	@mkdir -p $$(@D)
 	$$(call SAY,CC,$$@)$(CC) $(BASE_FLAGS) -O3 $(ISA_FLAGS_$(1)) $(CFLAGS) -DNNL_ISA_NAME=$(1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 
-$(OBJ)/bindings/%.o: bindings/%.c $(BUILD)/gen/op_list.h $(BUILD)/gen/op_files.h
+$(OBJ)/bindings/%.o: bindings/%.c $(BUILD)/gen/op_list.h $(BUILD)/gen/op_files.h $(FLAGS_NOTE)
 	@mkdir -p $(@D)
 	$(call SAY,CC,$@)$(CC) $(CFLAGS_ALL) $(DEFS) $(EDIT_DEFS) $(LUA_CFLAGS) -Ibindings -MMD -MP -c $< -o $@
 
-$(OBJ)/embedded.o: $(BUILD)/gen/embedded.c
+$(OBJ)/embedded.o: $(BUILD)/gen/embedded.c $(FLAGS_NOTE)
 	@mkdir -p $(@D)
 	$(call SAY,CC,$@)$(CC) $(CFLAGS_ALL) -c $< -o $@
 
 # ---- linking
-$(BUILD)/libnnlua.a: $(LIB_O)
+$(BUILD)/libnnlua.a: $(LIB_O) $(FILES_NOTE)
 	@rm -f $@
-	$(call SAY,AR,$@)$(AR) rcs $@ $^
+	$(call SAY,AR,$@)$(AR) rcs $@ $(filter %.o,$^)
 
-$(BUILD)/libnnlua.so: $(LIB_O)
-	$(call SAY,LINK,$@)$(CC) -shared $(SANITIZE) -Wl,-soname,libnnlua.so.0 -Wl,--no-undefined -o $@ $^ $(LIBS)
+$(BUILD)/libnnlua.so: $(LIB_O) $(FILES_NOTE)
+	$(call SAY,LINK,$@)$(CC) -shared $(SANITIZE) -Wl,-soname,libnnlua.so.0 -Wl,--no-undefined -o $@ $(filter %.o,$^) $(LIBS)
 
-$(BUILD)/nnlua.so: $(GLUE_O) $(OBJ)/bindings/module.o $(LIB_O)
-	$(call SAY,LINK,$@)$(CC) -shared $(SANITIZE) -o $@ $^ $(LIBS)
+$(BUILD)/nnlua.so: $(GLUE_O) $(OBJ)/bindings/module.o $(LIB_O) $(FILES_NOTE)
+	$(call SAY,LINK,$@)$(CC) -shared $(SANITIZE) -o $@ $(filter %.o,$^) $(LIBS)
 
-$(BUILD)/nnlua: $(OBJ)/bindings/nnlua.o $(OBJ)/bindings/repl.o $(GLUE_O) $(LIB_O)
-	$(call SAY,LINK,$@)$(CC) $(SANITIZE) -Wl,-E -o $@ $^ $(LIBS) $(LUA_LIBS) $(EDIT_LIBS)
+$(BUILD)/nnlua: $(OBJ)/bindings/nnlua.o $(OBJ)/bindings/repl.o $(GLUE_O) $(LIB_O) $(FILES_NOTE)
+	$(call SAY,LINK,$@)$(CC) $(SANITIZE) -Wl,-E -o $@ $(filter %.o,$^) $(LIBS) $(LUA_LIBS) $(EDIT_LIBS)
 
 # ---- what users type
 help:

@@ -3,68 +3,49 @@
 
 #include <string.h>
 
-/* An option of a table at a stack place, as a boolean. */
-static bool flag_option(lua_State *L, int index, const char *name)
+/* What flows into an output, or NULL. */
+static nnl_tensor *seed_at(lua_State *L, int index, const char *function, const char *name)
 {
-    if (!lua_istable(L, index)) return false;
-    lua_getfield(L, index, name);
-    bool on = lua_toboolean(L, -1);
-    lua_pop(L, 1);
-    return on;
+    char text[NNL_LUA_VALUE_TEXT];
+    nnl_box *box = nnl_lua_to_box(L, index);
+    if (box) return nnl_lua_check_tensor(L, index, function);
+    if (!lua_isnil(L, index) && !(lua_isboolean(L, index) && !lua_toboolean(L, index)))
+        nnl_lua_error(L, "%s: %s must be a tensor, got %s", function, name, nnl_lua_value_text(L, index, text));
+    return NULL;
 }
 
-static void check_options(lua_State *L, int index, const char *function, const char *const *names, int count)
-{
-    if (!lua_istable(L, index)) return;
-    lua_pushnil(L);
-    while (lua_next(L, index)) {
-        lua_pop(L, 1);
-        const char *key = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "?";
-        bool known = false;
-        for (int i = 0; i < count; i++) known |= strcmp(key, names[i]) == 0;
-        if (known) continue;
-        const char *near = nnl_nearest(key, names, count);
-        nnl_lua_error(L, "%s: there is no option '%s'%s%s%s", function, key, near ? " (did you mean '" : "",
-                      near ? near : "", near ? "'?)" : "");
-    }
-}
-
-/* x:backward([gradient] [, {gradient =, retain_graph =, create_graph =}]) */
+/* x:backward(gradient, retain_graph, create_graph) */
 static int lua_backward(lua_State *L)
 {
     static const char *const names[] = {"gradient", "retain_graph", "create_graph"};
     nnl_lua *state = nnl_lua_upvalue(L);
-    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "backward"), *seed = NULL;
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "backward");
     nnl_lua_collect(L, state);
-    lua_settop(L, 3);
-    int options = lua_istable(L, 2) ? 2 : 3;
-    check_options(L, options, "backward", names, NNL_COUNT(names));
-    if (options == 3 && !lua_isnil(L, 2)) seed = nnl_lua_check_tensor(L, 2, "backward");
-    if (lua_istable(L, options)) {
-        lua_getfield(L, options, "gradient");
-        if (!lua_isnil(L, -1)) seed = nnl_lua_check_tensor(L, -1, "backward");
-    }
-    bool retain = flag_option(L, options, "retain_graph"), create = flag_option(L, options, "create_graph");
-    NNL_LUA_RUN(L, state, nnl_backward(t, seed, retain, create));
+    nnl_lua_read_options(L, 2, "backward", names, NNL_COUNT(names));
+    nnl_tensor *seed = seed_at(L, 2, "backward", names[0]);
+    bool create = nnl_lua_check_flag(L, 4, false, "backward", names[2]);
+    bool retain = nnl_lua_check_flag(L, 3, create, "backward", names[1]);
+    NNL_LUA_RUN_ONCE(L, state, nnl_backward(t, seed, retain, create));
     return 0;
 }
 
-/* grad(output, {inputs} [, gradient] [, {retain_graph =, create_graph =, allow_unused =}]) */
+/* grad(output, inputs, grad_outputs, retain_graph, create_graph, allow_unused) */
 static int lua_grad(lua_State *L)
 {
-    static const char *const names[] = {"gradient", "retain_graph", "create_graph", "allow_unused"};
+    static const char *const names[] = {"grad_outputs", "retain_graph", "create_graph", "allow_unused"};
     nnl_lua *state = nnl_lua_upvalue(L);
-    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "grad"), *seed = NULL;
-    lua_settop(L, 4);
+    char text[NNL_LUA_VALUE_TEXT];
+    if (!nnl_lua_to_box(L, 1))
+        return nnl_lua_error(L, "grad: output must be a tensor, got %s", nnl_lua_value_text(L, 1, text));
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "grad");
     bool single = nnl_lua_to_box(L, 2) != NULL;
-    if (!single && !lua_istable(L, 2)) return nnl_lua_error(L, "grad: argument 2 must be a tensor or a list of tensors");
-    int options = lua_istable(L, 3) ? 3 : 4;
-    check_options(L, options, "grad", names, NNL_COUNT(names));
-    if (options == 4 && !lua_isnil(L, 3)) seed = nnl_lua_check_tensor(L, 3, "grad");
-    if (lua_istable(L, options)) {
-        lua_getfield(L, options, "gradient");
-        if (!lua_isnil(L, -1)) seed = nnl_lua_check_tensor(L, -1, "grad");
-    }
+    if (!single && !lua_istable(L, 2))
+        return nnl_lua_error(L, "grad: inputs must be a tensor or a list of tensors, got %s", nnl_lua_value_text(L, 2, text));
+    nnl_lua_read_options(L, 3, "grad", names, NNL_COUNT(names));
+    nnl_tensor *seed = seed_at(L, 3, "grad", names[0]);
+    bool create = nnl_lua_check_flag(L, 5, false, "grad", names[2]);
+    bool retain = nnl_lua_check_flag(L, 4, create, "grad", names[1]);
+    bool unused = nnl_lua_check_flag(L, 6, false, "grad", names[3]);
     int count = single ? 1 : (int)lua_rawlen(L, 2);
     luaL_checkstack(L, count + 8, "too many inputs");
     nnl_tensor **inputs = lua_newuserdatauv(L, sizeof *inputs * 2 * (size_t)NNL_MAX(count, 1), 0), **grads = inputs + count;
@@ -81,9 +62,7 @@ static int lua_grad(lua_State *L)
     }
     int first = lua_gettop(L) + 1;
     for (int i = 0; i < count; i++) nnl_lua_new_box(L);
-    bool retain = flag_option(L, options, "retain_graph"), create = flag_option(L, options, "create_graph");
-    bool unused = flag_option(L, options, "allow_unused");
-    NNL_LUA_RUN(L, state, nnl_grad_of(t, seed, inputs, count, retain, create, unused, grads));
+    NNL_LUA_RUN_ONCE(L, state, nnl_grad_of(t, seed, inputs, count, retain, create, unused, grads));
     for (int i = 0; i < count; i++) {
         if (grads[i]) {
             nnl_lua_fill_box(state, lua_touserdata(L, first + i), grads[i]);
@@ -101,7 +80,10 @@ static int lua_grad(lua_State *L)
 static int with_mode(lua_State *L, bool on, const char *name)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
-    if (lua_isnone(L, 1)) return nnl_lua_error(L, "%s: a function is wanted", name);
+    char text[NNL_LUA_VALUE_TEXT];
+    if (!lua_isfunction(L, 1) && luaL_getmetafield(L, 1, "__call") == LUA_TNIL)
+        return nnl_lua_error(L, "%s: argument 1 must be a function, got %s", name, nnl_lua_value_text(L, 1, text));
+    if (!lua_isfunction(L, 1)) lua_pop(L, 1); /* __call */
     bool before = nnl_set_grad_mode(state->rt, on);
     int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
     nnl_set_grad_mode(state->rt, before);
@@ -114,6 +96,7 @@ static int lua_enable_grad(lua_State *L) { return with_mode(L, true, "enable_gra
 
 static int lua_is_grad_enabled(lua_State *L)
 {
+    nnl_lua_check_end(L, 0, "is_grad_enabled");
     lua_pushboolean(L, nnl_grad_mode(nnl_lua_upvalue(L)->rt));
     return 1;
 }
@@ -122,6 +105,7 @@ static int lua_detach(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "detach"), *alias;
+    nnl_lua_check_end(L, 1, "detach");
     nnl_box *box = nnl_lua_new_box(L);
     NNL_LUA_TRY(L, state->rt, nnl_tensor_alias(t, &alias));
     nnl_lua_fill_box(state, box, alias);
@@ -131,7 +115,8 @@ static int lua_detach(lua_State *L)
 static int lua_set_requires_grad(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "requires_grad_");
-    bool on = lua_isnoneornil(L, 2) || lua_toboolean(L, 2);
+    nnl_lua_check_end(L, 2, "requires_grad_");
+    bool on = nnl_lua_check_flag(L, 2, true, "requires_grad_", "on");
     if (nnl_tensor_set_requires_grad(t, on) != NNL_OK) return nnl_lua_raise(L, t->rt);
     lua_settop(L, 1);
     return 1;
@@ -183,8 +168,11 @@ static nnl_status hook_call(void *user, nnl_tensor *grad, nnl_tensor **replace)
     lua_pushlightuserdata(L, grad);
     lua_pushlightuserdata(L, replace);
     if (lua_pcall(L, 3, 0, 0) == LUA_OK) return NNL_OK;
+    /* The message has its line already (lua_nnlua.h, NNL_LUA_RUN). */
     const char *message = lua_tostring(L, -1);
-    NNL_FAIL(hook->rt, NNL_ECALLBACK, "%s", message ? message : "a gradient hook failed");
+    char where[300];
+    if (!message) nnl_lua_where(L, where, sizeof where);
+    NNL_FAIL(hook->rt, NNL_ECALLBACK, "%s%s", message ? "" : where, message ? message : "register_hook: the function failed");
     lua_pop(L, 1);
     return NNL_ECALLBACK;
 }
@@ -200,7 +188,7 @@ static void hook_drop(void *user)
     nnl_free(hook->rt, hook, sizeof *hook);
 }
 
-/* x:register_hook(function(grad) return new_grad or nil end) -> a function that removes it */
+/* x:register_hook(function(grad) return new_grad or nil end) -> a handle: handle:remove() takes it away */
 static int remove_hook(lua_State *L)
 {
     nnl_box *box = nnl_lua_to_box(L, lua_upvalueindex(2));
@@ -212,6 +200,7 @@ static int lua_register_hook(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "register_hook");
+    nnl_lua_check_end(L, 2, "register_hook");
     if (!lua_isfunction(L, 2)) return nnl_lua_error(L, "register_hook: argument 2 must be a function, got %s", luaL_typename(L, 2));
     void *block;
     lua_pushvalue(L, 2);
@@ -234,10 +223,12 @@ static int lua_register_hook(lua_State *L)
         luaL_unref(L, LUA_REGISTRYINDEX, reference);
         return nnl_lua_raise(L, state->rt);
     }
+    lua_createtable(L, 0, 1);
     lua_pushlightuserdata(L, state);
     lua_pushvalue(L, 1);
     lua_pushinteger(L, id);
     lua_pushcclosure(L, remove_hook, 3);
+    lua_setfield(L, -2, "remove");
     return 1;
 }
 
@@ -256,24 +247,25 @@ static int lua_detect_anomaly(lua_State *L)
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_engine *engine = state->rt->engine;
     bool before = engine->anomaly;
-    engine->anomaly = lua_isnone(L, 1) || lua_toboolean(L, 1);
+    nnl_lua_check_end(L, 1, "detect_anomaly");
+    engine->anomaly = nnl_lua_check_flag(L, 1, true, "detect_anomaly", "on");
     lua_pushboolean(L, before);
     return 1;
 }
 
 void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods)
 {
-    static const luaL_Reg method_list[] = {
+    static const luaL_Reg both[] = {
         {"backward", lua_backward}, {"detach", lua_detach}, {"requires_grad_", lua_set_requires_grad},
         {"register_hook", lua_register_hook}, {NULL, NULL},
     };
     static const luaL_Reg functions[] = {
-        {"backward", lua_backward}, {"grad", lua_grad}, {"no_grad", lua_no_grad}, {"enable_grad", lua_enable_grad},
-        {"is_grad_enabled", lua_is_grad_enabled}, {"detach", lua_detach}, {"detect_anomaly", lua_detect_anomaly},
-        {NULL, NULL},
+        {"grad", lua_grad}, {"no_grad", lua_no_grad}, {"enable_grad", lua_enable_grad},
+        {"is_grad_enabled", lua_is_grad_enabled}, {"detect_anomaly", lua_detect_anomaly}, {NULL, NULL},
     };
     state->rt->engine->where = script_place;
     state->rt->engine->where_user = state;
-    nnl_lua_set_functions(L, state, methods, method_list);
+    nnl_lua_set_functions(L, state, methods, both);
+    nnl_lua_set_functions(L, state, -1, both);
     nnl_lua_set_functions(L, state, -1, functions);
 }

@@ -33,15 +33,6 @@ static const char *check_path(lua_State *L, int index, const char *function)
     return path;
 }
 
-static void check_end(lua_State *L, int most, const char *function)
-{
-    for (int i = lua_gettop(L); i > most; i--) {
-        if (!lua_isnil(L, i))
-            nnl_lua_error(L, "%s: at most %d arguments, got %d", function, most, i);
-    }
-    lua_settop(L, most);
-}
-
 /* Options of which there is one: pushes its value, or nil. */
 static void push_option(lua_State *L, int index, const char *function, const char *name)
 {
@@ -57,7 +48,7 @@ static void push_option(lua_State *L, int index, const char *function, const cha
         const char *key =
             lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : luaL_typename(L, -2);
         if (lua_type(L, -2) != LUA_TSTRING || strcmp(key, name) != 0) {
-            nnl_lua_error(L, "%s: unknown option '%s': did you mean '%s'?", function, key, name);
+            nnl_lua_unknown_option(L, function, key, &name, 1);
         }
     }
     lua_getfield(L, index, name);
@@ -160,7 +151,7 @@ static int files_load(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
     const char *path = check_path(L, 1, "load");
-    check_end(L, 2, "load");
+    nnl_lua_check_end(L, 2, "load");
     push_option(L, 2, "load", "copy");
     const bool copy = lua_toboolean(L, -1);
     nnl_lua_collect(L, state);
@@ -361,7 +352,10 @@ static int files_save(lua_State *L)
 {
     nnl_runtime *rt = ((nnl_lua *)nnl_lua_upvalue(L))->rt;
     saving s = {.path = check_path(L, 1, "save")};
-    check_end(L, 3, "save");
+    nnl_lua_check_end(L, 3, "save");
+    if (luaL_getmetafield(L, 2, "is_module") != LUA_TNIL)
+        nnl_lua_error(L, "save: tensors must be a table {name = tensor, ...}, got a module; its tensors are "
+                      "net:state_dict(), and net:save(path) writes them");
     if (!lua_istable(L, 2)) {
         nnl_lua_error(L, "save: tensors must be a table {name = tensor, ...}, got a %s",
                       nnl_lua_to_box(L, 2) ? "tensor" : luaL_typename(L, 2));
@@ -385,7 +379,7 @@ static int load_tensor(lua_State *L, const char *function, load_function *load)
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_tensor *t;
     const char *path = check_path(L, 1, function);
-    check_end(L, 1, function);
+    nnl_lua_check_end(L, 1, function);
     nnl_lua_collect(L, state);
     nnl_box *box = nnl_lua_new_box(L);
     NNL_LUA_TRY(L, state->rt, named(state->rt, function, load(state->rt, path, &t)));
@@ -410,7 +404,7 @@ static int files_npy_save(lua_State *L)
 {
     nnl_runtime *rt = ((nnl_lua *)nnl_lua_upvalue(L))->rt;
     const char *path = check_path(L, 1, "npy_save");
-    check_end(L, 2, "npy_save");
+    nnl_lua_check_end(L, 2, "npy_save");
     NNL_LUA_TRY(
         L, rt,
         named(rt, "npy_save", nnl_npy_save(rt, path, nnl_lua_check_tensor(L, 2, "npy_save"))));

@@ -20,6 +20,14 @@ static const char *shape_of(const nnl_tensor *t, char text[NNL_SHAPE_TEXT])
     return nnl_shape_text(text, t->ndim, t->shape);
 }
 
+/* ipairs ends at nil, which no position of a tensor gives. */
+static const char *loop_hint(lua_State *L)
+{
+    lua_Debug ar;
+    bool loop = lua_getstack(L, 1, &ar) && lua_getinfo(L, "n", &ar) && strcmp(ar.namewhat, "for iterator") == 0;
+    return loop ? "; pairs goes through the rows of a tensor, ipairs does not end" : "";
+}
+
 /* From 1 or from the end to a place counted from 0. */
 static int64_t place_of(lua_State *L, const nnl_tensor *t, int dim, int64_t position,
                         const char *what)
@@ -40,21 +48,22 @@ static int64_t place_of(lua_State *L, const nnl_tensor *t, int dim, int64_t posi
                 (long long)position, dim + 1, shape_of(t, text));
         nnl_lua_error(L,
                       "index: %s %lld is out of range: dimension %d of the tensor (%s) has "
-                      "positions 1 to %lld (or -%lld to -1)",
+                      "positions 1 to %lld (or -%lld to -1)%s",
                       what, (long long)position, dim + 1, shape_of(t, text), (long long)size,
-                      (long long)size);
+                      (long long)size, loop_hint(L));
     }
     return place;
 }
 
 static int64_t range_part(lua_State *L, int range, int i, int dim)
 {
+    char text[NNL_LUA_VALUE_TEXT];
     int exact;
     lua_rawgeti(L, range, i);
     lua_Integer value = lua_tointegerx(L, -1, &exact);
     if (!exact || lua_type(L, -1) != LUA_TNUMBER)
         nnl_lua_error(L, "index: the range for dimension %d must hold integers, got %s", dim + 1,
-                      luaL_typename(L, -1));
+                      nnl_lua_value_text(L, -1, text));
     lua_pop(L, 1);
     return value;
 }
@@ -94,7 +103,7 @@ static void read_range(lua_State *L, const nnl_tensor *t, int range, subscript *
     last = place_of(L, t, dim, last, "position");
     s->first[dim] = first;
     s->count[dim] = last < first ? 0 : (last - first) / step + 1;
-    s->step[dim] = step;
+    s->step[dim] = s->count[dim] > 1 ? step : 1; /* a step to nowhere may be of any size */
     s->whole = false;
 }
 
@@ -132,6 +141,7 @@ static int take_tensor(lua_State *L, const nnl_tensor *t, nnl_box *box, subscrip
 
 static void read_list(lua_State *L, const nnl_tensor *t, int key, subscript *s)
 {
+    char text[NNL_LUA_VALUE_TEXT];
     lua_Integer entries = (lua_Integer)lua_rawlen(L, key);
     luaL_checkstack(L, 8, "too many subscripts");
     lua_pushnil(L);
@@ -170,7 +180,7 @@ static void read_list(lua_State *L, const nnl_tensor *t, int key, subscript *s)
             nnl_lua_error(L,
                           "index: subscript %d must be an integer, a range {first, last}, {} or a "
                           "tensor, got %s",
-                          (int)i, luaL_typename(L, entry));
+                          (int)i, nnl_lua_value_text(L, entry, text));
         }
         lua_pop(L, 1);
     }
@@ -180,6 +190,7 @@ static void read_list(lua_State *L, const nnl_tensor *t, int key, subscript *s)
 
 static void read_key(lua_State *L, const nnl_tensor *t, int key, subscript *s)
 {
+    char text[NNL_LUA_VALUE_TEXT];
     int exact = 0;
     s->dims = s->n_index = 0;
     s->whole = true;
@@ -189,8 +200,8 @@ static void read_key(lua_State *L, const nnl_tensor *t, int key, subscript *s)
     } else if (lua_type(L, key) == LUA_TNUMBER) {
         lua_Integer position = lua_tointegerx(L, key, &exact);
         if (!exact)
-            nnl_lua_error(L, "index: the subscript is %f, but it must be an integer",
-                          lua_tonumber(L, key));
+            nnl_lua_error(L, "index: the subscript is %s, but it must be an integer",
+                          nnl_lua_value_text(L, key, text));
         s->first[0] = place_of(L, t, 0, position, "position");
         s->count[0] = -1;
         s->step[0] = 1;
@@ -294,6 +305,7 @@ static void put(lua_State *L, nnl_lua *state, nnl_tensor *view, const subscript 
 
 int nnl_lua_assign(lua_State *L, nnl_lua *state, nnl_tensor *t)
 {
+    char text[NNL_LUA_VALUE_TEXT];
     subscript s;
     nnl_box *box = nnl_lua_to_box(L, 3);
     int type = lua_type(L, 3);
@@ -301,8 +313,9 @@ int nnl_lua_assign(lua_State *L, nnl_lua *state, nnl_tensor *t)
     if (box && !box->t) return nnl_lua_error(L, "assignment: the value was freed");
     if (!box && type != LUA_TNUMBER && type != LUA_TBOOLEAN)
         return nnl_lua_error(
-            L, "assignment: the value must be a number, a boolean or a tensor, got %s",
-            luaL_typename(L, 3));
+            L, "assignment: the value must be a number, a boolean or a tensor, got %s%s",
+            nnl_lua_value_text(L, 3, text),
+            type == LUA_TTABLE ? "; nn.tensor makes a tensor of a list" : "");
     read_key(L, t, 2, &s);
     nnl_tensor *view = view_of(L, state, t, &s);
     nnl_value number = box ? V_NONE : number_at(L, 3);

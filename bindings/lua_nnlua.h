@@ -52,6 +52,8 @@ static inline void nnl_lua_collect(lua_State *L, nnl_lua *state)
     if (NNL_UNLIKELY(state->debt > state->limit)) nnl_lua_collect_some(L, state);
 }
 
+/* The script's line, "script.lua:12: ". */
+void nnl_lua_where(lua_State *L, char *buffer, size_t size);
 /* Raises the runtime's message, with the caller's line and the module's path before it. */
 int nnl_lua_raise(lua_State *L, nnl_runtime *rt);
 /* Raises a message of the binding's own: "name: ...". */
@@ -67,6 +69,15 @@ int nnl_lua_error(lua_State *L, const char *format, ...);
         if (lua_status_ != NNL_OK) nnl_lua_raise((L), (rt));            \
     } while (0)
 void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt);
+/* The same for what the engine tries again by itself, asking for a collection between its steps. */
+#define NNL_LUA_RUN_ONCE(L, state, call)                                \
+    do {                                                                \
+        lua_State *lua_before_ = (state)->running;                      \
+        (state)->running = (L);                                         \
+        nnl_status lua_status_ = (call);                                \
+        (state)->running = lua_before_;                                 \
+        if (lua_status_ != NNL_OK) nnl_lua_raise((L), (state)->rt);     \
+    } while (0)
 /* The same for calls that may call back into Lua: hooks and the search for the script's line use L. */
 #define NNL_LUA_RUN(L, state, call)                                     \
     do {                                                                \
@@ -78,11 +89,31 @@ void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt);
             lua_status_ = (call);                                       \
         }                                                               \
         (state)->running = lua_before_;                                 \
+        if (lua_status_ == NNL_ECALLBACK) { /* a script's own error has its line already */ \
+            lua_pushstring((L), nnl_error_message((state)->rt));        \
+            lua_error((L));                                             \
+        }                                                               \
         if (lua_status_ != NNL_OK) nnl_lua_raise((L), (state)->rt);     \
     } while (0)
 
 /* An integer at a stack place (3.0 is 3); raises "function: name must be an integer ...". */
 int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const char *name);
+
+/* arguments.c: arguments of functions that are no ops. */
+/* Raises when there are more than `most`, nil apart; then there are just as many. */
+void nnl_lua_check_end(lua_State *L, int most, const char *function);
+/* Arguments from `first` on have these names: brings each to its place on the stack, nil where it is absent, from
+ * wherever it stands: by position, or by name in a trailing table. */
+void nnl_lua_read_options(lua_State *L, int first, const char *function, const char *const *names, int count);
+/* Raises for a list of `count` elements that has names besides, or elements behind a gap. */
+void nnl_lua_check_list(lua_State *L, int index, lua_Integer count, const char *function);
+/* A boolean at a stack place, `otherwise` for nil. */
+bool nnl_lua_check_flag(lua_State *L, int index, bool otherwise, const char *function, const char *name);
+/* Raises "function: there is no option 'key' ..." with the nearest of the names, or all. */
+int nnl_lua_unknown_option(lua_State *L, const char *function, const char *key, const char *const *names, int count);
+/* What a value is called in messages: "a table", "nil", "a tensor (2x3)", "the string \"abc\"", "3.5". */
+enum { NNL_LUA_VALUE_TEXT = 80 };
+const char *nnl_lua_value_text(lua_State *L, int index, char buffer[NNL_LUA_VALUE_TEXT]);
 
 /* Applies an op from C within the binding: tensors and attributes as in nnl_request, positions counting
  * from 1; pushes the first result. */

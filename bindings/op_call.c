@@ -17,6 +17,7 @@ typedef struct reading {
     const nnl_sig *sig;
     bool inplace, by_define;
     int args, options;               /* arguments; stack place of the options table, or 0 */
+    int passed;                      /* arguments with nils at the end and options */
     int given[NNL_MAX_PARAMS];       /* stack place of each parameter's value, 0 if absent */
     nnl_tensor **in;
     int *in_place;                   /* stack places of the inputs' userdata, 0 for converted ones */
@@ -46,43 +47,23 @@ static const char *op_name(const reading *r, char buffer[64])
         nnl_lua_error((r)->L, "%s: %s", op_name((r), name_), text_);         \
     } while (0)
 
-/* What a Lua value is called in messages: "a table", "nil", "the string \"abc\"", "3.5". */
-static const char *value_text(lua_State *L, int index, char buffer[80])
-{
-    nnl_box *box = nnl_lua_to_box(L, index);
-    if (box) {
-        char shape[NNL_SHAPE_TEXT];
-        if (!box->t) nnl_format(buffer, 80, "a freed tensor");
-        else nnl_format(buffer, 80, "a tensor (%s)", nnl_shape_text(shape, box->t->ndim, box->t->shape));
-        return buffer;
-    }
-    switch (lua_type(L, index)) {
-    case LUA_TNIL: return "nil";
-    case LUA_TSTRING: nnl_format(buffer, 80, "the string \"%s\"", lua_tostring(L, index)); return buffer;
-    case LUA_TNUMBER:
-        if (lua_isinteger(L, index)) nnl_format(buffer, 80, "%lld", (long long)lua_tointeger(L, index));
-        else nnl_format_double(buffer, 80, lua_tonumber(L, index));
-        return buffer;
-    case LUA_TBOOLEAN: return lua_toboolean(L, index) ? "true" : "false";
-    default: nnl_format(buffer, 80, "a %s", luaL_typename(L, index)); return buffer;
-    }
-}
-
 /* ---------------------------------------------------------------- which argument is which parameter */
+
+/* Ops that make tensors of nothing or in another's shape have the option requires_grad besides. */
+static bool makes_leaves(const reading *r)
+{
+    size_t length = strlen(r->op->name);
+    return r->sig->tensors == 0 || (length > 5 && strcmp(r->op->name + length - 5, "_like") == 0);
+}
 
 static void unknown_option(reading *r, const char *key)
 {
     const char *names[NNL_MAX_PARAMS + 1];
     int count = 0;
     for (int p = 0; p < r->sig->params; p++) names[count++] = r->sig->param[p].name;
-    if (r->sig->tensors == 0) names[count++] = "requires_grad";
-    const char *near = nnl_nearest(key, names, count);
-    if (near) FAIL(r, "there is no option '%s' (did you mean '%s'?)", key, near);
-    char list[256] = "";
-    size_t length = 0;
-    for (int i = 0; i < count && length < sizeof list - 32; i++)
-        length += (size_t)nnl_format(list + length, sizeof list - length, i ? ", %s" : "%s", names[i]);
-    FAIL(r, "there is no option '%s'; there are: %s", key, list);
+    if (makes_leaves(r)) names[count++] = "requires_grad";
+    char name[64];
+    nnl_lua_unknown_option(r->L, op_name(r, name), key, names, count);
 }
 
 /* A table with string keys is options; an empty one too, where no argument is waiting for it. */
@@ -130,7 +111,9 @@ static void read_options(reading *r)
         const char *key = lua_tostring(L, -2);
         int p = find_param(r->sig, key);
         if (p < 0) {
-            if (r->sig->tensors == 0 && strcmp(key, "requires_grad") == 0) {
+            if (makes_leaves(r) && strcmp(key, "requires_grad") == 0) {
+                char name[64];
+                nnl_lua_check_flag(L, -1, false, op_name(r, name), key);
                 lua_pop(L, 1);
                 continue;
             }
@@ -161,6 +144,8 @@ static void assign(reading *r)
     lua_State *L = r->L;
     int arg = 1;
     memset(r->given, 0, sizeof r->given);
+    if (lua_type(L, 1) == LUA_TTABLE && luaL_getmetafield(L, 1, "is_namespace") != LUA_TNIL)
+        FAIL(r, "functions are called with a dot, as in nn.%s()", r->op->name);
     for (int p = 0; p < r->sig->params && arg <= r->args; p++, arg++) {
         const nnl_param *param = &r->sig->param[p];
         if (param->variadic && lua_type(L, arg) != LUA_TTABLE && !lua_isnil(L, arg)) {
@@ -170,6 +155,8 @@ static void assign(reading *r)
             arg--; /* what follows is for the next parameter */
             continue;
         }
+        if (param->variadic && lua_isnil(L, arg) && lua_type(L, arg + 1) == LUA_TNUMBER)
+            FAIL(r, "the first of %s is nil", param->name);
         if (!lua_isnil(L, arg)) r->given[p] = arg;
     }
     for (; arg <= r->args; arg++) {
@@ -182,10 +169,10 @@ static void assign(reading *r)
 
 static void wrong_tensor(reading *r, const nnl_param *p, int index)
 {
-    char text[80];
+    char text[NNL_LUA_VALUE_TEXT];
     FAIL(r, "%s must be a tensor%s, got %s", p->name,
          p->scalar ? " or a number" : p->type == NNL_T_INDEX ? " of positions or a list of integers" : "",
-         value_text(r->L, index, text));
+         nnl_lua_value_text(r->L, index, text));
 }
 
 static void grow_inputs(reading *r)
@@ -255,13 +242,20 @@ static void read_tensor_list(reading *r, const nnl_param *p, int index)
 {
     lua_State *L = r->L;
     if (lua_type(L, index) != LUA_TTABLE) {
-        char text[80];
-        FAIL(r, "%s must be a list of tensors, got %s", p->name, value_text(L, index, text));
+        char text[NNL_LUA_VALUE_TEXT];
+        FAIL(r, "%s must be a list of tensors, got %s", p->name, nnl_lua_value_text(L, index, text));
     }
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
+    char name[64];
+    nnl_lua_check_list(L, index, count, op_name(r, name));
     luaL_checkstack(L, (int)count + 8, "too many tensors");
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, index, i); /* stays on the stack: nothing else may hold it */
+        nnl_box *box = nnl_lua_to_box(L, -1);
+        char text[NNL_LUA_VALUE_TEXT];
+        bool none = p->optional && lua_isboolean(L, -1) && !lua_toboolean(L, -1);
+        if ((!box || !box->t) && !none)
+            FAIL(r, "%s must be a list of tensors, but number %d is %s", p->name, (int)i, nnl_lua_value_text(L, -1, text));
         read_tensor(r, p, lua_gettop(L));
     }
 }
@@ -312,9 +306,9 @@ static const char *kind_wanted(const nnl_param *p)
 
 static void wrong_value(reading *r, const nnl_param *p, int index)
 {
-    char text[80];
+    char text[NNL_LUA_VALUE_TEXT];
     FAIL(r, "%s must be %s%s, got %s", p->name, kind_wanted(p), p->list || p->repeat ? " or a list of them" : "",
-         value_text(r->L, index, text));
+         nnl_lua_value_text(r->L, index, text));
 }
 
 static int64_t read_int(reading *r, const nnl_param *p, int index)
@@ -374,6 +368,8 @@ static nnl_value read_list(reading *r, const nnl_param *p, int index)
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
     if (p->repeat && count != p->repeat) FAIL(r, "%s must be one value or a list of %d, got %d", p->name, p->repeat, (int)count);
     if (count > 1 << 24) FAIL(r, "%s is too long", p->name);
+    char name[64];
+    nnl_lua_check_list(L, index, count, op_name(r, name));
     nnl_value value = {p->type == NNL_T_NUM ? NNL_KIND_FLOATS : NNL_KIND_INTS, (int32_t)count, {.ints = room(r, (int)count)}};
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, index, i);
@@ -413,6 +409,14 @@ static nnl_value read_attr(reading *r, const nnl_param *p, int given)
     return value;
 }
 
+/* A parameter that must be given was not, or as nil: what a function without return gives. */
+static void absent(reading *r, int p)
+{
+    const char *name = r->sig->param[p].name;
+    if (p < r->passed && !r->options) FAIL(r, "%s is nil", name);
+    FAIL(r, "%s is missing%s", name, p == 0 ? "; call a method with a colon, as in x:sum()" : "");
+}
+
 static void read_params(reading *r)
 {
     for (int p = 0; p < r->sig->params; p++) {
@@ -428,7 +432,7 @@ static void read_params(reading *r)
         } else if (param->list && given) read_tensor_list(r, param, given);
         else if (given) read_tensor(r, param, given);
         else if (!param->list || !param->optional) {
-            if (!param->optional) FAIL(r, "%s is missing%s", param->name, p == 0 ? "; call a method with a colon, as in x:sum()" : "");
+            if (!param->optional) absent(r, p);
             add_input(r, NULL, 0);
         }
     }
@@ -451,7 +455,7 @@ static int push_input(reading *r, const nnl_tensor *t)
 static void request_grad(reading *r, nnl_tensor *t)
 {
     lua_State *L = r->L;
-    if (!r->options || r->sig->tensors > 0) return;
+    if (!r->options || !makes_leaves(r)) return;
     lua_getfield(L, r->options, "requires_grad");
     bool on = lua_toboolean(L, -1);
     lua_pop(L, 1);
@@ -539,7 +543,7 @@ static int call_op(lua_State *L)
     r.op = lua_touserdata(L, lua_upvalueindex(2));
     r.inplace = lua_tointeger(L, lua_upvalueindex(3)) == IN_PLACE;
     r.by_define = lua_tointeger(L, lua_upvalueindex(3)) == BY_DEFINE;
-    r.args = lua_gettop(L);
+    r.args = r.passed = lua_gettop(L);
     r.options = 0;
     r.in = r.in_;
     r.in_place = r.in_place_;
@@ -633,10 +637,10 @@ static int call_binary(lua_State *L)
         in[i] = box ? box->t : NULL;
         if (in[i]) continue;
         int type = lua_type(L, i + 1);
-        char text[80];
+        char text[NNL_LUA_VALUE_TEXT];
         if (box) nnl_lua_error(L, "%s: operand %d was freed", op->name, i + 1);
         if (type == LUA_TBOOLEAN) numbers[i] = V_FLAG(lua_toboolean(L, i + 1));
-        else if (type != LUA_TNUMBER) nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", op->name, i + 1, value_text(L, i + 1, text));
+        else if (type != LUA_TNUMBER) nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", op->name, i + 1, nnl_lua_value_text(L, i + 1, text));
         else if (lua_isinteger(L, i + 1)) numbers[i] = V_INT(lua_tointeger(L, i + 1));
         else numbers[i] = V_NUM(lua_tonumber(L, i + 1));
         any_number = true;

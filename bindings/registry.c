@@ -178,6 +178,7 @@ static void set_integer(lua_State *L, const char *key, lua_Integer value)
 static int lua_memory(lua_State *L)
 {
     nnl_runtime *rt = nnl_lua_upvalue(L)->rt;
+    nnl_lua_check_end(L, 1, "memory");
     const char *what = luaL_optstring(L, 1, "");
     if (strcmp(what, "reset") == 0) nnl_memory_reset_peak(rt);
     else if (strcmp(what, "trim") == 0) nnl_memory_trim(rt);
@@ -243,6 +244,7 @@ static int lua_profile(lua_State *L)
 
 static int lua_manual_seed(lua_State *L)
 {
+    nnl_lua_check_end(L, 1, "manual_seed");
     if (nnl_lua_upvalue(L)->rt->capturing)
         return nnl_lua_error(L, "manual_seed: a captured function draws the numbers that come next; set the seed outside");
     nnl_manual_seed(nnl_lua_upvalue(L)->rt, (uint64_t)nnl_lua_check_int(L, 1, "manual_seed", "seed"));
@@ -271,6 +273,7 @@ static int lua_set_rng_state(lua_State *L)
 static int lua_set_threads(lua_State *L)
 {
     nnl_runtime *rt = nnl_lua_upvalue(L)->rt;
+    nnl_lua_check_end(L, 1, "set_threads");
     int64_t count = nnl_lua_check_int(L, 1, "set_threads", "n");
     if (count < 1 || count > 1024) return nnl_lua_error(L, "set_threads: n is %lld, 1 to 1024 are possible", (long long)count);
     if (nnl_runtime_set_threads(rt, (int)count) != NNL_OK) return nnl_lua_raise(L, rt);
@@ -286,6 +289,7 @@ static int lua_threads(lua_State *L)
 static int lua_clock(lua_State *L)
 {
     struct timespec t;
+    nnl_lua_check_end(L, 0, "clock");
     clock_gettime(CLOCK_MONOTONIC, &t);
     lua_pushnumber(L, (double)t.tv_sec + (double)t.tv_nsec * 1e-9);
     return 1;

@@ -142,8 +142,8 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
     int exact;
     lua_Integer value = lua_tointegerx(L, index, &exact);
     if (!exact || lua_type(L, index) != LUA_TNUMBER) {
-        const char *got = lua_type(L, index) == LUA_TNUMBER ? lua_tostring(L, index) : luaL_typename(L, index);
-        nnl_lua_error(L, "%s: %s must be an integer, got %s", function, name, got);
+        char text[NNL_LUA_VALUE_TEXT];
+        nnl_lua_error(L, "%s: %s must be an integer, got %s", function, name, nnl_lua_value_text(L, index, text));
     }
     return value;
 }
@@ -275,6 +275,15 @@ void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt)
     nnl_memory_trim(rt);
 }
 
+/* For the engine: the collection between two steps of a call that came from Lua. */
+static bool relieve(void *user)
+{
+    nnl_lua *state = user;
+    if (!state->running || !lua_gc(state->running, LUA_GCISRUNNING)) return false;
+    nnl_lua_free_memory(state->running, state->rt);
+    return true;
+}
+
 /* ---------------------------------------------------------------- opening */
 
 extern const struct nnl_embedded {
@@ -372,6 +381,7 @@ static int close_state(lua_State *L)
     nnl_lua_close_hooks(state);
     nnl_engine *engine = state->rt ? state->rt->engine : NULL;
     if (engine && engine->where_user == state) engine->where = NULL;
+    if (engine && engine->relieve_user == state) engine->relieve = NULL;
     if (state->owns_runtime && state->rt) nnl_runtime_free(state->rt);
     state->rt = NULL;
     return 0;
@@ -426,6 +436,8 @@ int nnl_lua_open_protected(lua_State *L)
     lua_pushvalue(L, place);
     lua_setfield(L, LUA_REGISTRYINDEX, state_key);
     state->owns_runtime = lua_toboolean(L, 2);
+    rt->engine->relieve = relieve;
+    rt->engine->relieve_user = state;
     return 0;
 }
 

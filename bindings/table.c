@@ -1,15 +1,17 @@
 /* Between Lua tables and tensors: tensor(t), x:totable(), x:item(). */
 #include "lua_nnlua.h"
 
-#include <string.h>
+#include <math.h>
 
 /* ---------------------------------------------------------------- Lua to tensor */
 
 typedef struct shape_search {
     lua_State *L;
     const char *function;
+    int dtype; /* that is wanted; negative: to be found */
     int ndim;
     int64_t shape[NNL_MAX_DIMS];
+    int64_t place[NNL_MAX_DIMS]; /* of the element that is looked at, from 1 */
     bool any_float, any_int, any_bool;
 } shape_search;
 
@@ -28,26 +30,68 @@ static void find_shape(shape_search *s, int index)
     lua_settop(L, top);
 }
 
+/* "the element at {2, 1}", "the element at 3", "the value". */
+static const char *place_text(const shape_search *s, int dims, char *buffer, size_t size)
+{
+    if (dims == 0) return "the value";
+    size_t at = (size_t)nnl_format(buffer, size, dims > 1 ? "the element at {" : "the element at ");
+    for (int d = 0; d < dims && at < size - 24; d++)
+        at += (size_t)nnl_format(buffer + at, size - at, d ? ", %lld" : "%lld", (long long)s->place[d]);
+    nnl_format(buffer + at, size - at, dims > 1 ? "}" : "");
+    return buffer;
+}
+
+static void check_fits(const shape_search *s, int index)
+{
+    char place[160], text[NNL_LUA_VALUE_TEXT];
+    lua_State *L = s->L;
+    double low = s->dtype == NNL_U8 ? 0 : s->dtype == NNL_I32 ? INT32_MIN : -0x1p63;
+    double high = s->dtype == NNL_U8 ? UINT8_MAX : s->dtype == NNL_I32 ? INT32_MAX : 0x1p63;
+    const char *name = nnl_dtype_name((nnl_dtype)s->dtype);
+    double value = lua_tonumber(L, index);
+    if (value != floor(value))
+        nnl_lua_error(L, "%s: %s is %s, not an integer, but %s is wanted", s->function,
+                      place_text(s, s->ndim, place, sizeof place), nnl_lua_value_text(L, index, text), name);
+    if (!lua_isinteger(L, index) && value == 0x1p63) high = 0; /* one beyond the last */
+    if (value < low || value > high)
+        nnl_lua_error(L, "%s: %s is %s, which %s does not hold", s->function, place_text(s, s->ndim, place, sizeof place),
+                      nnl_lua_value_text(L, index, text), name);
+}
+
+static void check_element(shape_search *s, int index)
+{
+    char place[160], text[NNL_LUA_VALUE_TEXT];
+    lua_State *L = s->L;
+    int type = lua_type(L, index);
+    if (type == LUA_TBOOLEAN) s->any_bool = true;
+    else if (type == LUA_TNUMBER && lua_isinteger(L, index)) s->any_int = true;
+    else if (type == LUA_TNUMBER) s->any_float = true;
+    else
+        nnl_lua_error(L, "%s: %s is %s; numbers and booleans are possible%s", s->function,
+                      place_text(s, s->ndim, place, sizeof place), nnl_lua_value_text(L, index, text),
+                      nnl_lua_to_box(L, index) ? " (nn.stack makes one tensor of several)" : "");
+    if (type == LUA_TNUMBER && s->dtype >= 0 && nnl_is_int((nnl_dtype)s->dtype)) check_fits(s, index);
+}
+
 static void check_level(shape_search *s, int index, int dim)
 {
+    char place[160];
     lua_State *L = s->L;
     if (dim == s->ndim) {
-        int type = lua_type(L, index);
-        if (type == LUA_TBOOLEAN) s->any_bool = true;
-        else if (type == LUA_TNUMBER && lua_isinteger(L, index)) s->any_int = true;
-        else if (type == LUA_TNUMBER) s->any_float = true;
-        else nnl_lua_error(L, "%s: an element is a %s; numbers and booleans are possible", s->function, luaL_typename(L, index));
+        check_element(s, index);
         return;
     }
     if (lua_type(L, index) != LUA_TTABLE)
-        nnl_lua_error(L, "%s: the list is uneven: an element of dimension %d is a %s, but the first is a list",
-                      s->function, dim + 1, luaL_typename(L, index));
+        nnl_lua_error(L, "%s: the list is uneven: %s is a %s, but the first one of its kind is a list", s->function,
+                      place_text(s, dim, place, sizeof place), luaL_typename(L, index));
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
     if (count != s->shape[dim])
-        nnl_lua_error(L, "%s: the list is uneven: dimension %d has %lld elements here and %lld in the first list",
-                      s->function, dim + 1, (long long)count, (long long)s->shape[dim]);
-    luaL_checkstack(L, 4, "nested list");
+        nnl_lua_error(L, "%s: the list is uneven: %s has %lld elements, but the first one of its kind has %lld", s->function,
+                      place_text(s, dim, place, sizeof place), (long long)count, (long long)s->shape[dim]);
+    luaL_checkstack(L, 6, "nested list");
+    nnl_lua_check_list(L, index, count, s->function);
     for (lua_Integer i = 1; i <= count; i++) {
+        s->place[dim] = i;
         lua_rawgeti(L, index, i);
         check_level(s, lua_gettop(L), dim + 1);
         lua_pop(L, 1);
@@ -84,51 +128,34 @@ static char *store_level(lua_State *L, int index, int depth, nnl_dtype dtype, ch
 nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int dtype, const char *function,
                                    nnl_tensor **out)
 {
-    shape_search s = {.L = L, .function = function};
+    shape_search s = {.L = L, .function = function, .dtype = dtype};
     index = lua_absindex(L, index);
     find_shape(&s, index);
     check_level(&s, index, 0);
     bool integers = s.any_int && !s.any_float && !s.any_bool;
     if (dtype == NNL_LUA_INTEGERS_I64 && integers) dtype = NNL_I64;
     if (dtype < 0) dtype = s.any_bool && !s.any_int && !s.any_float ? NNL_BOOL : NNL_F32;
-    if (nnl_is_int((nnl_dtype)dtype) && s.any_float)
-        nnl_lua_error(L, "%s: an element is not an integer, but %s is wanted", function, nnl_dtype_name((nnl_dtype)dtype));
     NNL_TRY(nnl_tensor_new(rt, (nnl_dtype)dtype, s.ndim, s.shape, out));
     store_level(L, index, s.ndim, (nnl_dtype)dtype, (*out)->data);
     return NNL_OK;
 }
 
-/* tensor(t, dtype) or tensor(t, {dtype =, requires_grad =}) */
+/* tensor(data, dtype, requires_grad) */
 static int lua_tensor(lua_State *L)
 {
+    static const char *const names[] = {"dtype", "requires_grad"};
     nnl_lua *state = nnl_lua_upvalue(L);
-    int dtype = NNL_LUA_FIND;
-    bool requires_grad = false;
+    char text[NNL_LUA_VALUE_TEXT];
     nnl_lua_collect(L, state);
-    if (lua_isnone(L, 1)) return nnl_lua_error(L, "tensor: a number, a boolean or a list is wanted");
-    lua_settop(L, 2);
-    const char *name = NULL;
-    if (lua_istable(L, 2)) {
-        lua_pushnil(L);
-        while (lua_next(L, 2)) {
-            const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "?";
-            if (strcmp(key, "dtype") == 0) name = luaL_checkstring(L, -1);
-            else if (strcmp(key, "requires_grad") == 0) requires_grad = lua_toboolean(L, -1);
-            else {
-                const char *near = nnl_nearest(key, (const char *const[]){"dtype", "requires_grad"}, 2);
-                return nnl_lua_error(L, "tensor: there is no option '%s'%s%s%s", key, near ? " (did you mean '" : "",
-                                     near ? near : "", near ? "'?)" : "");
-            }
-            lua_pop(L, 1);
-        }
-    } else if (!lua_isnil(L, 2)) {
-        name = lua_tostring(L, 2);
-        if (!name) return nnl_lua_error(L, "tensor: dtype must be a string, got %s", luaL_typename(L, 2));
-    }
+    if (lua_isnoneornil(L, 1)) return nnl_lua_error(L, "tensor: data is missing: a number, a boolean or a list is wanted");
+    nnl_lua_read_options(L, 2, "tensor", names, NNL_COUNT(names));
+    bool requires_grad = nnl_lua_check_flag(L, 3, false, "tensor", names[1]);
+    int dtype = NNL_LUA_FIND;
     nnl_dtype found;
-    if (name) {
-        if (nnl_dtype_parse(name, &found) != NNL_OK)
-            return nnl_lua_error(L, "tensor: dtype is \"%s\", but it can be: f32, f64, i64, i32, u8, bool", name);
+    if (!lua_isnil(L, 2)) {
+        if (lua_type(L, 2) != LUA_TSTRING || nnl_dtype_parse(lua_tostring(L, 2), &found) != NNL_OK)
+            return nnl_lua_error(L, "tensor: dtype must be \"f32\", \"f64\", \"i64\", \"i32\", \"u8\" or \"bool\", got %s",
+                                 nnl_lua_value_text(L, 2, text));
         dtype = (int)found;
     }
     nnl_box *box = nnl_lua_new_box(L);
@@ -181,13 +208,16 @@ static nnl_tensor *check_readable(lua_State *L, int index, const char *function)
 
 static int lua_totable(lua_State *L)
 {
-    push_level(L, check_readable(L, 1, "totable"), 0, 0);
+    nnl_tensor *t = check_readable(L, 1, "totable");
+    nnl_lua_check_end(L, 1, "totable");
+    push_level(L, t, 0, 0);
     return 1;
 }
 
 static int lua_item(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "item");
+    nnl_lua_check_end(L, 1, "item");
     if (t->numel != 1) {
         char text[NNL_SHAPE_TEXT];
         return nnl_lua_error(L, "item: the tensor (%s) has %lld elements; only one element is a number, totable() gives all",
@@ -201,6 +231,7 @@ static int lua_item(lua_State *L)
 static int lua_equal(lua_State *L)
 {
     nnl_tensor *a = check_readable(L, 1, "equal"), *b = check_readable(L, 2, "equal");
+    nnl_lua_check_end(L, 2, "equal");
     nnl_loop loop;
     bool equal = nnl_same_shape(a, b);
     if (equal && a->numel > 0) {
@@ -223,7 +254,9 @@ static int lua_equal(lua_State *L)
 
 static int lua_is_tensor(lua_State *L)
 {
-    lua_pushboolean(L, nnl_lua_to_box(L, 1) != NULL);
+    bool is_tensor = nnl_lua_to_box(L, 1) != NULL;
+    nnl_lua_check_end(L, 1, "is_tensor");
+    lua_pushboolean(L, is_tensor);
     return 1;
 }
 

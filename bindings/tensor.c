@@ -23,7 +23,12 @@ nnl_tensor *nnl_lua_to_tensor(lua_State *L, int index)
 nnl_tensor *nnl_lua_check_tensor(lua_State *L, int index, const char *function)
 {
     nnl_box *box = nnl_lua_to_box(L, index);
-    if (!box) nnl_lua_error(L, "%s: argument %d must be a tensor, got %s", function, index, luaL_typename(L, index));
+    if (!box) {
+        char text[NNL_LUA_VALUE_TEXT];
+        nnl_lua_error(L, "%s: argument %d must be a tensor, got %s%s%s%s", function, index, nnl_lua_value_text(L, index, text),
+                      index == 1 ? "; call a method with a colon, as in x:" : "", index == 1 ? function : "",
+                      index == 1 ? "()" : "");
+    }
     if (!box->t) nnl_lua_error(L, "%s: the tensor was freed", function);
     return box->t;
 }
@@ -109,7 +114,22 @@ static int tensor_free(lua_State *L)
 {
     nnl_box *box = nnl_lua_to_box(L, 1);
     if (!box) return nnl_lua_error(L, "free: argument 1 must be a tensor, got %s", luaL_typename(L, 1));
+    nnl_lua_check_end(L, 1, "free");
     return tensor_close(L);
+}
+
+/* become(x, y): from now on the value x is the tensor that y is; views and histories of the old one stay with it. */
+static int tensor_become(lua_State *L)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    nnl_tensor *new = nnl_lua_check_tensor(L, 2, "become");
+    nnl_lua_check_tensor(L, 1, "become");
+    nnl_box *box = nnl_lua_to_box(L, 1);
+    release(box);
+    nnl_lua_fill_box(state, box, nnl_tensor_ref(new));
+    lua_pushnil(L);
+    lua_setiuservalue(L, 1, 1); /* the gradient's userdata */
+    return 0;
 }
 
 /* ---------------------------------------------------------------- shapes as Lua lists */
@@ -155,6 +175,11 @@ static int shape_concat(lua_State *L)
     return 1;
 }
 
+static int shape_call(lua_State *L)
+{
+    return nnl_lua_error(L, "shape: it is a field, not a method: x.shape, or x:size(1) for one dimension");
+}
+
 void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape)
 {
     lua_createtable(L, ndim, 0);
@@ -165,7 +190,8 @@ void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape)
     if (lua_rawgetp(L, LUA_REGISTRYINDEX, &shape_key) != LUA_TTABLE) {
         lua_pop(L, 1);
         lua_newtable(L);
-        luaL_setfuncs(L, (luaL_Reg[]){{"__tostring", shape_tostring}, {"__eq", shape_eq}, {"__concat", shape_concat}, {NULL, NULL}}, 0);
+        luaL_setfuncs(L, (luaL_Reg[]){{"__tostring", shape_tostring}, {"__eq", shape_eq}, {"__concat", shape_concat},
+                                    {"__call", shape_call}, {NULL, NULL}}, 0);
         lua_pushvalue(L, -1);
         lua_rawsetp(L, LUA_REGISTRYINDEX, &shape_key);
     }
@@ -207,9 +233,23 @@ static bool get_property(lua_State *L, nnl_lua *state, nnl_tensor *t, const char
     return true;
 }
 
+/* What torch's and Lua's users look for under other names. */
+static const struct {
+    const char *name, *here;
+} habits[] = {
+    {"float", "x:to(\"f32\")"}, {"double", "x:to(\"f64\")"}, {"long", "x:to(\"i64\")"}, {"int", "x:to(\"i32\")"},
+    {"byte", "x:to(\"u8\")"}, {"bool", "x:to(\"bool\")"}, {"type", "x:to(\"f64\") or x.dtype"}, {"T", "x:t()"},
+    {"tolist", "x:totable()"}, {"numpy", "x:totable()"}, {"data", "x:detach()"}, {"length", "#x or x:numel()"},
+    {"len", "#x or x:numel()"}, {"insert", "nn.cat{x, y}"}, {"append", "nn.cat{x, y}"},
+};
+
 /* The nearest of all methods and properties. */
 static int unknown_field(lua_State *L, int methods, const char *key)
 {
+    for (int i = 0; i < NNL_COUNT(habits); i++) {
+        if (strcmp(key, habits[i].name) == 0)
+            return nnl_lua_error(L, "tensor: there is no field or method '%s'; it is %s", key, habits[i].here);
+    }
     const char *names[512];
     int count = 0;
     for (; count < NNL_COUNT(properties); count++) names[count] = properties[count];
@@ -243,6 +283,9 @@ static int tensor_index(lua_State *L)
 static int set_grad(lua_State *L, nnl_lua *state, nnl_tensor *t)
 {
     nnl_tensor *grad = NULL;
+    char text[NNL_LUA_VALUE_TEXT];
+    if (!lua_isnil(L, 3) && !nnl_lua_to_box(L, 3))
+        return nnl_lua_error(L, "grad: the value must be a tensor or nil, got %s", nnl_lua_value_text(L, 3, text));
     if (!lua_isnil(L, 3)) grad = nnl_lua_check_tensor(L, 3, "grad");
     if (nnl_tensor_set_grad(t, grad) != NNL_OK) return nnl_lua_raise(L, state->rt);
     lua_pushvalue(L, 3);
@@ -258,7 +301,8 @@ static int tensor_newindex(lua_State *L)
     const char *key = lua_tostring(L, 2);
     if (strcmp(key, "grad") == 0) return set_grad(L, state, t);
     if (strcmp(key, "requires_grad") == 0) {
-        if (nnl_tensor_set_requires_grad(t, lua_toboolean(L, 3)) != NNL_OK) return nnl_lua_raise(L, state->rt);
+        bool on = nnl_lua_check_flag(L, 3, false, "requires_grad", "the value");
+        if (nnl_tensor_set_requires_grad(t, on) != NNL_OK) return nnl_lua_raise(L, state->rt);
         return 0;
     }
     return nnl_lua_error(L, "tensor: field '%s' cannot be set; grad and requires_grad can", key);
@@ -269,6 +313,7 @@ static int tensor_newindex(lua_State *L)
 static int tensor_size(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "size");
+    nnl_lua_check_end(L, 2, "size");
     if (lua_isnoneornil(L, 2)) {
         nnl_lua_push_shape(L, t->ndim, t->shape);
         return 1;
@@ -285,25 +330,32 @@ static int tensor_size(lua_State *L)
 
 static int tensor_dim(lua_State *L)
 {
-    lua_pushinteger(L, nnl_lua_check_tensor(L, 1, "dim")->ndim);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "dim");
+    nnl_lua_check_end(L, 1, "dim");
+    lua_pushinteger(L, t->ndim);
     return 1;
 }
 
 static int tensor_numel(lua_State *L)
 {
-    lua_pushinteger(L, nnl_lua_check_tensor(L, 1, "numel")->numel);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "numel");
+    nnl_lua_check_end(L, 1, "numel");
+    lua_pushinteger(L, t->numel);
     return 1;
 }
 
 static int tensor_is_contiguous(lua_State *L)
 {
-    lua_pushboolean(L, nnl_lua_check_tensor(L, 1, "is_contiguous")->contiguous);
+    nnl_tensor *t = nnl_lua_check_tensor(L, 1, "is_contiguous");
+    nnl_lua_check_end(L, 1, "is_contiguous");
+    lua_pushboolean(L, t->contiguous);
     return 1;
 }
 
 static int tensor_stride(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "stride");
+    nnl_lua_check_end(L, 1, "stride");
     nnl_lua_push_shape(L, t->ndim, t->strides);
     return 1;
 }
@@ -326,15 +378,19 @@ static int tensor_len(lua_State *L)
 
 static int compare_numbers(lua_State *L, bool or_equal)
 {
+    const char *name = or_equal ? "le" : "lt";
     double value[2];
     for (int i = 0; i < 2; i++) {
-        const char *name = or_equal ? "le" : "lt";
         nnl_tensor *t = nnl_lua_to_box(L, i + 1) ? nnl_lua_check_tensor(L, i + 1, name) : NULL;
+        char text[NNL_LUA_VALUE_TEXT];
         if (t && t->numel == 1) value[i] = nnl_element_double(t, 0);
-        else if (!t && lua_type(L, i + 1) == LUA_TNUMBER) value[i] = lua_tonumber(L, i + 1);
+        else if (t)
+            return nnl_lua_error(L, "%s: only tensors of one element compare with < and <=, got %s; a:lt(b), a:le(b), "
+                                 "a:gt(b) and a:ge(b) compare elementwise", name, nnl_lua_value_text(L, i + 1, text));
+        else if (lua_type(L, i + 1) == LUA_TNUMBER) value[i] = lua_tonumber(L, i + 1);
         else
-            return nnl_lua_error(L, "%s: only tensors of one element compare with < and <=; a:%s(b) compares elementwise",
-                                 name, name);
+            return nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", name, i + 1,
+                                 nnl_lua_value_text(L, i + 1, text));
     }
     lua_pushboolean(L, or_equal ? value[0] <= value[1] : value[0] < value[1]);
     return 1;
@@ -430,7 +486,7 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
 {
     static const luaL_Reg plain[] = {
         {"free", tensor_free}, {"size", tensor_size}, {"dim", tensor_dim}, {"numel", tensor_numel},
-        {"is_contiguous", tensor_is_contiguous}, {"stride", tensor_stride}, {"version", tensor_version}, {NULL, NULL},
+        {"is_contiguous", tensor_is_contiguous}, {"stride", tensor_stride}, {NULL, NULL},
     };
     static const luaL_Reg events[] = {
         {"__gc", tensor_gc}, {"__close", tensor_close}, {"__len", tensor_len}, {"__lt", tensor_lt}, {"__le", tensor_le},
@@ -438,6 +494,9 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
         {"__unm", tensor_unm}, {"__bnot", tensor_bnot}, {"__newindex", tensor_newindex}, {NULL, NULL},
     };
     nnl_lua_set_functions(L, state, methods, plain);
+    nnl_lua_set_functions(L, state, -1, plain); /* every method is a function as well */
+    nnl_lua_set_functions(L, state, methods, (luaL_Reg[]){{"version", tensor_version}, {NULL, NULL}});
+    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"become", tensor_become}, {NULL, NULL}});
     lua_newtable(L);
     nnl_lua_set_functions(L, state, -1, events);
     lua_pushlightuserdata(L, state);

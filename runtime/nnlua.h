@@ -3,6 +3,7 @@
  * Everything hangs off an nnl_runtime.  A runtime and its tensors are used by one thread at a time;
  * different runtimes share nothing.  Functions that can fail return an nnl_status, and
  * nnl_error_message() then says what, where, got and wanted.  A call that fails changes nothing.
+ * NULL for a runtime, or for the only tensor, is NNL_EINVAL without a message from functions with a status.
  * The library never exits, aborts, prints, raises signals or changes process-wide settings. */
 #ifndef NNLUA_H
 #define NNLUA_H
@@ -170,7 +171,8 @@ NNL_API nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad); /* NULL
 
 typedef struct nnl_op nnl_op;
 
-/* NULL when there is none.  The record is static: keep the pointer. */
+/* NULL when there is none.  The record is static: keep the pointer.  Some ops are for the library's own use, as
+ * relu_backward is: nnl_apply refuses them with NNL_EUNSUPPORTED. */
 NNL_API const nnl_op *nnl_op_find(const char *name);
 NNL_API const char *nnl_op_name(const nnl_op *op);
 NNL_API const char *nnl_op_signature(const nnl_op *op);

@@ -121,6 +121,16 @@ describe("Loader", function()
     assert.same({"s1", "s2", "s3"}, g)
   end)
 
+  it("collates keyed tables by key", function()
+    local dataset = {size = function() return 3 end}
+    function dataset.get(_, i) return {x = nn.ones(2) * i, y = i, deep = {ok = i > 1}}, i end
+    local batch, places = data.Loader(dataset, {batch_size = 3}):batches()()
+    assert.same({{1, 1}, {2, 2}, {3, 3}}, batch.x:totable())
+    assert.equal("i64", batch.y.dtype)
+    assert.same({false, true, true}, batch.deep.ok:totable())
+    assert.same({1, 2, 3}, places:totable())
+  end)
+
   it("gives one value or three, and takes a collate function", function()
     local three = data.TensorDataset(nn.ones(4), nn.zeros(4), nn.ones(4, 2))
     local a, b, c, d = data.Loader(three, {batch_size = 2, shuffle = true}):batches()()

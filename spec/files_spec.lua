@@ -289,7 +289,7 @@ describe("files", function()
       fails(nn.load, write("f", "") .. "/x", "not a directory")
       assert.matches("^load: path must be a string, got number", message_of(nn.load, 3))
       assert.matches("zero byte", message_of(nn.load, "a\0b"))
-      assert.matches("unknown option 'copi'.*'copy'", message_of(nn.load, "x", {copi = true}))
+      assert.matches("no option 'copi'.*'copy'", message_of(nn.load, "x", {copi = true}))
     end)
   end)
 
@@ -312,7 +312,7 @@ describe("files", function()
         assert.matches(wanted, message_of(nn.save, path "x", tensors))
       end
       for wanted, options in pairs {
-        ["unknown option 'metta'"] = {metta = {}},
+        ["no option 'metta'"] = {metta = {}},
         ["meta 'x' must be"] = {meta = {x = {}}},
         ["keys of meta"] = {meta = {"x"}},
         ["must be a table of"] = {meta = 3}, ["UTF%-8"] = {meta = {x = "\xff"}},

@@ -161,6 +161,13 @@ describe("everything else", function()
     end
   end)
 
+  it("lists methods with the arguments that they take", function()
+    local text = help.page("Module"):gsub("%s+", " ")
+    for _, call in ipairs {"subclass(name)", "register_buffer(name, tensor, persistent)", "summary(...)"} do
+      assert.is_truthy(text:find(call, 1, true), call .. " is not in: " .. text)
+    end
+  end)
+
   it("leaves the random numbers where they are", function()
     nn.manual_seed(5)
     help.page "randn"

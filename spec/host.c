@@ -218,6 +218,11 @@ static void ops(void)
     CHECK(apply(rt, "sum", 1, &x, both, &z) == NNL_OK && nnl_tensor_ndim(z) == 0 && value_at(z, 0) == 21, "sum over two");
     nnl_tensor_unref(z);
 
+    /* one number where a list is possible */
+    CHECK(apply(rt, "zeros", 0, NULL, (nnl_attr[]){NNL_INT("size", 5), NNL_END}, &z) == NNL_OK && nnl_tensor_ndim(z) == 1 &&
+              nnl_tensor_numel(z) == 5, "zeros of size 5");
+    nnl_tensor_unref(z);
+
     /* several results, and positions counted from 0 */
     const nnl_attr rows[] = {NNL_INT("dim", 1), NNL_END};
     CHECK(nnl_apply(rt, nnl_op_find("max"), &x, 1, rows, out, 2) == NNL_OK, "%s", nnl_error_message(rt));
@@ -276,6 +281,72 @@ static void ops(void)
     nnl_tensor *const all[] = {x, y, z, odd, label};
     for (int i = 0; i < COUNT(all); i++) nnl_tensor_unref(all[i]);
     close_with(&l, rt);
+}
+
+/* What a host in a language with wrappers gets wrong: NULL, negative counts, sizes beyond everything. */
+static void misuse(void)
+{
+    ledger l, l2;
+    nnl_runtime *rt = open_with(&l, 1), *other = open_with(&l2, 1);
+    nnl_tensor *x = FLOATS(rt, 2, 1, 2), *foreign = FLOATS(other, 2, 1, 2), *y, *z, *out[2];
+    const nnl_op *relu = nnl_op_find("relu"), *cat = nnl_op_find("cat"), *sum = nnl_op_find("sum");
+    float data[2];
+    CHECK(!nnl_op_find(NULL), "an op without a name");
+    CHECK(nnl_runtime_new(NULL, NULL) == NNL_EINVAL, "a runtime for nobody");
+
+    REFUSED(rt, nnl_apply(rt, relu, &x, 1, NULL, NULL, 1), NNL_EINVAL, "relu: the results number 1, but their address is NULL");
+    REFUSED(rt, nnl_apply(rt, relu, &x, 1, NULL, out, -1), NNL_EINVAL, "relu: the results number -1");
+    REFUSED(rt, nnl_apply(rt, relu, NULL, 1, NULL, out, 1), NNL_EINVAL, "relu: the input tensors number 1");
+    REFUSED(rt, nnl_apply(rt, cat, &x, -1, NULL, out, 1), NNL_EINVAL, "cat: the input tensors number -1");
+    REFUSED(rt, nnl_apply(rt, cat, (nnl_tensor *[]){x, NULL}, 2, NULL, out, 1), NNL_EINVAL, "cat: tensors is missing");
+    REFUSED(rt, nnl_apply_inplace(rt, relu, NULL, 1, NULL), NNL_EINVAL, "relu: the input tensors number 1");
+    REFUSED(rt, nnl_apply_inplace(rt, NULL, &x, 1, NULL), NNL_EINVAL, "op is NULL");
+    CHECK(nnl_apply(NULL, relu, &x, 1, NULL, out, 1) == NNL_EINVAL, "no runtime");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INTS("dim", 1, NULL), NNL_END}, out, 1), NNL_EINVAL, "sum: dim");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INTS("dim", -1, &(int64_t){0}), NNL_END}, out, 1), NNL_EINVAL,
+            "sum: dim number -1");
+    REFUSED(rt, apply(rt, "gelu", 1, &x, (nnl_attr[]){NNL_WORD("approximate", NULL), NNL_END}, out), NNL_EINVAL,
+            "gelu: approximate is NULL");
+    REFUSED(rt, nnl_apply(rt, sum, &x, 1, (nnl_attr[]){NNL_INT("dim", INT64_MIN), NNL_END}, out, 1), NNL_EINVAL, "sum: dim");
+
+    REFUSED(rt, apply(rt, "as_strided", 1, &x, NULL, out), NNL_EUNSUPPORTED, "as_strided: this op is for the library's own use");
+    REFUSED(rt, apply(rt, "zeros", 0, NULL, (nnl_attr[]){NNL_INTS("size", 1, &(int64_t){-2}), NNL_END}, out), NNL_EINVAL,
+            "zeros: size is -2");
+    REFUSED(rt, apply(rt, "zeros", 0, NULL, (nnl_attr[]){NNL_INT("dtype", 77), NNL_END}, out), NNL_ETYPE, "zeros: dtype is 77");
+    const nnl_attr rate[] = {NNL_FLOAT("lr", 0.1), NNL_FLOAT("momentum", 0.9), NNL_END};
+    REFUSED(rt, nnl_apply(rt, nnl_op_find("rmsprop_step"), (nnl_tensor *[]){x, x, x, x, NULL}, 5, rate, NULL, 0), NNL_EINVAL,
+            "rmsprop_step: momentum_buffer of parameter 0 is missing");
+
+    REFUSED(rt, nnl_tensor_new(rt, NNL_F32, 2, NULL, &y), NNL_EINVAL, "the shape is NULL");
+    REFUSED(rt, nnl_tensor_new(rt, NNL_F32, 1, &(int64_t){1}, NULL), NNL_EINVAL, "result is NULL");
+    CHECK(nnl_tensor_new(NULL, NNL_F32, 1, &(int64_t){1}, &y) == NNL_EINVAL, "no runtime");
+    REFUSED(rt, nnl_tensor_new(rt, NNL_U8, 3, (int64_t[]){INT64_MAX, 0, 2}, &y), NNL_ENOMEM, "too large");
+    REFUSED(rt, nnl_tensor_from(rt, NNL_F32, 1, &(int64_t){3}, NULL, &y), NNL_EINVAL, "3 elements is NULL");
+    REFUSED(rt, nnl_tensor_wrap(rt, NNL_F32, 1, &(int64_t){3}, NULL, NULL, NULL, &y), NNL_EINVAL, "3 elements is NULL");
+    REFUSED(rt, nnl_tensor_read(x, NNL_F32, NULL, 1000), NNL_EINVAL, "read: the buffer is NULL");
+    CHECK(nnl_tensor_read(NULL, NNL_F32, data, sizeof data) == NNL_EINVAL, "read of nothing");
+    /* a view has room for its size only in an int64_t, as everything */
+    const nnl_attr huge[] = {NNL_INTS("sizes", 3, ((const int64_t[]){INT64_C(1) << 40, INT64_C(1) << 40, 2})), NNL_END};
+    REFUSED(rt, apply(rt, "expand", 1, &x, huge, &y), NNL_ENOMEM, "expand: a f32 tensor of 1099511627776x1099511627776x2 is too large");
+
+    CHECK(nnl_tensor_set_requires_grad(NULL, true) == NNL_EINVAL && nnl_tensor_set_grad(NULL, x) == NNL_EINVAL, "NULL");
+    REFUSED(rt, nnl_tensor_set_grad(x, foreign), NNL_EINVAL, "grad: the gradient belongs to another runtime");
+    CHECK(nnl_tensor_set_requires_grad(x, true) == NNL_OK && nnl_tensor_set_requires_grad(foreign, true) == NNL_OK, "leaves");
+    CHECK(nnl_apply(rt, relu, &x, 1, NULL, &z, 1) == NNL_OK, "relu");
+    CHECK(nnl_backward(NULL, NULL, false, false) == NNL_EINVAL, "backward from nothing");
+    CHECK(nnl_grad_of(NULL, NULL, &x, 1, false, false, false, out) == NNL_EINVAL, "grad of nothing");
+    REFUSED(rt, nnl_backward(z, foreign, false, false), NNL_EINVAL, "backward: the gradient belongs to another runtime");
+    REFUSED(rt, nnl_grad_of(z, x, NULL, 1, false, false, false, out), NNL_EINVAL, "grad: the inputs number 1");
+    REFUSED(rt, nnl_grad_of(z, x, &x, 1, false, false, false, NULL), NNL_EINVAL, "grad: the results number 1");
+    REFUSED(rt, nnl_grad_of(z, x, &x, -1, false, false, false, out), NNL_EINVAL, "grad: the inputs number -1");
+    REFUSED(rt, nnl_grad_of(z, x, &(nnl_tensor *){NULL}, 1, false, false, false, out), NNL_EINVAL, "grad: input 1 is NULL");
+    REFUSED(rt, nnl_grad_of(z, x, &foreign, 1, false, false, true, out), NNL_EINVAL, "input 1 belongs to another runtime");
+    CHECK(!nnl_tensor_grad(x), "a gradient after calls that failed");
+    nnl_tensor_unref(z);
+    nnl_tensor_unref(x);
+    nnl_tensor_unref(foreign);
+    close_with(&l, rt);
+    close_with(&l2, other);
 }
 
 /* ---------------------------------------------------------------- gradients */
@@ -603,6 +674,78 @@ static void cancelling(int threads)
     close_with(&l, rt);
 }
 
+/* An allocator that asks for a stop while the call that wants memory runs. */
+typedef struct stopper {
+    ledger l;
+    nnl_runtime *rt; /* NULL: not now */
+    size_t from;     /* bytes of the request that it waits for */
+} stopper;
+
+static void *allocate_and_stop(void *user, void *pointer, size_t old_size, size_t new_size)
+{
+    stopper *s = user;
+    if (s->rt && new_size >= s->from) nnl_runtime_cancel(s->rt);
+    return ledger_allocate(&s->l, pointer, old_size, new_size);
+}
+
+/* A long call looks for a request all the way, with one thread too, and a short one does not hand on halves. */
+static void stopping(int threads)
+{
+    static const struct {
+        const char *op;
+        int inputs;
+        int64_t size[2];
+        size_t from; /* what the call itself asks for */
+    } calls[] = {{"matmul", 2, {400, 400}, 400 * 400 * 4}, {"matmul", 2, {60, 60}, 60 * 60 * 4}, {"sort", 1, {3, 50000}, 600000},
+                 {"sort", 1, {1, 1000}, 4000}, {"argsort", 1, {1, 50000}, 400000}, {"unique", 1, {1, 50000}, 200000},
+                 {"cumsum", 1, {100, 1000}, 400000}, {"exp", 1, {1, 300000}, 1200000}};
+    const nnl_attr last[] = {NNL_INT("dim", -1), NNL_END};
+    stopper s = {.from = 0};
+    nnl_runtime_config config = nnl_runtime_defaults();
+    nnl_runtime *rt;
+    ledger_open(&s.l);
+    config.allocate = allocate_and_stop;
+    config.allocate_user = &s;
+    config.threads = threads;
+    if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
+    for (int i = 0; i < COUNT(calls); i++) {
+        nnl_tensor *x, *in[2], *y = NULL, *z = NULL;
+        const nnl_attr *attrs = strcmp(calls[i].op, "cumsum") == 0 ? last : NULL;
+        CHECK(nnl_tensor_zeros(rt, NNL_F32, 2, calls[i].size, &x) == NNL_OK, "zeros");
+        in[0] = in[1] = x;
+        nnl_memory_trim(rt);
+        s.from = calls[i].from;
+        s.rt = rt;
+        nnl_status status = apply(rt, calls[i].op, calls[i].inputs, in, attrs, &y);
+        s.rt = NULL;
+        CHECK(status == NNL_ECANCELLED && !y, "%s of %lldx%lld: %s", calls[i].op, (long long)calls[i].size[0],
+              (long long)calls[i].size[1], nnl_status_name(status));
+        nnl_tensor_unref(y);
+        CHECK(apply(rt, calls[i].op, calls[i].inputs, in, attrs, &z) == NNL_OK, "after it: %s", nnl_error_message(rt));
+        nnl_tensor_unref(z);
+        nnl_tensor_unref(x);
+    }
+
+    nnl_tensor *x = FLOATS(rt, 1, 1), *one = FLOATS(rt, 1, 1), *y = nnl_tensor_ref(x), *z;
+    CHECK(nnl_tensor_set_requires_grad(x, true) == NNL_OK, "requires_grad");
+    for (int i = 0; i < 2000; i++) {
+        CHECK(apply(rt, "add", 2, (nnl_tensor *[]){y, one}, NULL, &z) == NNL_OK, "add");
+        nnl_tensor_unref(y);
+        y = z;
+    }
+    nnl_memory_trim(rt);
+    s.from = 2048 * sizeof(void *); /* the list of the ops that are walked back through */
+    s.rt = rt;
+    REFUSED(rt, nnl_backward(y, NULL, false, false), NNL_ECANCELLED, "cancelled");
+    s.rt = NULL;
+    CHECK(!nnl_tensor_grad(x) && nnl_backward(y, NULL, false, false) == NNL_OK && value_at(nnl_tensor_grad(x), 0) == 1,
+          "backward after it: %s", nnl_error_message(rt));
+    nnl_tensor_unref(x);
+    nnl_tensor_unref(y);
+    nnl_tensor_unref(one);
+    close_with(&s.l, rt);
+}
+
 /* ---------------------------------------------------------------- the floating-point state */
 
 /* Results of ops whose last bit depends on the rounding, and of numbers that flushing would lose. */
@@ -722,11 +865,14 @@ int main(void)
     configuration();
     tensors();
     ops();
+    misuse();
     gradients();
     memory();
     host_threads();
     cancelling(1);
     cancelling(2);
+    stopping(1);
+    stopping(2);
     floating_point();
     locale();
     return report();

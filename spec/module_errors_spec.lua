@@ -21,6 +21,13 @@ describe("a wrong name", function()
     says(function() return nn.data.Tensordataset end, "did you mean 'TensorDataset'?")
     says(function() return nn.init.calculate_gain "rleu" end, "did you mean 'relu'?")
   end)
+
+  it("is answered with the one that it begins", function()
+    says(function() return nn.Sequent end, "did you mean 'Sequential'?")
+    says(function() return nn.ones(2).requires end, "did you mean 'requires_grad'?")
+    says(function() nn.ones(2):sum({keep = true}) end, "did you mean 'keepdim'?")
+    says(function() nn.Dropout(0.5, {in_ = true}) end, "there are: p, inplace")
+  end)
 end)
 
 describe("constructors", function()
@@ -30,7 +37,7 @@ describe("constructors", function()
     says(function() nn.Linear(3, 4.5) end, "Linear: out_features must be a size", "got 4.5")
     says(function() nn.Linear(3, -1) end, "Linear: out_features must be a size", "got -1")
     says(function() nn.Linear("3", 4) end, 'in_features must be a size', 'got the string "3"')
-    says(function() nn.Linear(nn.ones(2, 3), 4) end, "got a tensor (2x3)")
+    says(function() nn.Linear(nn.ones(2, 3), 4) end, "a tensor (2x3)")
     says(function() nn.Linear(3, 4, {bias = 1}) end, "Linear: bias must be true or false, got 1")
     says(function() nn.ELU("big") end, "ELU: alpha must be a number")
     says(function() nn.Dropout(1.5) end, "Dropout: p must be in 0 .. 1, got 1.5")
@@ -45,6 +52,17 @@ describe("constructors", function()
     says(function() nn.Linear(3, 4, true, {bias = true}) end, "bias is given twice")
     says(function() nn.Linear(3, 4, {bias = true, 5}) end, "a list or names options, not both")
     says(function() nn.Linear(3, 4, true, 5) end, "takes at most 3 arguments, got 4", "parentheses")
+  end)
+
+  it("tell lists from options wherever they stand", function()
+    local w = nn.ones(2)
+    says(function() nn.zeros({2, 3, dtype = "f64"}, "f32") end, "zeros: the list has a field 'dtype'", "not both")
+    says(function() nn.cat({w, w, dim = 1}, 1) end, "cat: the list has a field 'dim'")
+    says(function() nn.ones(2, 3):sum({1, keepdim = true}, true) end, "sum: the list has a field 'keepdim'")
+    says(function() nn.optim.SGD({w, lr = 1}, {lr = 1}) end, "SGD: a table is a list or names options, not both")
+    says(function() nn.utils.clip_grad_norm_({w, max_norm = 1}, 1) end, "clip_grad_norm_: a table is a list or names")
+    says(function() nn.Sequential({nn.ReLU(), last = nn.Tanh()}) end, "Sequential: a table is a list or names options")
+    says(function() nn.ModuleList({last = nn.Tanh()}) end, "ModuleList: argument 1 must be a list of modules")
   end)
 
   it("take sizes that are whole floats, options by position and nil for defaults", function()
@@ -207,5 +225,104 @@ describe("data", function()
     says(function() nn.gradcheck(math.sin, {nn.tensor({1}, "i64")}) end, "no input is a tensor of f32 or f64")
     says(function() nn.compile(3) end, "compile: argument 1 must be a function, got 3")
     says(function() nn.detach(3) end, "detach: argument 1 must be a tensor or a table")
+  end)
+end)
+
+describe("a beginner", function()
+  it("who calls a method with a dot is told so", function()
+    local net, net2 = nn.Linear(2, 2), nn.Sequential(nn.ReLU())
+    local optimizer = nn.optim.SGD(net:parameters(), {lr = 0.1})
+    local schedule = nn.optim.StepLR(optimizer, 1)
+    local loader = nn.data.Loader(nn.data.TensorDataset(nn.ones(2)))
+    says(function() net.parameters() end, "parameters: it is a method, call it with a colon, as in net:parameters()")
+    says(function() net2.train() end, "net:train()")
+    says(function() net2.eval() end, "net:eval()")
+    says(function() net.state_dict() end, "net:state_dict()")
+    says(function() optimizer.step() end, "step: it is a method, call it with a colon, as in optimizer:step()")
+    says(function() optimizer.zero_grad() end, "optimizer:zero_grad()")
+    says(function() schedule.step() end, "scheduler:step()")
+    says(function() loader.batches() end, "loader:batches()")
+  end)
+
+  it("who calls a function with a colon is told so", function()
+    says(function() nn:Linear(2, 3) end, "Linear: it is called with a dot, as in nn.Linear(...)")
+    says(function() nn.optim:SGD(nn.Linear(2, 3):parameters()) end, "as in nn.optim.SGD(...)")
+    says(function() nn:ones(2) end, "ones: functions are called with a dot, as in nn.ones()")
+  end)
+
+  it("who forgets a step is told which", function()
+    local Silent = nn.Module:subclass "Silent"
+    function Silent:forward(x) x = x * 2 end -- luacheck: ignore
+    says(function() nn.Sequential(Silent(), nn.ReLU())(nn.ones(1)) end, "1 (ReLU): relu: input is nil")
+    local Dotted = nn.Module:subclass "Dotted"
+    function Dotted.forward(x) return x end
+    says(function() Dotted()(nn.ones(1)) end, "Dotted: its forward function takes no input besides self", "colon")
+    says(function() nn.optim.SGD(Silent():parameters()) end, "params is an empty list", "self.layer =")
+    says(function() nn.ReLU(nn.ones(2)) end, "ReLU: argument 1 is a tensor (2), but ReLU makes a module",
+      "nn.ReLU(...)(x)")
+    says(function() nn.Linear(nn.ones(2), 3) end, "nn.Linear(...)(x)")
+    says(function() nn.MSELoss(nn.ones(2), nn.ones(2)) end, "nn.MSELoss(...)(x)")
+    says(function() nn.CrossEntropyLoss(nn.ones(2, 3), nn.ones(2)) end, "argument 2 is a tensor (2)")
+    says(function() nn.CrossEntropyLoss()(nn.ones(2, 3), {0, 1}) end, "target is 0 at position 1, but the classes are "
+      .. "1 to 3; labels that count from 0 become labels + 1")
+    says(function() nn.zeros(nil, 3) end, "zeros: the first of size is nil")
+  end)
+
+  it("who takes one thing for another is told which is wanted", function()
+    local net = nn.Linear(2, 2)
+    local optimizer = nn.optim.SGD(net:parameters(), {lr = 0.1})
+    says(function() optimizer.lr = 0.5 end, "SGD: lr belongs to the groups", "param_groups[1].lr")
+    says(function() nn.utils.clip_grad_norm_(net, 1) end, "clip_grad_norm_", "got a Linear; pass net:parameters()")
+    says(function() nn.save(os.tmpname(), net) end, "save:", "got a module", "net:state_dict()", "net:save(path)")
+    says(function() for _ in nn.data.Loader(nn.data.TensorDataset(nn.ones(2))) do print() end end, "loader:batches()")
+    says(function() net:apply(3) end, "apply: f must be a function", "got 3")
+    says(function() nn.optim.SGD(net:parameters(), {lr = 0 / 0}) end, "SGD: lr must be 0 or more")
+  end)
+end)
+
+describe("datasets that give what no batch is made of", function()
+  local function first(dataset) return function() nn.data.Loader(dataset, {batch_size = 2}):batches()() end end
+
+  it("are named", function()
+    says(first {size = function() return 2 end, get = function() end}, "get(1) gives nothing")
+    says(first {size = function() return 2 end, get = function() return nil end}, "get(1) gives nil")
+    says(first {size = function() return "2" end, get = print}, "size() must give an integer", 'the string "2"')
+    says(first {size = function() return 2 end, get = function(_, i) return i == 1 and {x = 1} or {y = 1} end},
+      "sample 2 of the batch has no 'x'")
+  end)
+end)
+
+describe("arguments that nobody wants", function()
+  it("are errors, of whatever is called", function()
+    local x = nn.ones(2, 3)
+    local net = nn.Sequential(nn.Linear(3, 2))
+    local optimizer = nn.optim.SGD(net:parameters(), {lr = 0.1})
+    local schedule, dataset = nn.optim.StepLR(optimizer, 1), nn.data.TensorDataset(x)
+    local loader = nn.data.Loader(dataset)
+    local function two() return x, x end
+    for name, f in pairs {
+      detach = function() nn.detach(two()) end, item = function() nn.ones(1):item(1) end,
+      totable = function() x:totable(1) end, equal = function() x:equal(two()) end,
+      is_tensor = function() nn.is_tensor(two()) end, dim = function() x:dim(1) end,
+      numel = function() x:numel(1) end, stride = function() x:stride(1) end, free = function() x:free(1) end,
+      requires_grad_ = function() x:requires_grad_(true, 1) end, manual_seed = function() nn.manual_seed(1, 2) end,
+      clock = function() nn.clock(1) end, memory = function() nn.memory("trim", 1) end,
+      detect_anomaly = function() nn.detect_anomaly(false, 1) end, scalar = function() nn.scalar(1, 2) end,
+      compile = function() nn.compile(print, print) end, parameters = function() net:parameters(1) end,
+      eval = function() net:eval(1) end, train = function() net:train(true, 1) end,
+      state_dict = function() net:state_dict({}, 1) end,
+      load_state_dict = function() net:load_state_dict({}, {}, 1) end, to = function() net:to("f32", 1) end,
+      clone = function() net:clone(1) end, append = function() net:append(net, 1) end,
+      register_buffer = function() net:register_buffer("x", x, true, 1) end,
+      Parameter = function() nn.Parameter(x, true, 1) end,
+      step = function() optimizer:step(nil, 1) end, zero_grad = function() optimizer:zero_grad({}, 1) end,
+      ["step: takes no"] = function() schedule:step(1) end, batches = function() loader:batches(1) end,
+      get = function() dataset:get(1, 2) end, digits = function() nn.data.digits(1) end,
+      subclass = function() nn.Module:subclass("A", 1) end,
+      vector_to_parameters = function() nn.utils.vector_to_parameters(nn.ones(8), net:parameters(), 1) end,
+    } do says(f, name, ": takes ", ", got ") end
+    assert.equal(6, x:numel(nil))
+    says(function() net:train(1) end, "train: mode must be true or false, got 1")
+    says(function() net:requires_grad_("no") end, 'requires_grad_: on must be true or false, got the string "no"')
   end)
 end)

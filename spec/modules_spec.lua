@@ -117,6 +117,7 @@ describe("a module", function()
     assert.is_true(p.requires_grad and p.is_leaf)
     assert.is_false(t.requires_grad)
     assert.is_false(nn.Parameter(t, false).requires_grad)
+    assert.is_false(nn.Parameter(t, {requires_grad = false}).requires_grad)
   end)
 
   it("sets the mode of everything inside", function()
@@ -164,6 +165,30 @@ describe("a module", function()
     assert.equal(2, b:size(2))
   end)
 
+  it("changes the type of what optimizers know, with its gradient, and of what is tied once", function()
+    local net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[2].weight = net[1].weight
+    net:register_buffer("mean", nn.ones(2))
+    local weight, mean = net[1].weight, net.mean
+    local optimizer = nn.optim.SGD(net:parameters(), {lr = 1})
+    local function run(dtype) net(nn.ones(1, 2, {dtype = dtype})):sum():backward() end
+    run "f32"
+    local gradient, before = weight.grad:totable(), weight:totable()
+    assert.equal(net, net:to("f64"))
+    assert.is_true(net[1].weight == weight and net[2].weight == weight and weight.is_leaf)
+    assert.same({"f64", "f64", "f64"}, {weight.dtype, weight.grad.dtype, net.mean.dtype})
+    assert.equal("f32", mean.dtype)
+    assert.same({gradient, before}, {weight.grad:totable(), weight:totable()})
+    assert.equal(3, #net:parameters())
+    optimizer:zero_grad()
+    run "f64"
+    optimizer:step()
+    assert.is_false(weight:equal(nn.tensor(before, "f64")))
+    net[1]:requires_grad_(false):to("f32")
+    assert.same({"f32", false}, {weight.dtype, weight.requires_grad})
+    assert.equal(3, #net:parameters())
+  end)
+
   it("applies a function from the inside to the outside", function()
     local order = {}
     nn.Sequential(nn.Linear(1, 1), nn.Sequential(nn.Tanh())):apply(function(m) order[#order + 1] = m.__name end)
@@ -180,6 +205,13 @@ describe("Sequential", function()
     assert.equal("3 1", net(nn.ones(3, 2)):size(1) .. " " .. net(nn.ones(3, 2)):size(2))
     assert.equal(2, #nn.Sequential {nn.ReLU(), nn.Tanh()})
     assert.equal(0, #nn.Sequential())
+    assert.equal(net[#net], net[-1])
+    assert.equal(net[1], nn.ModuleList({net[1], net[2]})[-2])
+    assert.is_nil(net[#net + 1]) -- where ipairs stops
+    for _, place in ipairs {0, -#net - 1} do
+      local message = helpers.error_of(function() return net[place] end)
+      assert.is_truthy(message:find("Sequential: position " .. place .. " is out of range", 1, true), message)
+    end
   end)
 
   it("hands on the first result of each module", function()
@@ -219,9 +251,11 @@ describe("state_dict", function()
   it("has the buffers that are persistent", function()
     local net = Net()
     net:register_buffer("scratch", nn.zeros(1), false)
+    net:register_buffer("scratch2", nn.zeros(1), {persistent = false})
     assert.is_truthy(net:state_dict().mean)
     assert.is_nil(net:state_dict().scratch)
-    assert.same({"mean", "scratch"}, names(net:named_buffers()))
+    assert.is_nil(net:state_dict().scratch2)
+    assert.same({"mean", "scratch", "scratch2"}, names(net:named_buffers()))
   end)
 
   it("moves from one module to another", function()

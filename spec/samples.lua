@@ -262,6 +262,9 @@ end
 --- Ops whose results have no particular values.
 samples.undefined = {empty = true, empty_like = true}
 
+--- Ops whose twin in place has another default than the function.
+samples.own_twin = {bernoulli = true}
+
 --- Calls f as the op of the record: seeds ops that draw random numbers, returns the tensors among the results.
 function samples.call(record, f, arguments)
   if record.traits.random then nn.manual_seed(7) end

@@ -85,6 +85,14 @@ describe("A tensor as a Lua value", function()
     assert.is_truthy((nn.tensor {1, 2} .. ""):find("[f32 2]", 1, true))
   end)
 
+  it("chooses by a condition: its method where has the condition second", function()
+    local x = nn.tensor {1, -2, 3}
+    holds({1, 0, 3}, x:where(x:gt(0), 0))
+    holds({1, 7, 3}, x:where(x:gt(0), nn.tensor {6, 7, 8}))
+    fails(function() return x:where(x, 0) end, "where: condition must be bool")
+    fails(function() return x:where(0) end, "where: condition must be a tensor")
+  end)
+
   it("is walked by pairs, along its first dimension", function()
     local rows = {}
     for i, row in pairs(nn.tensor {{1, 2}, {3, 4}, {5, 6}}) do rows[i] = row:totable() end
@@ -233,6 +241,30 @@ describe("A freed tensor", function()
   end)
 end)
 
+---------------------------------------------------------------- sizes beyond reason
+
+describe("A size", function()
+  it("beyond all memory is an error, whatever it is computed from", function()
+    local huge = 1 << 62
+    fails(function() nn.bincount({1, 2}, nil, huge) end, "bincount", "too large")
+    fails(function() nn.bincount {math.maxinteger} end, "bincount", "too large")
+    fails(function() nn.F.one_hot({1, 2}, huge) end, "one_hot", "too large")
+    fails(function() nn.F.one_hot {math.maxinteger} end, "one_hot", "too large")
+    fails(function() nn.ones(1):expand(huge, huge) end, "expand", "too large")
+    fails(function() nn.ones(0):reshape(0, huge, huge) end, "reshape", "too large")
+    assert.same({2, 0}, nn.F.maxout(nn.ones(2, 0, {requires_grad = true}), huge).shape)
+  end)
+
+  it("of a weight that would enlarge the loss is an error that names the weight", function()
+    local x, y = nn.full({3}, 0.5), nn.ones(3)
+    fails(function() nn.F.binary_cross_entropy(x, y, nn.ones(1, 1)) end, "entropy: weight (1x1)", "input (3)")
+    fails(function() nn.F.binary_cross_entropy(x[1], y[1], nn.ones(0)) end, "entropy: weight (0)", "input (0-d)")
+    fails(function() nn.F.binary_cross_entropy_with_logits(x, y, nn.ones(3), {pos_weight = nn.ones(1, 3)}) end,
+      "pos_weight (1x3)", "input (3)")
+    fails(function() nn.F.binary_cross_entropy(x, y, nn.ones(2)) end, "weight (2)", "do not broadcast")
+  end)
+end)
+
 ---------------------------------------------------------------- types
 
 describe("Types", function()
@@ -319,6 +351,35 @@ describe("Types", function()
     holds({1, 2}, nn.zeros(2, {dtype = "i64"}):copy_(nn.tensor {1.9, 2.2}))
   end)
 
+  it("of what is filled or scattered into stay, and a tensor of a higher category is refused", function()
+    local x, mask = nn.tensor({1, 2}, "i64"), nn.tensor {true, false}
+    holds({7, 2}, x:masked_fill(mask, 7.5))
+    assert.equal("i64", x:masked_fill(mask, 7.5).dtype)
+    assert.equal("bool", mask:masked_fill(mask, 3).dtype)
+    assert.equal("i64", x:scatter(1, {1}, 7.5).dtype)
+    assert.equal("f32", nn.zeros(2):scatter_add(1, {1}, nn.ones(1, {dtype = "f64"})).dtype)
+    leaves(x, function() x:scatter_(1, {1}, nn.tensor {2.5}) end, "scatter_: src is f32", "i64")
+    leaves(x, function() x:masked_fill_(mask, nn.tensor(2.5)) end, "masked_fill_: value is f32", "i64")
+  end)
+
+  it("of an option dtype are those that the op can compute in", function()
+    local x = nn.ones(2)
+    fails(function() return x:mean({dtype = "i64"}) end, "mean: dtype must be f32 or f64, got i64")
+    fails(function() return x:softmax(1, "bool") end, "softmax: dtype must be f32 or f64, got bool")
+    fails(function() return x:sum({dtype = "i63"}) end, "sum: dtype must be the name of a type")
+  end)
+
+  it("bool alone is no number for quotients and powers", function()
+    local m = nn.tensor {true, false}
+    for _, op in ipairs {"floor_divide", "remainder", "fmod", "pow"} do
+      leaves(m, function() m[op](m, m) end, op .. ":", "bool", ':to("i64")')
+    end
+    holds({false, false}, m:clamp(nn.tensor(false), nn.tensor {false, true}))
+    local i = nn.tensor({1, 2}, "i64")
+    leaves(i, function() i:pow_(-1) end, "pow_: exponent is -1", ':to("f32")')
+    holds({1, 0}, i ^ nn.tensor({-1, -1}, "i64"))
+  end)
+
   it("of lists: numbers f32, booleans bool, as asked", function()
     assert.equal("f32", nn.tensor({1, 2}).dtype)
     assert.equal("bool", nn.tensor({true, false}).dtype)
@@ -328,12 +389,101 @@ describe("Types", function()
     fails(function() return nn.tensor({1.5}, "i64") end, "i64")
     fails(function() return nn.tensor({1}, "i63") end, "i63", "i64")
     fails(function() return nn.tensor({{1, 2}, {3}}) end, "uneven")
-    fails(function() return nn.tensor({1, {2}}) end, "tensor:")
-    fails(function() return nn.tensor({1, "2"}) end, "string")
+    fails(function() return nn.tensor({1, {2}}) end, "tensor: the element at 2 is a table")
+    fails(function() return nn.tensor({1, "2"}) end, 'the element at 2 is the string "2"')
     fails(function() return nn.tensor({1}, {dtypes = "i64"}) end, "did you mean 'dtype'")
   end)
 
+  it("come from lists that hold what the type holds, and nothing else", function()
+    holds({2 ^ 53, 3}, nn.tensor({2 ^ 53, 3.0}, "i64"))
+    holds({-2 ^ 31, 2 ^ 31 - 1}, nn.tensor({-2 ^ 31, 2 ^ 31 - 1}, "i32"))
+    holds({0, 255}, nn.tensor({0, 255}, "u8"))
+    for _, case in ipairs {{256, "u8"}, {-1, "u8"}, {2 ^ 31, "i32"}, {-2 ^ 31 - 1, "i32"}, {2 ^ 63, "i64"},
+      {1 / 0, "i64"}} do
+      fails(function() nn.tensor({0, case[1]}, case[2]) end, "the element at 2 is ", case[2] .. " does not hold")
+    end
+    fails(function() nn.tensor({{1, 2}, {3, 0 / 0}}, "i64") end, "the element at {2, 2} is nan, not an integer")
+    fails(function() nn.tensor(nil) end, "data is missing")
+    fails(function() nn.tensor {1, nil, 3} end, "tensor: the element at 2 is nil")
+    fails(function() nn.tensor {nn.ones(2), nn.ones(2)} end, "the element at 1 is a tensor (2)", "nn.stack")
+    fails(function() nn.tensor {1, 2, dtype = "f64"} end, "the list has a field 'dtype'")
+    fails(function() nn.tensor {dtype = "f64"} end, "the list has a field 'dtype'")
+    fails(function() nn.tensor {1, 2, [9] = 3} end, "a gap behind its 2 elements")
+    fails(function() nn.tensor({1}, "f64", true, 1) end, "takes at most 3 arguments, got 4")
+    assert.is_true(nn.tensor({1}, nil, true).requires_grad)
+  end)
+
+  it("take requires_grad where they are made", function()
+    for _, x in ipairs {nn.zeros(2, {requires_grad = true}), nn.linspace(0, 1, 3, {requires_grad = true}),
+      nn.full({2}, 1, {requires_grad = true}), nn.zeros_like(nn.ones(2), {requires_grad = true}),
+      nn.randn_like(nn.ones(2), {requires_grad = true})} do
+      assert.is_true(x.requires_grad and x.is_leaf)
+    end
+    assert.is_false(nn.ones_like(nn.ones(2, {requires_grad = true})).requires_grad)
+    local seed, call = nn.rng_state()
+    fails(function() nn.randn(2, {requires_grad = 1}) end, "randn: requires_grad must be true or false, got 1")
+    assert.same({seed, call}, {nn.rng_state()})
+  end)
+
+  it("take sizes and dimensions one by one or as one list", function()
+    local function shape(x) return tostring(x.shape) end
+    assert.equal("4x2", shape(nn.randint(1, 6, 4, 2)))
+    assert.equal("4x2", shape(nn.randint(1, 6, {4, 2})))
+    assert.equal("f32", nn.randint(1, 6, 4, 2, {dtype = "f32"}).dtype)
+    assert.equal("3", shape(nn.ones(1, 3, 1):squeeze(1, 3)))
+    assert.equal("3", shape(nn.ones(1, 3, 1):squeeze({1, -1})))
+    assert.equal("3x1", shape(nn.ones(1, 3, 1):squeeze(1)))
+    assert.equal("3", shape(nn.ones(1, 3, 1):squeeze()))
+    assert.equal("5x2x3", shape(nn.ones(5, 6):unflatten(2, 2, 3)))
+    assert.equal("5x2x3", shape(nn.ones(5, 6):unflatten(2, {2, -1})))
+    assert.equal("5x2x3", shape(nn.Unflatten(2, 2, 3)(nn.ones(5, 6))))
+  end)
+
+  it("have every method as a function too", function()
+    local x = nn.ones(2, 3)
+    assert.equal(3, nn.size(x, 2))
+    assert.equal(2, nn.dim(x))
+    assert.equal(6, nn.numel(x))
+    assert.is_true(nn.is_contiguous(x))
+    assert.is_true(nn.requires_grad_(nn.ones(1)).requires_grad)
+    nn.free(x)
+    fails(function() return x:sum() end, "freed")
+    for _, name in ipairs {"stride", "register_hook", "backward", "item", "totable", "equal", "detach"} do
+      assert.is_function(nn[name])
+    end
+  end)
+
+  it("say what a call wants that is nearly right", function()
+    local x = nn.ones(2, 3)
+    fails(function() return x.size(1) end, "size: argument 1 must be a tensor, got 1", "x:size()")
+    fails(function() return x.item() end, "x:item()")
+    fails(function() return x:size(1, 2) end, "takes at most 2 arguments, got 3")
+    fails(function() return x < 3 end, "lt: only tensors of one element", "a:lt(b)")
+    fails(function() return x >= 3 end, "got a tensor (2x3)", "a:lt(b)", "a:ge(b)")
+    fails(function() return nn.ones(1) < "a" end, 'lt: operand 2 must be a tensor or a number, got the string "a"')
+    fails(function() x.requires_grad = 1 end, "requires_grad: the value must be true or false, got 1")
+    fails(function() x.grad = 1 end, "grad: the value must be a tensor or nil, got 1")
+    fails(function() return x:shape() end, "shape: it is a field", "x.shape", "x:size(1)")
+    fails(function() return x:float() end, 'there is no field or method \'float\'; it is x:to("f32")')
+    fails(function() return x:tolist() end, "x:totable()")
+    fails(function() return nn.cat({x, 3}) end, "cat: tensors must be a list of tensors, but number 2 is 3")
+    fails(function() return nn.stack({x, nil, x, false}) end, "stack: tensors must be a list", "number 2 is nil")
+    fails(function() x[1] = {1, 2, 3} end, "assignment:", "got a table; nn.tensor makes a tensor of a list")
+    fails(function() x[1] = nil end, "assignment:", "got nil")
+    fails(function() return x[1.5] end, "the subscript is 1.5")
+    fails(function() return x[{{1, 2.5}}] end, "range for dimension 1 must hold integers, got 2.5")
+    fails(function() return x[{1, "a"}] end, 'got the string "a"')
+    fails(function() for _ in ipairs(x) do assert.is_true(true) end end, "position 3 is out of range", "pairs goes")
+    fails(function() nn.no_grad(x) end, "no_grad: argument 1 must be a function, got a tensor (2x3)")
+    fails(function() nn.detect_anomaly("yes") end, "detect_anomaly: on must be true or false")
+  end)
+
   it("of positions are integers", function()
+    local rows = nn.ones(5, 2)
+    fails(function() return nn.F.embedding({1, 6}, rows) end, "embedding: input is 6 at 2", "positions 1 to 5")
+    fails(function() return nn.F.embedding({{1, -1}}, rows) end, "embedding: input is -1 at {1, 2}", "positions 1 to 5")
+    fails(function() return nn.F.embedding({math.mininteger}, rows) end, "positions 1 to 5")
+    assert.is_nil(fails(function() return nn.F.embedding({0}, rows) end, "input is 0"):find("or -", 1, true))
     fails(function() return nn.ones(3):index_select(1, nn.tensor {1, 2}) end, ':to("i64")')
   end)
 end)
@@ -408,6 +558,17 @@ describe("A view", function()
 end)
 
 describe("A change in place of", function()
+  it("a view whose base was rewritten after the view was made", function()
+    local w, c = leaf {2, 3}, nn.zeros(2)
+    c:copy_(w)
+    local v = c[1]
+    c:copy_(w * -1.5)
+    v:mul_(w[1]) -- c[1] is -1.5 w[1]^2 now
+    holds({-6, -4.5}, c)
+    c:sum():backward()
+    holds({-6, -1.5}, w.grad)
+  end)
+
   it("a view becomes part of its base's history", function()
     local x = leaf {1, 2, 3}
     local y = x * 2
@@ -470,6 +631,55 @@ describe("A change in place of", function()
     w.grad = nil
     room:sum():backward()
     holds({4, 6}, w.grad)
+  end)
+
+  it("floats by what does not depend on them ends their history", function()
+    for _, change in ipairs {
+      function(y) y:eq_(2) end, function(y) y:lt_(nn.ones(3)) end, function(y) y:logical_and_(y) end,
+      function(y) y:logical_not_() end, function(y) y:zero_() end, function(y) y:bernoulli_() end,
+    } do
+      local x = leaf {1, 2, 3}
+      local y = x * 2
+      change(y)
+      y:sum():backward()
+      holds({0, 0, 0}, x.grad)
+    end
+    assert.is_false(leaf({1, 2, 3}):eq(2).requires_grad)
+  end)
+
+  it("floats by random numbers has torch's names and defaults", function()
+    nn.manual_seed(1)
+    local x = nn.zeros(1000)
+    local share = x:bernoulli_():mean():item()
+    assert(share > 0.4 and share < 0.6, "p is 0.5 by default, whatever the values: " .. share)
+    holds({1, 1}, nn.full({2}, 7):bernoulli_(1))
+    x:uniform_({from = 3, to = 4})
+    assert(x:min():item() >= 3 and x:max():item() < 4)
+    fails(function() x:uniform_(2, 1) end, "uniform_: from (2) is above to (1)")
+  end)
+
+  it("a tensor by one of a wider type has the gradient of the types in between", function()
+    for _, op in ipairs {"maximum_", "minimum_", "clamp_"} do
+      local x, y = leaf({1, 2, 5}, "f32"), leaf({3, 1, 2}, "f64")
+      local z = x * 1
+      z[op](z, y)
+      local gx, gy = nn.grad((z * nn.tensor {1, 10, 100}):sum(), {x, y})
+      local first = op == "minimum_"
+      holds(first and {1, 0, 0} or {0, 10, 100}, gx)
+      holds(first and {0, 10, 100} or {1, 0, 0}, gy)
+    end
+    local x = leaf({1, 2, 4}, "f32")
+    holds({7, 3, 1}, nn.grad((x * 1):cumprod_(1, {dtype = "f64"}):mul(nn.tensor {1, 1, 0.5}):sum(), {x}))
+    local a, b = leaf({{1, 2}}, "f64"), leaf({{3}, {4}}, "f64")
+    local ga, gb = nn.grad((nn.ones(1, 1, {requires_grad = true}) * 1):addmm_(a, b):sum(), {a, b})
+    holds({{3, 4}}, ga)
+    holds({{1}, {2}}, gb)
+  end)
+
+  it("a strided tensor by a running sum", function()
+    local x = nn.ones(3, 2)
+    x:t():cumsum_(2)
+    holds({1, 1, 2, 2, 3, 3}, x:reshape(6))
   end)
 
   it("a part by a value that needs no gradient cuts the history there", function()
@@ -641,6 +851,33 @@ describe("A value that backward needs", function()
   end)
 end)
 
+describe("Anomaly detection", function()
+  local function message_of(f)
+    nn.detect_anomaly(true)
+    local _, message = pcall(f)
+    nn.detect_anomaly(false)
+    return message
+  end
+
+  it("names the op and the line that made the first NaN or infinity", function()
+    local x = leaf {0, 1}
+    local line = debug.getinfo(1, "l").currentline + 1
+    local message = message_of(function() return x:log() end)
+    assert.is_truthy(message:find("tensor_spec.lua:" .. line .. ": log: the result contains", 1, true), message)
+  end)
+
+  it("names the op whose gradient it is, and where that was recorded", function()
+    local x = leaf {0, 1}
+    local line = debug.getinfo(1, "l").currentline + 2
+    local message = message_of(function()
+      local y = x:sqrt()
+      y:sum():backward()
+    end)
+    assert.is_truthy(message:find("backward of sqrt %(recorded at [^:]*tensor_spec.lua:" .. line .. "%)"), message)
+    assert.is_nil(x.grad)
+  end)
+end)
+
 ---------------------------------------------------------------- gradients
 
 describe("backward", function()
@@ -684,6 +921,23 @@ describe("backward", function()
     local one = leaf {{5}};
     (one * 2):backward() -- one element in two dimensions
     holds({{2}}, one.grad)
+  end)
+
+  it("takes its options by position or by name, and no others", function()
+    local x = leaf {1, 2}
+    local y = x * x
+    y:backward(nn.ones(2), true) -- retain_graph
+    y:backward(nn.ones(2), nil, {retain_graph = true})
+    y:backward({gradient = nn.ones(2)})
+    holds({6, 12}, x.grad)
+    fails(function() (x * x):backward(nn.ones(2), false, false, 1) end, "takes at most 4 arguments, got 5",
+      "parentheses")
+    fails(function() (x * x):backward(nn.ones(2), {gradient = nn.ones(2)}) end, "gradient is given twice")
+    fails(function() (x * x):backward({retain = true}) end, "there is no option 'retain'", "retain_graph")
+    fails(function() (x * x):backward({nn.ones(2)}) end, "by name")
+    fails(function() (x * x):backward(3) end, "gradient must be a tensor, got 3")
+    fails(function() (x * x):sum():backward({retain_graph = 1}) end, "retain_graph must be true or false, got 1")
+    holds({6, 12}, x.grad)
   end)
 
   it("of a leaf gives it 1", function()
@@ -772,6 +1026,22 @@ describe("backward", function()
 end)
 
 describe("nn.grad", function()
+  it("takes torch's arguments by position or by name", function()
+    local x = leaf {2, 3}
+    holds({4, 60}, (nn.grad(x * x, x, nn.tensor {1, 10})))
+    holds({4, 60}, (nn.grad(x * x, {x}, {grad_outputs = nn.tensor {1, 10}})))
+    local y = (x * x):sum()
+    holds({4, 6}, (nn.grad(y, x, nil, true)))
+    local g, none = nn.grad(y, {x, leaf {1}}, nil, true, true, true)
+    assert.is_true(g.requires_grad)
+    assert.is_nil(none)
+    fails(function() nn.grad(y, x, {create_grph = true}) end, "did you mean 'create_graph'")
+    fails(function() nn.grad(y, x, {allow = true}) end, "there is no option 'allow'", "allow_unused")
+    fails(function() nn.grad(y, x, nil, nil, nil, nil, 1) end, "takes at most 6 arguments, got 7")
+    fails(function() nn.grad(nil, x) end, "grad: output must be a tensor, got nil")
+    fails(function() nn.grad(y) end, "grad: inputs must be a tensor or a list of tensors, got nil")
+  end)
+
   it("gives a result for each input and leaves .grad alone", function()
     local a, b = leaf {1, 2}, leaf {3, 4}
     local y = (a * b):sum()
@@ -826,6 +1096,17 @@ describe("nn.grad", function()
       y = nn.grad(y, {x}, {create_graph = order < 4})
       assert.is_true(math.abs(y:item() - wanted[order]) < 1e-9, order)
       assert.equal(order < 4, y.requires_grad)
+    end
+  end)
+
+  it("of a mean over labels that are all ignored is 0, as that of no labels", function()
+    for _, loss in ipairs {nn.F.cross_entropy, nn.F.nll_loss} do
+      for _, create in ipairs {false, true} do
+        local x = nn.ones(2, 3, {requires_grad = true})
+        local l = loss(x, {2, 2}, {ignore_index = 2})
+        assert(l:item() ~= l:item(), "a mean of nothing is NaN")
+        holds({{0, 0, 0}, {0, 0, 0}}, nn.grad(l, {x}, {create_graph = create}))
+      end
     end
   end)
 
@@ -974,16 +1255,16 @@ describe("A hook", function()
         if f then f(g) end
       end)
     end
-    local remove_a = add "a"
-    local remove_b, remove_d
-    remove_b = add("b", function()
-      remove_b()
-      remove_d()
+    local a = add "a"
+    local b, d
+    b = add("b", function()
+      b:remove()
+      d:remove()
     end)
     add "c"
-    remove_d = add "d"
-    remove_a()
-    remove_a();
+    d = add "d"
+    a:remove()
+    a:remove();
     (x * 2):sum():backward();
     (x * 2):sum():backward()
     assert.same({"b", "c", "c"}, calls)
@@ -1011,6 +1292,14 @@ describe("A hook", function()
     x:register_hook(function() error("late") end)
     fails(function() (x * w):sum():backward() end, "late")
     assert.is_true(x.grad == nil and w.grad == nil)
+  end)
+
+  it("that fails names its line once", function()
+    local x = leaf {1, 2}
+    x:register_hook(function() error("here") end)
+    local line = debug.getinfo(1, "l").currentline - 1
+    local _, message = pcall(function() x:sum():backward() end)
+    assert.is_truthy(message:find("^[^:]*tensor_spec.lua:" .. line .. ": here$"), message)
   end)
 
   it("must return a tensor like the gradient, or nil", function()

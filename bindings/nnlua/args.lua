@@ -182,8 +182,38 @@ local function read_options(owner, params, values, options)
 end
 
 local function too_many(owner, most, got)
+  if most == 0 then native.raise(("%s: takes no arguments, got %d"):format(owner, got)) end
   native.raise(("%s: takes at most %d argument%s, got %d; put a call that gives several results in parentheses, "
     .. "as in f((g(x)))"):format(owner, most, most == 1 and "" or "s", got))
+end
+
+--- Raises when more than `most` arguments are given; nils at the end do not count.
+---@param owner string
+---@param most integer
+---@param ... any
+function args.at_most(owner, most, ...)
+  local count = select("#", ...)
+  while count > most and (select(count, ...)) == nil do count = count - 1 end
+  if count > most then too_many(owner, most, count) end
+end
+
+--- Makes methods say what is wrong when they are called with a dot, net.train() for net:train(), or with more
+--- arguments than they take.
+---@param class table
+---@param example string
+---@param is_own fun(value: any): boolean
+---@param most table<string, integer> arguments besides self, by the method's name
+function args.guard_methods(class, example, is_own, most)
+  for name, limit in pairs(most) do
+    local method = class[name]
+    class[name] = function(self, ...)
+      if not is_own(self) then
+        native.raise(("%s: it is a method, call it with a colon, as in %s:%s()"):format(name, example, name))
+      end
+      if select("#", ...) > limit then args.at_most(name, limit, ...) end
+      return method(self, ...)
+    end
+  end
 end
 
 --- A function that reads (...) by a signature and returns the values in its order.
@@ -199,6 +229,10 @@ function args.reader(owner, signature)
   end
   return function(...)
     local values, count = {...}, select("#", ...)
+    local meta = type(values[1]) == "table" and getmetatable(values[1])
+    if type(meta) == "table" and meta.is_namespace then
+      native.raise(("%s: it is called with a dot, as in %s.%s(...)"):format(owner, meta.__name, owner))
+    end
     while count > 0 and values[count] == nil do count = count - 1 end
     local options
     if count > 0 and args.is_options(owner, values[count], count > required) then

@@ -27,12 +27,12 @@ local read = args.reader("compile", "f:any, fallback:flag=false")
 ---@param f F
 ---@param options {fallback: boolean?}? run f as it is where it cannot be captured
 ---@return F
-function captured.compile(f, options)
+function captured.compile(f, ...)
   local meta = getmetatable(f)
   if type(f) ~= "function" and not (type(meta) == "table" and meta.__call) then
     native.raise("compile: argument 1 must be a function, got " .. args.describe(f))
   end
-  local _, fallback = read(f, options)
+  local _, fallback = read(f, ...)
   return native.compiled(f, noting(f), fallback)
 end
 docs.add(captured.compile, "compile", "f:function, fallback:flag=false",
@@ -46,7 +46,8 @@ docs.add(captured.compile, "compile", "f:function, fallback:flag=false",
 --- A number that captured functions read afresh at each call: a 0-d f64 tensor, set by s:fill_(v).
 ---@param value number
 ---@return nnlua.Tensor
-function captured.scalar(value)
+function captured.scalar(value, ...)
+  args.at_most("scalar", 1, value, ...)
   if type(value) ~= "number" then native.raise("scalar: value must be a number, got " .. args.describe(value)) end
   return native.tensor(value, "f64")
 end

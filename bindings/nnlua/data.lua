@@ -105,7 +105,8 @@ local digits_test = 360 -- of 1797: every fifth
 --- 8 x 8, 10 classes; every fifth one is for testing.
 ---@return nnlua.ImageDataset train
 ---@return nnlua.ImageDataset test
-function data.digits()
+function data.digits(...)
+  args.at_most("digits", 0, ...)
   local images, labels = read_digits "images":unsqueeze(2), read_digits "labels":to("i64"):add_(1)
   local train, test = {}, {}
   for i = 1, images:size(1) do

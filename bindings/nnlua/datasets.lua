@@ -62,7 +62,8 @@ end)
 function TensorDataset:size() return self.tensors[1]:size(1) end
 
 ---@param i integer
-function TensorDataset:get(i)
+function TensorDataset:get(i, ...)
+  args.at_most("get", 1, i, ...)
   check_place(self, i)
   local values = {}
   for k, tensor in ipairs(self.tensors) do values[k] = tensor:select(1, i) end

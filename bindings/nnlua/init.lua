@@ -11,7 +11,7 @@ local nn = {}
 -- Tables whose unknown fields are errors that name the nearest known one.
 local function guarded(name, table_)
   return setmetatable(table_, {
-    __name = name,
+    __name = name, is_namespace = true,
     __index = function(_, key)
       local names = {}
       for known in pairs(table_) do
@@ -28,10 +28,13 @@ end
 ---------------------------------------------------------------- ops
 
 -- What the library itself needs of the binding and scripts do not.
-local internal = {capturing = true, compiled = true, live = true, mode_changed = true,
-  outside = true, methods = true, op = true, run_define = true, set_module_hooks = true, raise = true, nearest = true,
-  resource = true, caller_line = true, parameters = true, idx = true, npy = true, idx_bytes = true, ops = true,
-  op_names = true}
+local internal = {capturing = true, compiled = true, live = true, mode_changed = true, outside = true,
+  methods = true, op = true, run_define = true, set_module_hooks = true, raise = true, nearest = true,
+  resource = true, caller_line = true, parameters = true, become = true, idx = true, npy = true, idx_bytes = true,
+  ops = true, op_names = true}
+
+-- torch's method has its tensor first: x:where(condition, other).
+function native.methods.where(input, condition, other) return native.where(condition, input, other) end
 
 nn.functional = {}
 for name, value in pairs(native) do
@@ -65,7 +68,8 @@ nn.compile, nn.scalar = captured.compile, captured.scalar
 ---@generic T
 ---@param value T
 ---@return T
-function nn.detach(value)
+function nn.detach(value, ...)
+  args.at_most("detach", 1, value, ...)
   if native.is_tensor(value) then return native.detach(value) end
   if type(value) ~= "table" then
     native.raise("detach: argument 1 must be a tensor or a table of tensors, got " .. args.describe(value))

@@ -17,6 +17,9 @@ local function put_all(self, ...)
   local count = select("#", ...)
   if count == 1 and type(list[1]) == "table" and getmetatable(list[1]) == nil then
     list, count = list[1], #list[1]
+    if args.is_options(self.__name, list, false) then
+      raise(("%s: argument 1 must be a list of modules, got names"):format(self.__name))
+    end
   end
   for i = 1, count do
     local module = list[i]
@@ -29,6 +32,19 @@ local function put_all(self, ...)
   end
 end
 
+-- Subscripts of a container: negative ones count from the end; behind the end is nil, where ipairs stops.
+local function count_from_end(class)
+  function class.__index(self, key)
+    if math.type(key) ~= "integer" or key > 0 then return class[key] end
+    local place = #self + 1 + key
+    if key == 0 or place < 1 then
+      raise(("%s: position %d is out of range: there are positions 1 to %d (or -%d to -1)"):format(class.__name, key,
+        #self, #self))
+    end
+    return rawget(self, place)
+  end
+end
+
 ---@class nnlua.Sequential : nnlua.Module
 ---@overload fun(...: nnlua.Module): nnlua.Sequential
 layers.Sequential = define("Sequential", "modules:any",
@@ -36,6 +52,7 @@ layers.Sequential = define("Sequential", "modules:any",
   .. "net:append(module) work as expected.", "nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1))")
 local Sequential = layers.Sequential
 
+count_from_end(Sequential)
 Sequential.init = put_all
 
 function Sequential:forward(input)
@@ -45,7 +62,8 @@ end
 
 --- Adds a module at the end.
 ---@param module nnlua.Module
-function Sequential:append(module)
+function Sequential:append(module, ...)
+  args.at_most("append", 1, module, ...)
   if type(module) ~= "table" or not module.is_module then
     raise("append: argument 1 must be a module, got " .. args.describe(module))
   end
@@ -59,6 +77,7 @@ layers.ModuleList = define("ModuleList", "modules:any?",
   "A list of modules that a module holds; a plain Lua list in a field does as well.",
   "nn.ModuleList{nn.Linear(2, 3), nn.Linear(3, 1)}")
 local ModuleList = layers.ModuleList
+count_from_end(ModuleList)
 ModuleList.init = put_all
 ModuleList.append = Sequential.append
 
@@ -159,7 +178,13 @@ local Unflatten, read_unflatten = define("Unflatten", "dim:int, unflattened_size
   "Makes one dimension several, of the given sizes; -1 infers one.", "nn.Unflatten(2, {3, 4})(nn.zeros(2, 12))")
 layers.Unflatten = Unflatten
 
-function Unflatten:init(...) self.dim, self.unflattened_size = read_unflatten(...) end
+function Unflatten:init(dim, ...)
+  if type((...)) == "number" then -- sizes one by one
+    self.dim, self.unflattened_size = read_unflatten(dim, {...})
+  else
+    self.dim, self.unflattened_size = read_unflatten(dim, ...)
+  end
+end
 function Unflatten:forward(input) return native.unflatten(input, self.dim, self.unflattened_size) end
 function Unflatten:extra_repr()
   return ("dim=%d, unflattened_size={%s}"):format(self.dim, table.concat(self.unflattened_size, ", "))

@@ -1,7 +1,8 @@
 --- nn.data.Loader: batches of a dataset, in order or shuffled.
 ---
 --- A dataset is anything with ds:size() and ds:get(i), which gives one or more values.  Tensors are stacked,
---- integers collate to i64, floats to f32, booleans to bool, lists of numbers to a row each; other values give lists.
+--- integers collate to i64, floats to f32, booleans to bool, lists of numbers to a row each, keyed tables to a table of
+--- such; other values give lists.
 --- A dataset may have ds:fetch(positions) besides, which gives whole batches at once.
 local args = require "nnlua.args"
 local docs = require "nnlua.docs"
@@ -27,7 +28,25 @@ docs.add(Loader, "data.Loader", signature,
 
 ---------------------------------------------------------------- collating
 
-local function collate_one(values)
+local collate_one
+
+-- {x = ..., y = ...} a sample: a table with a batch for each key of the first.
+local function collate_keyed(values)
+  local batch = {}
+  for key in pairs(values[1]) do
+    local column = {}
+    for i, value in ipairs(values) do
+      column[i] = type(value) == "table" and value[key]
+      if column[i] == nil or type(value) ~= "table" then
+        raise(("Loader: sample %d of the batch has no '%s', but the first has"):format(i, tostring(key)))
+      end
+    end
+    batch[key] = collate_one(column)
+  end
+  return batch
+end
+
+function collate_one(values)
   local first = values[1]
   if native.is_tensor(first) then
     for i, value in ipairs(values) do
@@ -47,6 +66,9 @@ local function collate_one(values)
       end
     end
     return native.tensor(values, integers and "i64" or "f32")
+  end
+  if type(first) == "table" and getmetatable(first) == nil and type(next(first)) == "string" then
+    return collate_keyed(values)
   end
   return values
 end
@@ -94,8 +116,18 @@ local function construct(_, ...)
   return self
 end
 
+-- How many samples there are.
+local function size_of(self)
+  local given = self.dataset:size()
+  local size = type(given) == "number" and math.tointeger(given)
+  if not size or size < 0 then
+    raise("Loader: the dataset's size() must give an integer, 0 or more, got " .. args.describe(given))
+  end
+  return size
+end
+
 function Loader:__len()
-  local n = self.dataset:size()
+  local n = size_of(self)
   return self.drop_last and n // self.batch_size or (n + self.batch_size - 1) // self.batch_size
 end
 
@@ -108,7 +140,13 @@ local function batch(self, order, first, last)
   local samples = {}
   local places = order and order:narrow(1, first, last - first + 1):totable()
   for i = first, last do
-    samples[#samples + 1] = table.pack(ds:get(places and places[i - first + 1] or i))
+    local place = places and places[i - first + 1] or i
+    local sample = table.pack(ds:get(place))
+    if sample[1] == nil then
+      raise(("Loader: the dataset's get(%d) gives %s, but a value is wanted"):format(place,
+        sample.n == 0 and "nothing" or "nil"))
+    end
+    samples[#samples + 1] = sample
   end
   return (self.collate or collate_samples)(samples)
 end
@@ -116,7 +154,7 @@ end
 --- Goes through the batches of one epoch: for x, y in loader:batches() do
 ---@return fun(): ...
 function Loader:batches()
-  local n, size = self.dataset:size(), self.batch_size
+  local n, size = size_of(self), self.batch_size
   local order
   if self.shuffle then order = order_of(self.seed, self.epoch, n) end
   self.epoch = self.epoch + 1
@@ -132,5 +170,13 @@ end
 --- From which epoch the order of the next batches() is; a resumed training sets it.
 ---@param epoch integer
 function Loader:set_epoch(epoch) self.epoch = epoch end
+
+-- for x, y in loader do: batches() is what was meant.
+function Loader.__call()
+  raise "Loader: loop over its batches, as in: for x, y in loader:batches() do"
+end
+
+args.guard_methods(Loader, "loader", function(value) return getmetatable(value) == Loader end,
+  {batches = 0, set_epoch = 1})
 
 return setmetatable(Loader, {__call = construct, __name = "class Loader"})

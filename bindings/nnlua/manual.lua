@@ -9,17 +9,20 @@ manual.functions = {
     "A tensor of a number, a boolean or a (nested) list of them: f32, bool for booleans, or dtype (f32, f64, "
       .. "i64, i32, u8, "
       .. "bool).", 'nn.tensor({{1, 2}, {3, 4}}, "f64")',
-    "data any; dtype nnlua.dtype|{dtype: nnlua.dtype?, requires_grad: boolean?}?", "nnlua.Tensor"},
+    "data any; dtype nnlua.dtype|{dtype: nnlua.dtype?, requires_grad: boolean?}?; requires_grad boolean?",
+    "nnlua.Tensor"},
   {"is_tensor", "nn.is_tensor(value)", "Whether the value is a tensor.", "nn.is_tensor(nn.zeros(2))", "value any",
     "boolean"},
-  {"grad", "nn.grad(output, {inputs}, [gradient], retain_graph = false, create_graph = false, allow_unused = false)",
+  {"grad",
+    "nn.grad(output, {inputs}, [grad_outputs], retain_graph = false, create_graph = false, allow_unused = false)",
     "The gradient of output with respect to each input, a result for each; .grad stays as it is.  create_graph: the "
       .. "results can be differentiated again.  allow_unused: nil instead of an error for an input that output "
         .. "does not "
-      .. "depend on.  gradient: what flows into an output of more than one element.",
+      .. "depend on.  grad_outputs: what flows into an output of more than one element.",
     "local x = nn.tensor({2, 3}, {requires_grad = true}); return nn.grad((x ^ 3):sum(), {x})",
-    "output nnlua.Tensor; inputs nnlua.Tensor|nnlua.Tensor[]; gradient nnlua.Tensor?; "
-      .. "options {retain_graph: boolean?, create_graph: boolean?, allow_unused: boolean?}?", "nnlua.Tensor ..."},
+    "output nnlua.Tensor; inputs nnlua.Tensor|nnlua.Tensor[]; grad_outputs nnlua.Tensor|{grad_outputs: nnlua.Tensor?, "
+      .. "retain_graph: boolean?, create_graph: boolean?, allow_unused: boolean?}?; retain_graph boolean?; "
+      .. "create_graph boolean?; allow_unused boolean?", "nnlua.Tensor ..."},
   {"no_grad", "nn.no_grad(f, ...)",
     "Calls f(...) without recording for gradients, and returns its results.  The mode comes back on error, too; "
       .. "f may not "
@@ -89,14 +92,15 @@ manual.methods = {
       .. "of more elements.  retain_graph: the graph can be gone through again.",
     "local w = nn.tensor({1, 2}, {requires_grad = true}); (w ^ 2):sum():backward(); return w.grad",
     "gradient nnlua.Tensor|{gradient: nnlua.Tensor?, retain_graph: boolean?, create_graph: boolean?}?; "
-      .. "options {retain_graph: boolean?, create_graph: boolean?}?", ""},
+      .. "retain_graph boolean?; create_graph boolean?", ""},
   {"detach", "x:detach()", "The same values in the same memory, without their history.", "nn.ones(2):detach()", "",
     "nnlua.Tensor"},
   {"requires_grad_", "x:requires_grad_(on = true)", "Asks for gradients of a leaf, and returns it.",
     "nn.ones(2):requires_grad_()", "on boolean?", "nnlua.Tensor"},
   {"register_hook", "x:register_hook(f)",
-    "f(gradient) is called with the gradient of x during backward; what it returns takes its place.  The result is "
-      .. "a function that takes the hook away.", nil, "f fun(gradient: nnlua.Tensor): nnlua.Tensor?", "fun()"},
+    "f(gradient) is called with the gradient of x during backward; what it returns takes its place.  handle:remove() "
+      .. "takes the hook away, handle being the result.", nil, "f fun(gradient: nnlua.Tensor): nnlua.Tensor?",
+    "{remove: fun(self: table)}"},
   {"item", "x:item()", "The only element as a Lua float, integer or boolean.", "nn.tensor({7}):item()", "",
     "number|boolean"},
   {"totable", "x:totable()", "The elements as nested lists.", "#nn.ones(2, 3):totable()", "", "any"},

@@ -33,6 +33,10 @@ local function check_surplus(most, ...)
   local got = select("#", ...)
   while got > 0 and (select(got, ...)) == nil do got = got - 1 end
   if got <= most then return end
+  if most < 1 then
+    raise(("its forward function takes no input besides self, got %d; with a colon, as in function Net:forward(x), "
+      .. "self stands by itself"):format(got))
+  end
   raise(("takes at most %d input%s, got %d; put a call that gives several results in parentheses, as in net((lstm(x)))")
     :format(most, most == 1 and "" or "s", got))
 end
@@ -99,7 +103,8 @@ end
 --- A class of modules with its own `init` and `forward`.
 ---@param name string
 ---@return table
-function Module:subclass(name)
+function Module:subclass(name, ...)
+  args.at_most("subclass", 1, name, ...)
   if type(name) ~= "string" then
     raise("subclass: name must be a string, got " .. args.describe(name) .. '; as in nn.Module:subclass "Net"')
   end
@@ -123,31 +128,37 @@ end
 
 ---------------------------------------------------------------- what a module holds
 
+local read_parameter = args.reader("Parameter", "data:any, requires_grad:flag=true")
+
 --- Marks a tensor as a parameter: a leaf that requires a gradient and shares the tensor's memory.
 ---@param tensor nnlua.Tensor
----@param requires_grad boolean? true
+---@param requires_grad boolean|{requires_grad: boolean?}? true
 ---@return nnlua.Tensor
-function Module.Parameter(tensor, requires_grad)
+function Module.Parameter(tensor, requires_grad, ...)
   if not native.is_tensor(tensor) then
     raise("Parameter: argument 1 must be a tensor, got " .. args.describe(tensor))
   end
+  local _, on = read_parameter(tensor, requires_grad, ...)
   local parameter = tensor:detach()
-  if requires_grad ~= false then parameter.requires_grad = true end
+  if on then parameter.requires_grad = true end
   tree.mark(parameter)
   return parameter
 end
 
+local read_persistent = args.reader("register_buffer", "name:any, tensor:any?, persistent:flag=true")
+
 --- A tensor that belongs to the module's state without being trained.
 ---@param name string
 ---@param tensor nnlua.Tensor?
----@param persistent boolean? true: part of state_dict()
-function Module:register_buffer(name, tensor, persistent)
+---@param persistent boolean|{persistent: boolean?}? true: part of state_dict()
+function Module:register_buffer(name, tensor, persistent, ...)
   if type(name) ~= "string" then raise("register_buffer: name must be a string, got " .. args.describe(name)) end
   if tensor ~= nil and not native.is_tensor(tensor) then
     raise(("register_buffer: '%s' must be a tensor, got %s"):format(name, args.describe(tensor)))
   end
+  local _, _, kept = read_persistent(name, tensor, persistent, ...)
   self[name] = tensor
-  self._buffers[name] = persistent ~= false
+  self._buffers[name] = kept
 end
 
 -- Lists of {name, value}, each value once.
@@ -294,6 +305,14 @@ end
 
 ---------------------------------------------------------------- changing
 
+-- A boolean argument, true by default.
+local function flag(owner, name, value)
+  if value ~= nil and type(value) ~= "boolean" then
+    raise(("%s: %s must be true or false, got %s"):format(owner, name, args.describe(value)))
+  end
+  return value ~= false
+end
+
 local function set_mode(self, training)
   walk(self, {module = function(_, module) rawset(module, "training", training) end})
   native.mode_changed()
@@ -302,7 +321,7 @@ end
 
 --- Training mode for this module and all within: dropout drops.
 ---@param mode boolean? true
-function Module:train(mode) return set_mode(self, mode ~= false) end
+function Module:train(mode) return set_mode(self, flag("train", "mode", mode)) end
 --- The mode for using what was learned.
 function Module:eval() return set_mode(self, false) end
 
@@ -316,13 +335,15 @@ end
 --- Freezes (false) or thaws all parameters.
 ---@param on boolean? true
 function Module:requires_grad_(on)
-  walk(self, {parameter = function(_, p) p.requires_grad = on ~= false end})
+  on = flag("requires_grad_", "on", on)
+  walk(self, {parameter = function(_, p) p.requires_grad = on end})
   return self
 end
 
 --- Calls f(module) for every module within, the innermost first, and this one last.
 ---@param f fun(module: nnlua.Module)
 function Module:apply(f)
+  if type(f) ~= "function" then raise("apply: f must be a function of a module, got " .. args.describe(f)) end
   local seen = {}
   local function enter(module)
     if seen[module] then return end
@@ -334,32 +355,31 @@ function Module:apply(f)
   return self
 end
 
---- Brings parameters and buffers of a floating type to "f32" or "f64".  Optimizers are made after it: the
---- parameters are new tensors.
+--- Brings parameters, their gradients and buffers of a floating type to "f32" or "f64".  The parameters stay the ones
+--- that optimizers know.
 ---@param dtype "f32"|"f64"
 function Module:to(dtype)
   if dtype ~= "f32" and dtype ~= "f64" then
     raise('to: dtype of a module can be "f32" or "f64", got ' .. args.describe(dtype))
   end
-  local made = {}
-  local function convert(tensor, parameter)
-    if tensor.dtype == dtype or (tensor.dtype ~= "f32" and tensor.dtype ~= "f64") then return tensor end
-    if not made[tensor] then
-      local value = tensor:detach():to(dtype)
-      if parameter then
-        value = Module.Parameter(value, tensor.requires_grad)
-        tree.mark(value, tensor)
-      end
-      made[tensor] = value
-    end
-    return made[tensor]
+  local function other(tensor) return tensor.dtype ~= dtype and (tensor.dtype == "f32" or tensor.dtype == "f64") end
+  -- everything is made before anything is changed
+  local parameters, buffers, made = {}, {}, {}
+  local function convert_parameter(_, parameter)
+    if parameters[parameter] or not other(parameter) then return end
+    local value = parameter:detach():to(dtype)
+    value.requires_grad = parameter.requires_grad
+    if parameter.grad then value.grad = parameter.grad:to(dtype) end
+    parameters[parameter] = value
   end
-  local changes = {}
-  walk(self, {
-    parameter = function(_, p, holder, key) changes[#changes + 1] = {holder, key, convert(p, true)} end,
-    buffer = function(_, b, holder, key) changes[#changes + 1] = {holder, key, convert(b, false)} end,
-  })
-  for _, change in ipairs(changes) do rawset(change[1], change[2], change[3]) end
+  local function convert_buffer(_, buffer, holder, key)
+    if not other(buffer) then return end
+    made[buffer] = made[buffer] or buffer:detach():to(dtype)
+    buffers[#buffers + 1] = {holder, key, made[buffer]}
+  end
+  walk(self, {parameter = convert_parameter, buffer = convert_buffer})
+  for parameter, value in pairs(parameters) do native.become(parameter, value) end
+  for _, change in ipairs(buffers) do rawset(change[1], change[2], change[3]) end
   return self
 end
 
@@ -418,5 +438,10 @@ Module.__tostring = show
 ---@param ... any
 ---@return string
 function Module:summary(...) return require "nnlua.summary"(self, ...) end
+
+args.guard_methods(Module, "net", tree.is_module, {parameters = 0, named_parameters = 0, buffers = 0,
+  named_buffers = 0, modules = 0, named_modules = 0, children = 0, named_children = 0, state_dict = 1,
+  load_state_dict = 2, save = 2, load = 1, train = 1, eval = 0, zero_grad = 0, requires_grad_ = 1, apply = 1, to = 1,
+  clone = 0, summary = math.huge})
 
 return Module

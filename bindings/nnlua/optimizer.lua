@@ -41,6 +41,7 @@ local function check_params(optimizer, params, seen)
     raise(("%s: params must be a list of tensors, as net:parameters() gives, got %s"):format(name,
       args.describe(params)))
   end
+  args.is_options(name, params, false) -- a mixture is an error
   for i, tensor in ipairs(params) do
     if not native.is_tensor(tensor) then
       raise(("%s: parameter %d must be a tensor, got %s"):format(name, i, args.describe(tensor)))
@@ -99,7 +100,10 @@ local function construct(class, ...)
     for _, group in ipairs(params) do self:add_param_group(group) end
   else
     check_params(self, params, {})
-    if #params == 0 then raise(class.__name .. ": params is an empty list") end
+    if #params == 0 then
+      raise(class.__name .. ": params is an empty list; a module has the parameters of what is in its fields, "
+        .. "as in self.layer = nn.Linear(2, 1)")
+    end
     self:add_param_group {params = params}
   end
   return self
@@ -279,6 +283,10 @@ function Optimizer:__tostring()
   return table.concat(lines, "\n")
 end
 
+args.guard_methods(Optimizer, "optimizer", function(value)
+  return type(value) == "table" and rawget(value, "param_groups") ~= nil
+end, {step = 1, zero_grad = 1, state_dict = 1, load_state_dict = 1, add_param_group = 1})
+
 ---------------------------------------------------------------- kinds
 
 --- Makes a kind of optimizer.
@@ -293,6 +301,13 @@ end
 function Optimizer.define(name, signature, kind)
   local class = {__name = name, __tostring = Optimizer.__tostring}
   class.__index = class
+  -- opt.lr = 0.1 would change nothing
+  function class.__newindex(self, key, value)
+    if class.known[key] then
+      raise(("%s: %s belongs to the groups: optimizer.param_groups[1].%s = ..."):format(name, key, key))
+    end
+    rawset(self, key, value)
+  end
   for _, key in ipairs {"kept", "start", "check", "move"} do class[key] = kind[key] end
   local whole = "params:any, " .. signature
   class.read = args.reader(name, whole)
@@ -313,7 +328,10 @@ end
 function Optimizer.at_least_0(names)
   return function(group, owner)
     for _, name in ipairs(names) do
-      if group[name] < 0 then raise(("%s: %s must be 0 or more, got %s"):format(owner, name, group[name])) end
+      local value = group[name]
+      if value < 0 or value ~= value then
+        raise(("%s: %s must be 0 or more, got %s"):format(owner, name, value))
+      end
     end
   end
 end

@@ -53,6 +53,10 @@ function LRScheduler:load_state_dict(dict)
   self.last_epoch, self.base_lrs = math.tointeger(dict.last_epoch:item()), dict.base_lrs:totable()
 end
 
+args.guard_methods(LRScheduler, "scheduler", function(value)
+  return type(value) == "table" and rawget(value, "base_lrs") ~= nil
+end, {step = 0, get_last_lr = 0, state_dict = 0, load_state_dict = 1})
+
 local function construct(class, ...)
   local values = {class.read(...)}
   local optimizer = values[1]

@@ -21,6 +21,7 @@ local function read_part(part, classes, methods)
         names[line:match "^local ([%w_]+)" or line:match "^([%w_.]+) =" or class] = class
         classes[class] = {name = class, parent = parent, lines = block}
       elseif owner and names[owner] and #block > 0 and not name:find "^__" then
+        args = args:gsub(", %.%.%.$", "") -- only looks whether there are too many
         methods[#methods + 1] = {class = names[owner], dot = dot, name = name, args = args, lines = block}
       end
       if #block > 0 then block = {} end

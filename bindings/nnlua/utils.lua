@@ -2,6 +2,7 @@
 local args = require "nnlua.args"
 local docs = require "nnlua.docs"
 local native = require "nnlua.native"
+local tree = require "nnlua.tree"
 
 local utils = {}
 local raise = native.raise
@@ -9,10 +10,15 @@ local clip_grad_norm = native.op "clip_grad_norm"
 
 local function list_of(name, parameters)
   if native.is_tensor(parameters) then return {parameters} end
+  if tree.is_module(parameters) then
+    raise(("%s: parameters must be a list of tensors, got a %s; pass net:parameters()"):format(name,
+      parameters.__name))
+  end
   if type(parameters) ~= "table" then
     raise(("%s: parameters must be a list of tensors, as net:parameters() gives, got %s"):format(name,
       args.describe(parameters)))
   end
+  args.is_options(name, parameters, false) -- a mixture is an error
   for i, p in ipairs(parameters) do
     if not native.is_tensor(p) then
       raise(("%s: parameter %d must be a tensor, got %s"):format(name, i, args.describe(p)))
@@ -71,7 +77,8 @@ docs.add(utils.clip_grad_value_, "utils.clip_grad_value_", value_signature,
 --- All parameters as one vector.
 ---@param parameters nnlua.Tensor[]
 ---@return nnlua.Tensor
-function utils.parameters_to_vector(parameters)
+function utils.parameters_to_vector(parameters, ...)
+  args.at_most("parameters_to_vector", 1, parameters, ...)
   local flat = {}
   for i, p in ipairs(list_of("parameters_to_vector", parameters)) do flat[i] = p:reshape(-1) end
   return native.cat(flat, 1)
@@ -82,7 +89,8 @@ docs.add(utils.parameters_to_vector, "utils.parameters_to_vector", "parameters:a
 --- Writes a vector's elements into the parameters.
 ---@param vector nnlua.Tensor
 ---@param parameters nnlua.Tensor[]
-function utils.vector_to_parameters(vector, parameters)
+function utils.vector_to_parameters(vector, parameters, ...)
+  args.at_most("vector_to_parameters", 2, vector, parameters, ...)
   if not native.is_tensor(vector) then
     raise("vector_to_parameters: vector must be a tensor, got " .. args.describe(vector))
   end

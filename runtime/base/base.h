@@ -121,13 +121,20 @@ static inline bool nnl_add_size(int64_t a, int64_t b, int64_t *out)
  * parallel-for); runs on the caller alone if count is 1, threads is 1, or it is called from within a task.
  * Polls the cancel flag before each chunk and then returns NNL_ECANCELLED, with chunks left out.  Chunks
  * must be fixed by shapes, never by the number of threads, wherever that could change a bit.  Tasks
- * allocate nothing and do not fail; the floating-point state is set to its defaults in workers. */
+ * allocate nothing and do not fail; the floating-point state is set to its defaults in workers.
+ * A request that came while the last chunks ran counts, too: long ones may look with nnl_is_cancelled()
+ * and leave the rest undone. */
 nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *context, int64_t i), void *context);
 
 /* The pool of a runtime with more than one thread; its workers are started by the first nnl_parallel(). */
 nnl_status nnl_pool_new(nnl_runtime *rt);
 void nnl_pool_free(nnl_runtime *rt); /* ends the workers; NULL pool is allowed */
 
+/* Whether the running call is to stop.  Stays so until the request is taken. */
+static inline bool nnl_is_cancelled(const nnl_runtime *rt)
+{
+    return NNL_UNLIKELY(atomic_load_explicit(&rt->cancelled, memory_order_relaxed)) && !rt->hold_cancel;
+}
 /* Takes the cancel request: NNL_ECANCELLED once, else NNL_OK. */
 nnl_status nnl_poll_cancel(nnl_runtime *rt);
 
@@ -174,7 +181,7 @@ int nnl_format_float(char *buffer, size_t size, float value);
  * there is none. */
 const char *nnl_parse_double(const char *text, const char *end, double *out);
 const char *nnl_parse_int(const char *text, const char *end, int64_t *out);
-/* Edit distance, for "did you mean": the nearest of n names to word, or NULL when none is near. */
+/* For "did you mean": the nearest of n names to word by edit distance, else one that begins with it, or NULL. */
 const char *nnl_nearest(const char *word, const char *const *names, int n);
 
 #endif

@@ -42,6 +42,7 @@ static nnl_status read_config(const nnl_runtime_config *config, nnl_runtime_conf
 
 nnl_status nnl_runtime_new(const nnl_runtime_config *config, nnl_runtime **out)
 {
+    if (!out) return NNL_EINVAL;
     *out = NULL;
     nnl_runtime_config c;
     NNL_TRY(read_config(config, &c));

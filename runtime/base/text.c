@@ -308,6 +308,18 @@ static int edit_distance(const char *a, int a_length, const char *b, int b_lengt
     return last[b_length];
 }
 
+/* The shortest name that goes on where the word ends; an abbreviation is three letters at least. */
+static const char *continued(const char *word, int length, const char *const *names, int n)
+{
+    const char *best = NULL;
+    for (int i = 0; i < n && length >= 3; i++) {
+        int same = 0;
+        while (same < length && lower(word[same]) == lower(names[i][same])) same++;
+        if (same == length && (!best || strlen(names[i]) < strlen(best))) best = names[i];
+    }
+    return best;
+}
+
 const char *nnl_nearest(const char *word, const char *const *names, int n)
 {
     size_t length = strlen(word);
@@ -325,5 +337,5 @@ const char *nnl_nearest(const char *word, const char *const *names, int n)
             nearest = names[i];
         }
     }
-    return nearest;
+    return nearest ? nearest : continued(word, word_length, names, n);
 }

@@ -74,14 +74,12 @@ static size_t pool_bytes(int workers)
 /* Takes grain after grain until nothing is left; the cancel flag is looked at before every task. */
 static void work_on(job *j)
 {
-    atomic_bool *request = &j->rt->cancelled;
     for (;;) {
         int64_t i = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
         if (i >= j->count) return;
         int64_t end = NNL_MIN(i + j->grain, j->count);
         for (; i < end; i++) {
-            if (NNL_UNLIKELY(atomic_load_explicit(request, memory_order_relaxed) &&
-                             !j->rt->hold_cancel)) {
+            if (nnl_is_cancelled(j->rt)) {
                 atomic_store_explicit(&j->cancelled, true, memory_order_relaxed);
                 return;
             }
@@ -94,8 +92,7 @@ static void work_on(job *j)
 static void host_task(void *context, int64_t i)
 {
     job *j = context;
-    if (NNL_UNLIKELY(atomic_load_explicit(&j->rt->cancelled, memory_order_relaxed) &&
-                     !j->rt->hold_cancel)) {
+    if (nnl_is_cancelled(j->rt)) {
         atomic_store_explicit(&j->cancelled, true, memory_order_relaxed);
         return;
     }
@@ -353,8 +350,7 @@ static bool run_alone(nnl_runtime *rt, int64_t count, void (*task)(void *context
                       void *context)
 {
     for (int64_t i = 0; i < count; i++) {
-        if (NNL_UNLIKELY(atomic_load_explicit(&rt->cancelled, memory_order_relaxed) && !rt->hold_cancel))
-            return true;
+        if (nnl_is_cancelled(rt)) return true;
         task(context, i);
     }
     return false;
@@ -385,7 +381,8 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
         left_out = run_alone(rt, count, task, context);
     }
     rt->in_parallel = false;
-    return NNL_UNLIKELY(left_out) ? take_cancel(rt) : NNL_OK;
+    /* a task may have looked, too, and have left the rest of its own work */
+    return NNL_UNLIKELY(left_out || nnl_is_cancelled(rt)) ? take_cancel(rt) : NNL_OK;
 }
 
 void nnl_pool_hold(nnl_runtime *rt, bool on)

@@ -151,6 +151,19 @@ static nnl_status check_inputs(visit *v, const nnl_request *request)
     return NNL_OK;
 }
 
+/* The type to which a reduction brings its input first, where the call names one: torch's option dtype. */
+static nnl_status cast_input(visit *v, const nnl_request *request)
+{
+    nnl_call *c = &v->call;
+    int place = 0;
+    while (c->sig->attr[place]->type != NNL_T_DTYPE) place++;
+    if (!c->in[0] || place >= request->n_attr || !nnl_given(&request->attr[place])) return NNL_OK;
+    nnl_dtype dtype = (nnl_dtype)request->attr[place].as.i;
+    if (!(takes[param_of(c, 0)->type] >> dtype & 1u))
+        return nnl_call_fail(c, NNL_ETYPE, "dtype must be f32 or f64, got %s", nnl_dtype_name(dtype));
+    return c->in[0]->dtype == dtype ? NNL_OK : convert(v, 0, dtype);
+}
+
 static int category(nnl_dtype d) { return d == NNL_BOOL ? 0 : nnl_is_int(d) ? 1 : 2; }
 
 /* The common type, by torch's rule: tensors with dimensions decide, then those without, then numbers; a later
@@ -158,7 +171,8 @@ static int category(nnl_dtype d) { return d == NNL_BOOL ? 0 : nnl_is_int(d) ? 1 
 static bool common_type(const nnl_call *c, const nnl_request *request, nnl_dtype *out)
 {
     int with = -1, without = -1, number = -1;
-    bool real = false;
+    bool rounded = request->n_attr > 0 && nnl_given(&request->attr[0]) && request->attr[0].as.i != 0;
+    bool real = c->op->traits & NNL_TRUE_QUOTIENT && !rounded;
     for (int i = 0; i < c->n_in; i++) {
         const nnl_param *p = param_of(c, i);
         if (p->type == NNL_T_BOOL || p->type == NNL_T_INDEX) continue;
@@ -183,11 +197,34 @@ static bool common_type(const nnl_call *c, const nnl_request *request, nnl_dtype
     return true;
 }
 
+/* A bound beyond an integer type bounds nothing, and must not wrap around. */
+static nnl_value saturated(nnl_dtype dtype, nnl_value number)
+{
+    const int64_t lowest = dtype == NNL_U8 ? 0 : INT32_MIN, highest = dtype == NNL_U8 ? UINT8_MAX : INT32_MAX;
+    if ((dtype != NNL_U8 && dtype != NNL_I32) || number.kind != NNL_KIND_INT) return number;
+    return V_INT(NNL_MAX(lowest, NNL_MIN(highest, number.as.i)));
+}
+
+/* The common type is input 0's: a number takes it, a tensor of a higher category would lose what it says. */
+static nnl_status first_type(nnl_call *c, nnl_dtype *out)
+{
+    *out = (nnl_dtype)c->in[0]->dtype;
+    for (int i = 1; i < c->n_in; i++) {
+        const nnl_param *p = param_of(c, i);
+        if (!c->in[i] || p->type == NNL_T_BOOL || p->type == NNL_T_INDEX) continue;
+        if (category((nnl_dtype)c->in[i]->dtype) > category(*out))
+            return nnl_call_fail(c, NNL_ETYPE, "%s is %s and cannot be written into a tensor of %s", p->name,
+                                 nnl_dtype_name((nnl_dtype)c->in[i]->dtype), nnl_dtype_name(*out));
+    }
+    return NNL_OK;
+}
+
 static nnl_status promote(visit *v, const nnl_request *request)
 {
     nnl_call *c = &v->call;
     nnl_dtype common;
     if (!common_type(c, request, &common)) return NNL_OK;
+    if (c->op->traits & NNL_FIRST_TYPE) NNL_TRY(first_type(c, &common));
     for (int i = 0; i < c->n_in; i++) {
         const nnl_param *p = param_of(c, i);
         if (p->type == NNL_T_BOOL || p->type == NNL_T_INDEX) continue;
@@ -195,7 +232,8 @@ static nnl_status promote(visit *v, const nnl_request *request)
             if (c->in[i]->dtype != common) NNL_TRY(convert(v, i, common));
         } else if (request->numbers && nnl_given(&request->numbers[i])) {
             nnl_tensor *number;
-            NNL_TRY(nnl_tensor_scalar(c->rt, common, request->numbers[i], &number));
+            bool bound = c->op->traits & NNL_SATURATE;
+            NNL_TRY(nnl_tensor_scalar(c->rt, common, bound ? saturated(common, request->numbers[i]) : request->numbers[i], &number));
             NNL_TRY(own(v, i, number));
         }
     }
@@ -212,7 +250,8 @@ static nnl_status one_dim(nnl_call *c, const nnl_param *p, int ndim, int64_t giv
     if (dim < 0 || dim >= range) {
         int base = c->index_base;
         char text[NNL_NAMED_TEXT];
-        const char *input = c->n_in > 0 && c->in[0] ? nnl_call_input_text(c, 0, text) : "the result";
+        bool of_input = p->type != NNL_T_NEWDIM && c->n_in > 0 && c->in[0];
+        const char *input = of_input ? nnl_call_input_text(c, 0, text) : "the result";
         return nnl_call_fail(c, NNL_EINVAL, "%s is %lld, but %s has dimensions %d to %d (or -%d to -1)", p->name,
                              (long long)(given < 0 ? given : given + base), input, base, range - 1 + base, range);
     }
@@ -264,7 +303,7 @@ static nnl_status allocate(nnl_call *c)
     for (int i = 0; i < c->n_out; i++) {
         const nnl_spec *spec = &c->spec[i];
         if (c->out[i]) continue; /* infer handed on an input */
-        if (!spec->view) NNL_TRY(nnl_shape_check(c->rt, c->op->name, spec->dtype, spec->ndim, spec->shape));
+        NNL_TRY(nnl_shape_check(c->rt, c->op->name, spec->dtype, spec->ndim, spec->shape));
         NNL_TRY(nnl_tensor_make(c->rt, spec, c->in[0], &c->out[i]));
         if (spec->view) {
             nnl_tensor *root = c->in[0]->base ? c->in[0]->base : c->in[0];
@@ -292,9 +331,12 @@ static void drop_results(nnl_call *c)
     }
 }
 
+/* A comparison in place of floats leaves nothing of what they were: its gradient, zeros, ends their history. */
+static bool ends_history(const nnl_call *c) { return c->inplace && c->op->grad && nnl_is_float((nnl_dtype)c->in[0]->dtype); }
+
 static bool is_tracked(const nnl_call *c)
 {
-    if (!c->rt->engine->grad_enabled || c->op->no_grad) return false;
+    if (!c->rt->engine->grad_enabled || (c->op->no_grad && !ends_history(c))) return false;
     for (int i = 0; i < c->n_in; i++) {
         if (c->in[i] && nnl_tracks(c->in[i])) return true;
     }
@@ -414,6 +456,7 @@ static nnl_status keep_old_value(visit *v)
     for (int i = 1; i < c->n_in; i++)
         saved |= (op->saves & NNL_SAVE_CROSS) && (op->saves & NNL_SAVE_INPUT(0)) && c->in[i] && nnl_tracks(c->in[i]);
     if (!v->tracked || !saved) return NNL_OK;
+    NNL_TRY(nnl_tape_refresh(c->in[0])); /* its base may have been rewritten since */
     nnl_tensor *copy;
     nnl_spec spec;
     nnl_spec_like(&spec, c->in[0]);
@@ -537,6 +580,7 @@ static nnl_status pass(visit *v, const nnl_request *request)
         v->target = c->n_in > 0 ? c->in[0] : NULL;
         if (!v->target) return nnl_call_fail(c, NNL_EINVAL, "only a tensor can be changed in place");
     }
+    if (c->op->traits & NNL_CAST) NNL_TRY(cast_input(v, request));
     NNL_TRY(check_inputs(v, request));
     if (c->op->traits & NNL_PROMOTE) NNL_TRY(promote(v, request));
     NNL_TRY(attributes(v, request));

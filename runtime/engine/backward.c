@@ -17,7 +17,17 @@ typedef struct walk {
     target *targets;   /* asked for (nnl_grad_of), or the leaves met (nnl_backward) */
     int64_t n_targets, targets_capacity;
     bool collect_leaves, create_graph, retain_graph;
+    bool relieved;     /* memory was short once */
 } walk;
+
+/* After a failure: whether the step that failed, and has changed nothing, is worth another try. */
+static bool relieve(walk *w, nnl_status status)
+{
+    nnl_engine *engine = w->rt->engine;
+    if (NNL_LIKELY(status != NNL_ENOMEM) || w->relieved || !engine->relieve) return false;
+    w->relieved = true;
+    return engine->relieve(engine->relieve_user);
+}
 
 static nnl_status push_node(walk *w, nnl_node *node)
 {
@@ -28,7 +38,9 @@ static nnl_status push_node(walk *w, nnl_node *node)
         size_t size = (size_t)w->capacity * sizeof(nnl_node *);
         void *block = w->nodes;
         size_t grown = size ? size * 2 : 64 * sizeof(nnl_node *);
-        NNL_TRY(nnl_resize(w->rt, size, grown, &block));
+        nnl_status status = nnl_resize(w->rt, size, grown, &block);
+        if (relieve(w, status)) status = nnl_resize(w->rt, size, grown, &block);
+        NNL_TRY(status);
         w->nodes = block;
         w->capacity = (int64_t)(grown / sizeof(nnl_node *));
     }
@@ -95,6 +107,7 @@ static nnl_status collect(walk *w, nnl_node *root)
     w->mark = ++w->rt->engine->mark;
     NNL_TRY(push_node(w, root));
     for (int64_t i = 0; i < w->count; i++) {
+        NNL_TRY(nnl_poll_cancel(w->rt));
         for (int e = 0; e < w->nodes[i]->n_in; e++) {
             nnl_node *next = w->nodes[i]->edge[e].node;
             if (next && next->mark != w->mark && enters(w, next)) NNL_TRY(push_node(w, next));
@@ -136,6 +149,13 @@ static nnl_status accumulate(walk *w, nnl_tensor **slot, nnl_tensor *grad)
     nnl_tensor_unref(*slot);
     *slot = results.out[0];
     return NNL_OK;
+}
+
+/* The same, with another try. */
+static nnl_status gather(walk *w, nnl_tensor **slot, nnl_tensor *grad)
+{
+    nnl_status status = accumulate(w, slot, grad);
+    return relieve(w, status) ? accumulate(w, slot, grad) : status;
 }
 
 static void sweep_hooks(nnl_runtime *rt, nnl_grad_hook **place)
@@ -185,7 +205,9 @@ static nnl_status leaf_target(walk *w, nnl_tensor *leaf, target **out)
         size_t size = (size_t)w->targets_capacity * sizeof(target);
         size_t grown = size ? size * 2 : 32 * sizeof(target);
         void *block = w->targets;
-        NNL_TRY(nnl_resize(w->rt, size, grown, &block));
+        nnl_status status = nnl_resize(w->rt, size, grown, &block);
+        if (relieve(w, status)) status = nnl_resize(w->rt, size, grown, &block);
+        NNL_TRY(status);
         w->targets = block;
         w->targets_capacity = (int64_t)(grown / sizeof(target));
     }
@@ -196,11 +218,11 @@ static nnl_status leaf_target(walk *w, nnl_tensor *leaf, target **out)
 
 static nnl_status deliver(walk *w, const nnl_edge *edge, nnl_tensor *grad)
 {
-    if (edge->node && enters(w, edge->node)) return accumulate(w, &edge->node->grad[edge->result], grad);
+    if (edge->node && enters(w, edge->node)) return gather(w, &edge->node->grad[edge->result], grad);
     target *t = NULL;
     if (w->collect_leaves) NNL_TRY(leaf_target(w, edge->leaf, &t));
     else t = find_target(w, edge);
-    return t ? accumulate(w, &t->grad, grad) : NNL_OK;
+    return t ? gather(w, &t->grad, grad) : NNL_OK;
 }
 
 /* Brings a gradient to the form of its input: sums over broadcast dimensions, converts the type. */
@@ -251,7 +273,8 @@ static void grad_by_define(walk *w, nnl_grad *g, nnl_node *node)
     nnl_runtime *rt = w->rt;
     nnl_tensor *out[NNL_MAX_RESULTS] = {NULL};
     bool mode = nnl_set_grad_mode(rt, true);
-    walk inner = {.rt = rt, .create_graph = w->create_graph, .floor = rt->engine->sequence, .retain_graph = false};
+    walk inner = {.rt = rt, .create_graph = w->create_graph, .floor = rt->engine->sequence, .retain_graph = false,
+                  .relieved = true}; /* the whole step is tried again */
     /* Stand-ins without history of their own, so that gradients stop at this op's inputs. */
     nnl_tensor **in = NULL;
     size_t n_in = (size_t)node->n_in, bytes = n_in * (sizeof(nnl_tensor *) + sizeof(target));
@@ -345,11 +368,19 @@ static nnl_status step_back(walk *w, nnl_node *node)
     else nnl_scope_fail(&s, node_fail(rt, node, NNL_EUNSUPPORTED, "it has no gradient"));
 
     status = s.status;
+    /* all before the first is handed on, so that until then the step can be tried again */
+    for (int i = 0; i < node->n_in && status == NNL_OK; i++) {
+        if (needs[i] && dx[i]) dx[i] = fit(&s, dx[i], &node->layout[i]);
+        status = s.status;
+    }
     for (int i = 0; i < node->n_in && status == NNL_OK; i++) {
         if (!needs[i] || !dx[i]) continue;
-        nnl_tensor *fitted = fit(&s, dx[i], &node->layout[i]);
-        status = fitted ? deliver(w, &node->edge[i], fitted) : s.status;
+        status = deliver(w, &node->edge[i], dx[i]);
+        if (status == NNL_ENOMEM) w->relieved = true;
     }
+    /* In anomaly mode the op of the script is wanted, not only the one within its gradient. */
+    if (status == NNL_EINVAL && node->where && w->floor == 0)
+        nnl_error_prefix(rt, "backward of %s (recorded at %s)", node->op->name, node->where);
     nnl_scope_close(&s);
     if (block != inline_) nnl_free(rt, block, bytes);
     return status;
@@ -370,7 +401,7 @@ static nnl_status capture_targets(walk *w, nnl_node *node)
     for (int64_t i = 0; i < w->n_targets; i++) {
         target *t = &w->targets[i];
         if (t->tensor->node == node && node->grad[t->tensor->result])
-            NNL_TRY(accumulate(w, &t->grad, node->grad[t->tensor->result]));
+            NNL_TRY(gather(w, &t->grad, node->grad[t->tensor->result]));
     }
     return NNL_OK;
 }
@@ -386,7 +417,9 @@ static nnl_status visit_node(walk *w, nnl_node *node)
     if (!arrived) return NNL_OK;
     NNL_TRY(capture_targets(w, node));
     if (!node->needed) return NNL_OK;
-    NNL_TRY(step_back(w, node));
+    nnl_status status = step_back(w, node);
+    if (relieve(w, status)) status = step_back(w, node);
+    NNL_TRY(status);
     if (!w->retain_graph) {
         nnl_node_release(w->rt, node);
         node->consumed = true;
@@ -401,10 +434,11 @@ static nnl_status walk_back(walk *w, nnl_node *root, int32_t result, nnl_tensor 
     nnl_status status = collect(w, root);
     /* The nodes stay alive through the root, whatever hooks do. */
     nnl_node_ref(root);
-    if (status == NNL_OK) status = accumulate(w, &root->grad[result], seed);
+    if (status == NNL_OK) status = gather(w, &root->grad[result], seed);
     int64_t i = w->count - 1;
     for (; i >= 0 && status == NNL_OK; i--) {
-        status = visit_node(w, w->nodes[i]);
+        status = nnl_poll_cancel(w->rt);
+        if (status == NNL_OK) status = visit_node(w, w->nodes[i]);
         drop_grads(w->nodes[i]);
     }
     for (; i >= 0; i--) drop_grads(w->nodes[i]);
@@ -433,6 +467,7 @@ static nnl_status make_seed(nnl_tensor *root, nnl_tensor *seed, const char *who,
     if (!root->requires_grad)
         return NNL_FAIL(rt, NNL_ESTATE, "%s: the tensor was not made from any that requires grad (or inside no_grad)", who);
     if (seed) {
+        if (seed->rt != rt) return NNL_FAIL(rt, NNL_EINVAL, "%s: the gradient belongs to another runtime", who);
         if (!nnl_same_shape(root, seed))
             return NNL_FAIL(rt, NNL_ESHAPE, "%s: the gradient is %s, but the tensor is %s", who,
                             nnl_shape_text(a, seed->ndim, seed->shape), nnl_shape_text(b, root->ndim, root->shape));
@@ -508,11 +543,13 @@ static nnl_status prepare_commit(walk *w)
         nnl_tensor *old = t->tensor->grad;
         if (adds_in_place(w, old)) continue;
         if (!old) {
-            NNL_TRY(make_own(w, &t->grad));
+            nnl_status status = make_own(w, &t->grad);
+            if (relieve(w, status)) status = make_own(w, &t->grad);
+            NNL_TRY(status);
             continue;
         }
         bool mode = nnl_set_grad_mode(w->rt, w->create_graph);
-        nnl_status status = accumulate(w, &t->grad, old);
+        nnl_status status = gather(w, &t->grad, old);
         nnl_set_grad_mode(w->rt, mode);
         NNL_TRY(status);
     }
@@ -541,6 +578,7 @@ static void commit(walk *w)
 
 nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, bool create_graph)
 {
+    if (!root) return NNL_EINVAL;
     nnl_fp_state fp;
     nnl_tensor *own_seed = NULL;
     walk w = {.rt = root->rt, .collect_leaves = true, .create_graph = create_graph,
@@ -548,6 +586,7 @@ nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, b
     nnl_fp_enter(&fp);
     nnl_tensor_ref(root); /* hooks may drop it */
     nnl_status status = make_seed(root, seed, "backward", &own_seed);
+    if (relieve(&w, status)) status = make_seed(root, seed, "backward", &own_seed);
     if (status == NNL_OK) status = run_walk(&w, root, own_seed);
     if (status == NNL_OK) status = prepare_commit(&w);
     if (status == NNL_OK) commit(&w);
@@ -561,20 +600,29 @@ nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, b
 nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *inputs, int n_inputs, bool retain_graph,
                        bool create_graph, bool allow_unused, nnl_tensor **grads)
 {
+    if (!root) return NNL_EINVAL;
     nnl_runtime *rt = root->rt;
     nnl_fp_state fp;
     nnl_tensor *own_seed = NULL;
+    NNL_TRY(nnl_check_list(rt, "grad", "the inputs", n_inputs, inputs));
+    NNL_TRY(nnl_check_list(rt, "grad", "the results", n_inputs, grads));
     walk w = {.rt = rt, .create_graph = create_graph, .retain_graph = retain_graph || create_graph};
     for (int i = 0; i < n_inputs; i++) grads[i] = NULL;
     if (n_inputs == 0) return NNL_OK;
     for (int i = 0; i < n_inputs; i++) {
-        NNL_TRY(nnl_tape_refresh(inputs[i]));
+        if (!inputs[i]) return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d is NULL", i + 1);
+        if (inputs[i]->rt != rt) return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d belongs to another runtime", i + 1);
+        nnl_status status = nnl_tape_refresh(inputs[i]);
+        if (relieve(&w, status)) status = nnl_tape_refresh(inputs[i]);
+        NNL_TRY(status);
         if (!inputs[i]->requires_grad)
             return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d does not require grad", i + 1);
     }
     void *block;
     w.targets_capacity = n_inputs;
-    NNL_TRY(nnl_alloc_zeroed(rt, (size_t)n_inputs * sizeof(target), &block));
+    nnl_status made = nnl_alloc_zeroed(rt, (size_t)n_inputs * sizeof(target), &block);
+    if (relieve(&w, made)) made = nnl_alloc_zeroed(rt, (size_t)n_inputs * sizeof(target), &block);
+    NNL_TRY(made);
     w.targets = block;
     for (int i = 0; i < n_inputs; i++) {
         bool again = false;
@@ -584,6 +632,7 @@ nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *in
     nnl_fp_enter(&fp);
     nnl_tensor_ref(root);
     nnl_status status = make_seed(root, seed, "grad", &own_seed);
+    if (relieve(&w, status)) status = make_seed(root, seed, "grad", &own_seed);
     if (status == NNL_OK) status = run_walk(&w, root, own_seed);
     for (int i = 0; i < n_inputs && status == NNL_OK; i++) {
         target *t = w.targets;

@@ -55,19 +55,39 @@ nnl_status nnl_check_values(const nnl_tensor *t, const char *who)
 
 /* ---------------------------------------------------------------- nnl_apply */
 
+nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, int count, const void *list)
+{
+    if (count < 0) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, 0 or more are wanted", who, what, count);
+    if (count > 0 && !list) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, but their address is NULL", who, what, count);
+    return NNL_OK;
+}
+
+static nnl_status check_size(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, int64_t value)
+{
+    if (p->type != NNL_T_SIZE || value >= 0) return NNL_OK;
+    return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is %lld, but a size is 0 or more", op->name, p->name, (long long)value);
+}
+
 static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, nnl_value *v)
 {
     bool list = p->list || p->repeat;
+    if (v->kind == NNL_KIND_INTS || v->kind == NNL_KIND_FLOATS)
+        NNL_TRY(nnl_check_list(rt, op->name, p->name, v->count, v->as.ints));
+    if (v->kind == NNL_KIND_STRING && !v->as.s) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is NULL", op->name, p->name);
     switch (v->kind) {
     case NNL_KIND_NONE: return NNL_OK;
     case NNL_KIND_INT:
         if (p->type == NNL_T_NUM) *v = V_NUM((double)v->as.i);
-        if (p->type != NNL_T_STRING && p->type != NNL_T_WORD) return NNL_OK;
+        if (p->type == NNL_T_FLAG) *v = V_FLAG(v->as.i != 0);
+        if (p->type == NNL_T_DTYPE && (v->as.i < 0 || v->as.i >= NNL_DTYPES))
+            return NNL_FAIL(rt, NNL_ETYPE, "%s: %s is %lld, no type", op->name, p->name, (long long)v->as.i);
+        if (p->type != NNL_T_STRING && p->type != NNL_T_WORD) return check_size(rt, op, p, v->as.i);
         break;
     case NNL_KIND_FLOAT:
         if (p->type == NNL_T_NUM || p->type == NNL_T_SCALAR) return NNL_OK;
         break;
     case NNL_KIND_BOOL:
+        v->as.i = v->as.i != 0;
         if (p->type == NNL_T_FLAG || p->type == NNL_T_SCALAR) return NNL_OK;
         break;
     case NNL_KIND_STRING:
@@ -88,8 +108,9 @@ static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_pa
         }
         return NNL_FAIL(rt, NNL_EINVAL, "%s: %s cannot be \"%s\"", op->name, p->name, v->as.s);
     case NNL_KIND_INTS:
-        if (list && p->type != NNL_T_NUM) return NNL_OK;
-        break;
+        if (!list || p->type == NNL_T_NUM) break;
+        for (int i = 0; i < v->count; i++) NNL_TRY(check_size(rt, op, p, v->as.ints[i]));
+        return NNL_OK;
     case NNL_KIND_FLOATS:
         if (list && p->type == NNL_T_NUM) return NNL_OK;
         break;
@@ -114,14 +135,25 @@ static nnl_status place_attributes(nnl_runtime *rt, const nnl_op *op, const nnl_
         }
         values[place] = attrs->value;
         NNL_TRY(attribute_kind(rt, op, sig->attr[place], &values[place]));
+        if (sig->attr[place]->list && values[place].kind == NNL_KIND_INT) values[place] = V_INTS(1, &attrs->value.as.i);
     }
+    return NNL_OK;
+}
+
+static nnl_status check_op(nnl_runtime *rt, const nnl_op *op)
+{
+    if (!rt) return NNL_EINVAL;
+    if (!op) return NNL_FAIL(rt, NNL_EINVAL, "apply: op is NULL (nnl_op_find found none)");
+    /* What only other ops apply trusts them; optimizers have no Lua name, but are for hosts. */
+    if ((op->traits & (NNL_HIDDEN | NNL_IN_PLACE)) == NNL_HIDDEN)
+        return NNL_FAIL(rt, NNL_EUNSUPPORTED, "%s: this op is for the library's own use", op->name);
     return NNL_OK;
 }
 
 static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs,
                         const nnl_attr *attrs, bool inplace, nnl_results *results)
 {
-    if (!op) return NNL_FAIL(rt, NNL_EINVAL, "apply: op is NULL (nnl_op_find found none)");
+    NNL_TRY(nnl_check_list(rt, op->name, "the input tensors", n_inputs, inputs));
     const nnl_sig *sig;
     NNL_TRY(nnl_sig_of(rt, op, &sig));
     nnl_value values[NNL_MAX_ATTRS];
@@ -152,6 +184,8 @@ static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *in
 nnl_status nnl_apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs, const nnl_attr *attrs,
                      nnl_tensor **outputs, int n_outputs)
 {
+    NNL_TRY(check_op(rt, op));
+    NNL_TRY(nnl_check_list(rt, op->name, "the results", n_outputs, outputs));
     for (int i = 0; i < n_outputs; i++) outputs[i] = NULL;
     nnl_results results;
     NNL_TRY(apply(rt, op, inputs, n_inputs, attrs, false, &results));
@@ -169,6 +203,7 @@ nnl_status nnl_apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *input
 nnl_status nnl_apply_inplace(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs,
                              const nnl_attr *attrs)
 {
+    NNL_TRY(check_op(rt, op));
     nnl_results results;
     NNL_TRY(apply(rt, op, inputs, n_inputs, attrs, true, &results));
     for (int i = 0; i < results.count; i++) nnl_tensor_unref(results.many[i]);

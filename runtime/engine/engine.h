@@ -65,6 +65,10 @@ struct nnl_engine {
     /* Asked in anomaly mode and by the recorder: writes the script's place ("train.lua:12"), or nothing. */
     void (*where)(void *user, char *buffer, size_t size);
     void *where_user;
+    /* Frees memory that only the host knows to be garbage; false: nothing was done.  Asked between the steps of a
+     * backward walk, which cannot be begun again: what it has used is gone. */
+    bool (*relieve)(void *user);
+    void *relieve_user;
 };
 
 
@@ -76,6 +80,8 @@ static inline nnl_status nnl_grad_touch(nnl_tensor *leaf, bool read)
 }
 /* Fails when t's elements cannot be read: they are only being noted down, or were. */
 nnl_status nnl_check_values(const nnl_tensor *t, const char *who);
+/* count pointers or values that a host says stand at `list`: neither negative nor NULL. */
+nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, int count, const void *list);
 
 nnl_status nnl_profile_start(nnl_runtime *rt);
 void nnl_profile_stop(nnl_runtime *rt); /* the rows stay until the next start */

@@ -182,6 +182,23 @@ static void set_history(nnl_tensor *t, nnl_node *node, int result)
     if (old) nnl_node_unref(t->rt, old);
 }
 
+/* A second header for anything that may be changed in place under recording: its history would then lead back to
+ * this node and keep both alive for ever.  Leaves that require grad are not, and are known by their address. */
+static nnl_status save_input(const nnl_call *c, nnl_node *node, int i)
+{
+    nnl_tensor *t = c->in[i];
+    node->version[i] = t->storage->version;
+    if (t->requires_grad && !t->node) {
+        node->saved[i] = nnl_tensor_ref(t);
+        return NNL_OK;
+    }
+    NNL_TRY(nnl_tensor_alias(t, &node->saved[i]));
+    node->saved[i]->requires_grad = t->requires_grad;
+    node->saved[i]->node = t->node ? nnl_node_ref(t->node) : NULL;
+    node->saved[i]->result = t->result;
+    return NNL_OK;
+}
+
 static nnl_status save_output(const nnl_call *c, nnl_node *node, int i)
 {
     /* A second header, because the result itself refers to the node.  A result in place is noted before it
@@ -222,10 +239,7 @@ static nnl_status node_of_call(nnl_call *c, nnl_node **out)
         note_layout(&node->layout[i], t);
         if (!t) continue;
         connect(&node->edge[i], t);
-        if (saves_input(c, i)) {
-            node->saved[i] = nnl_tensor_ref(t);
-            node->version[i] = t->storage->version;
-        }
+        if (status == NNL_OK && saves_input(c, i)) status = save_input(c, node, i);
     }
     for (int i = 0; i < c->n_out; i++) {
         note_layout(&node->layout[c->n_in + i], c->out[i]);
@@ -354,6 +368,7 @@ bool nnl_tensor_requires_grad(const nnl_tensor *t) { return nnl_tracks(t); }
 
 nnl_status nnl_tensor_set_requires_grad(nnl_tensor *t, bool on)
 {
+    if (!t) return NNL_EINVAL;
     if (on && !nnl_is_float((nnl_dtype)t->dtype))
         return NNL_FAIL(t->rt, NNL_ETYPE, "requires_grad: only f32 and f64 tensors have gradients, this one is %s",
                         nnl_dtype_name((nnl_dtype)t->dtype));
@@ -372,6 +387,8 @@ nnl_tensor *nnl_tensor_grad(const nnl_tensor *t)
 
 nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad)
 {
+    if (!t) return NNL_EINVAL;
+    if (grad && grad->rt != t->rt) return NNL_FAIL(t->rt, NNL_EINVAL, "grad: the gradient belongs to another runtime");
     if (grad && (!nnl_same_shape(t, grad) || t->dtype != grad->dtype)) {
         char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
         return NNL_FAIL(t->rt, NNL_ESHAPE, "grad: the gradient is %s %s, but the tensor is %s %s",

@@ -6,7 +6,6 @@ MAP_FLOAT(add, 2, 0, x[0] + x[1])
 MAP_FLOAT(sub, 2, 0, x[0] - x[1])
 MAP_FLOAT(mul, 2, 0, x[0] * x[1])
 MAP_FLOAT(div, 2, 0, x[0] / x[1])
-MAP_FLOAT(floor_divide, 2, 0, v_floor(x[0] / x[1]))
 /* b - a rounds, so an overflow there is an infinity here; w = 0 gives a, w = 1 need not give b
  * exactly */
 MAP_FLOAT(lerp, 3, 0, v_fma(x[2], x[1] - x[0], x[0]))

@@ -108,5 +108,24 @@ static inline vf vf_remainder(vf x, vf y)
     return vf_select(mf_and(other, vf_ne(r, vf_zero())), r + y, r);
 }
 
+/* The whole part that belongs to the remainder: (x - rest) / y is whole but for its rounding, and one less
+ * where the rest has the other sign.  floor(x / y) is not that: 1 / 0.1 rounds to 10, but nine times
+ * the double 0.1 fit into 1. */
+#define FLOOR_DIVIDE(v, mask)                                                                      \
+    static inline v v##_floor_divide(v x, v y)                                                     \
+    {                                                                                              \
+        v zero = v_like(x, 0), one = v_like(x, 1), ratio = x / y, rest = v##_fmod(x, y);           \
+        v q = (x - rest) / y;                                                                      \
+        mask other = mask##_xor(v_lt(rest, zero), v_lt(y, zero));                                  \
+        q = v_select(mask##_and(other, v_ne(rest, zero)), q - one, q);                             \
+        v whole = v_floor(q);                                                                      \
+        whole = v_select(v_gt(q - whole, v_like(x, 0.5)), whole + one, whole);                     \
+        whole = v_select(v_eq(q, zero), v_copysign(zero, ratio), whole);                           \
+        return v_select(v_eq(y, zero), ratio, whole);                                              \
+    }
+FLOOR_DIVIDE(vf, mf)
+FLOOR_DIVIDE(vd, md)
+
 MAP_FLOAT(fmod, 2, 0, V_PICK(x[0], fmod)(x[0], x[1]))
 MAP_FLOAT(remainder, 2, 0, V_PICK(x[0], remainder)(x[0], x[1]))
+MAP_FLOAT(floor_divide, 2, 0, V_PICK(x[0], floor_divide)(x[0], x[1]))

@@ -340,8 +340,9 @@ static void elu_define(nnl_define *d)
     nnl_tensor *x = d->in[0], *zero = nnl_number(s, x, 0);
     double p[3];
     elu_parameters(d->op, d->attr, p);
-    nnl_tensor *below = DO(s, expm1, nnl_scaled(s, DO(s, clamp_max, x, zero), p[2]));
-    d->out[0] = DO(s, where, DO(s, gt, x, zero), nnl_scaled(s, x, p[1]), nnl_scaled(s, below, p[0] * p[1]));
+    nnl_tensor *above = DO(s, gt, x, zero);
+    nnl_tensor *below = DO(s, expm1, nnl_scaled(s, DO(s, where, above, zero, x), p[2]));
+    d->out[0] = DO(s, where, above, nnl_scaled(s, x, p[1]), nnl_scaled(s, below, p[0] * p[1]));
 }
 
 #define ELU_OF(attrs, which)                                                                           .sig = "input:float" attrs " -> same", .infer = nnl_infer_same, .run = nnl_run_map, .map = elu_map, .grad = elu_grad,     .define = elu_define, .variant = which, .saves = NNL_SAVE_INPUT(0), .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK
@@ -622,7 +623,7 @@ static nnl_status maxout_run(nnl_call *c)
     int64_t pieces = c->attr[0].as.i, dim = c->attr[1].as.i, count = c->out[0]->shape[dim];
     nnl_tensor *out = c->out[0], piece = every(c->in[0], dim, 0, count, pieces);
     NNL_TRY(nnl_copy(out, &piece));
-    for (int64_t i = 1; i < pieces; i++) {
+    for (int64_t i = 1; i < pieces && out->numel > 0; i++) {
         piece = every(c->in[0], dim, i, count, pieces);
         NNL_TRY(nnl_map_run(c->rt, NNL_MAP_maximum, 2, (nnl_tensor *[]){out, &piece}, out, NULL));
     }
@@ -634,7 +635,7 @@ static void maxout_define(nnl_define *d)
     nnl_scope *s = d->s;
     int64_t pieces = d->attr[0].as.i, dim = d->attr[1].as.i, count = d->in[0]->shape[dim] / pieces;
     nnl_tensor *x = DO(s, contiguous, d->in[0]);
-    for (int64_t i = 0; i < pieces; i++) {
+    for (int64_t i = 0; i < (d->in[0]->numel ? pieces : 1); i++) { /* of nothing there may be any number of pieces */
         nnl_tensor *window = every_of(s, x, dim, i, count, pieces);
         d->out[0] = i == 0 ? window : DO(s, maximum, d->out[0], window);
     }

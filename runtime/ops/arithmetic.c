@@ -73,11 +73,10 @@ NNL_OP(mul,
 
 enum { DIV_TRUE, DIV_TRUNC, DIV_FLOOR };
 
-/* True division of integers is one of f32. */
+/* Rounded quotients of bool are i64. */
 static nnl_status div_infer(nnl_call *c)
 {
     NNL_TRY(nnl_infer_broadcast(c));
-    if (c->attr[0].as.i == DIV_TRUE && !nnl_is_float(c->spec[0].dtype)) c->spec[0].dtype = NNL_F32;
     if (c->spec[0].dtype == NNL_BOOL) c->spec[0].dtype = NNL_I64;
     return NNL_OK;
 }
@@ -155,7 +154,7 @@ NNL_OP(div,
     .grad = div_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4 other:3x4[0.5,2]; input:3x4 other:4[-2,-0.5]",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_TRUE_QUOTIENT | NNL_INPLACE_OK);
 
 static void neg_grad(nnl_grad *g) { g->dx[0] = DO(g->s, neg, g->dy[0]); }
 
@@ -170,6 +169,10 @@ NNL_OP(neg,
     .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK);
 
 /* ---------------------------------------------------------------- products, quotients and their rests */
+
+#define QUOTIENT(map)                                                                              \
+    .sig = "input:any, other:any|scalar -> same", .infer = nnl_infer_number, .run = nnl_run_map,  \
+    .kernel = NNL_MAP_##map, .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK
 
 static bool rsub_map(nnl_call *c, nnl_map_form *form)
 {
@@ -214,7 +217,7 @@ NNL_OP(positive,
     .run = positive_run,
     .grad = pass_grad);
 
-NNL_OP(floor_divide, NNL_BINARY("number", floor_divide),
+NNL_OP(floor_divide, QUOTIENT(floor_divide),
     .doc = "The whole part, towards minus infinity, of input / other, elementwise with broadcasting; an integer divided by 0 gives "
            "0.  Its gradient is 0.",
     .example = "nn.tensor({-7, 7}) // 2",
@@ -226,15 +229,14 @@ static void rest_grad(nnl_grad *g, bool floor)
 {
     g->dx[0] = g->dy[0];
     if (!g->needs[1]) return;
-    nnl_tensor *quotient = DO(g->s, div, g->in[0], g->in[1]);
-    nnl_tensor *whole = floor ? DO(g->s, floor, quotient) : DO(g->s, trunc, quotient);
+    nnl_tensor *whole = floor ? DO(g->s, floor_divide, g->in[0], g->in[1]) : DO(g->s, trunc, DO(g->s, div, g->in[0], g->in[1]));
     g->dx[1] = DO(g->s, neg, DO(g->s, mul, g->dy[0], whole));
 }
 
 static void remainder_grad(nnl_grad *g) { rest_grad(g, true); }
 static void fmod_grad(nnl_grad *g) { rest_grad(g, false); }
 
-NNL_OP(remainder, NNL_BINARY("number", remainder),
+NNL_OP(remainder, QUOTIENT(remainder),
     .doc = "input - other * floor(input / other), elementwise with broadcasting: the sign is other's, as with Lua's %.  An integer "
            "by 0 gives 0.",
     .example = "nn.tensor({-7, 7}) % 3",
@@ -242,7 +244,7 @@ NNL_OP(remainder, NNL_BINARY("number", remainder),
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4[3.2,3.8] other:3x4[-2,-1.95]; input:3x4[-0.9,-0.1] other:4[1,2]");
 
-NNL_OP(fmod, NNL_BINARY("number", fmod),
+NNL_OP(fmod, QUOTIENT(fmod),
     .doc = "input - other * trunc(input / other), elementwise with broadcasting: the sign is input's, as with C's fmod.  An integer "
            "by 0 gives 0.",
     .example = "nn.tensor({-7, 7}):fmod(3)",
@@ -319,6 +321,18 @@ NNL_OP(lerp,
 
 /* ---------------------------------------------------------------- powers */
 
+/* A negative power of an integer is none; elementwise, torch takes its whole part. */
+static nnl_status pow_infer(nnl_call *c)
+{
+    const nnl_tensor *exponent = c->in[1];
+    NNL_TRY(nnl_infer_number(c));
+    bool known = exponent->ndim == 0 && !c->rt->capturing;
+    if (known && !nnl_is_float((nnl_dtype)exponent->dtype) && nnl_element_double(exponent, 0) < 0)
+        return nnl_call_fail(c, NNL_EINVAL, "exponent is %lld, but integers have no negative powers; convert them with :to(\"f32\")",
+                             (long long)nnl_element_double(exponent, 0));
+    return NNL_OK;
+}
+
 /* Frequent exponents have a kernel of their own. */
 static bool pow_map(nnl_call *c, nnl_map_form *form)
 {
@@ -358,11 +372,11 @@ static void pow_grad(nnl_grad *g)
 }
 
 NNL_OP(pow,
-    .sig = "input:number|scalar, exponent:number|scalar -> same",
-    .doc = "input ^ exponent, elementwise with broadcasting; one of the two may be a number.  Of integers, a negative exponent gives the "
-           "whole part.",
+    .sig = "input:any|scalar, exponent:any|scalar -> same",
+    .doc = "input ^ exponent, elementwise with broadcasting; one of the two may be a number.  Integers have no negative power; where "
+           "a tensor of exponents holds one they give the whole part.",
     .example = "nn.tensor({1, 2}) ^ 3",
-    .infer = nnl_infer_broadcast,
+    .infer = pow_infer,
     .run = pow_run,
     .map = pow_map,
     .grad = pow_grad,
@@ -439,12 +453,14 @@ NNL_OP(sign, NNL_UNARY("number", "", sign),
     .grad = nnl_flat_grad,
     .sample = "input:3x4!0");
 
-/* d atan(a / b) = (b da - a db) / (a^2 + b^2) */
+/* d atan(a / b) = (b da - a db) / (a^2 + b^2), and 0 at the origin */
 static void atan2_grad(nnl_grad *g)
 {
     nnl_scope *s = g->s;
     nnl_tensor *a = g->in[0], *b = g->in[1];
-    nnl_tensor *scaled = DO(s, div, g->dy[0], DO(s, add, DO(s, square, a), DO(s, square, b)));
+    nnl_tensor *squares = DO(s, add, DO(s, square, a), DO(s, square, b));
+    nnl_tensor *origin = DO(s, eq, squares, nnl_number(s, squares, 0));
+    nnl_tensor *scaled = DO(s, div, g->dy[0], DO(s, where, origin, nnl_number(s, squares, 1), squares));
     if (g->needs[0]) g->dx[0] = DO(s, mul, scaled, b);
     if (g->needs[1]) g->dx[1] = DO(s, neg, DO(s, mul, scaled, a));
 }
@@ -466,13 +482,13 @@ static void maximum_backward_grad(nnl_grad *g)
 
 NNL_OP(maximum_backward,
     .sig = "dy:float, a:float, b:float -> same",
-    .doc = "dy where a > b (or one is NaN), dy / 2 where a = b, else 0.",
+    .doc = "dy where a > b (or one is NaN), dy / 2 where a = b, else 0.  In place dy may have the narrower type of the target.",
     .infer = nnl_infer_broadcast,
     .run = nnl_run_map,
     .kernel = NNL_MAP_maximum_grad,
     .grad = maximum_backward_grad,
     .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
-    .traits = NNL_ELEMENTWISE | NNL_HIDDEN);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_HIDDEN);
 
 static void maximum_grad(nnl_grad *g)
 {
@@ -516,51 +532,70 @@ static bool clamp_map(nnl_call *c, nnl_map_form *form)
     form->map = both ? NNL_MAP_clamp_tensor : c->in[1] ? NNL_MAP_maximum : NNL_MAP_minimum;
     form->inputs = both ? 3 : 2;
     form->in[1] = c->in[1] ? c->in[1] : c->in[2];
-    return true;
+    return !both || c->in[0]->dtype != NNL_BOOL;
 }
 
-/* To input where it lies between or on the bounds; to a bound where it cuts, max before min. */
-static void clamp_grad(nnl_grad *g)
+static nnl_status clamp_run(nnl_call *c)
+{
+    nnl_map_form form;
+    nnl_tensor *out = c->out[0];
+    if (nnl_map_form_of(c, &form)) return nnl_map_run(c->rt, form.map, form.inputs, form.in, out, NULL);
+    NNL_TRY(nnl_map_run(c->rt, NNL_MAP_maximum, 2, c->in, out, NULL));
+    return nnl_map_run(c->rt, NNL_MAP_minimum, 2, (nnl_tensor *[]){out, c->in[2]}, out, NULL);
+}
+
+/* Numbers cut hard: nothing passes at them.  Tensors share with what equals them, as in maximum. */
+static bool is_number(const nnl_grad *g, int place)
+{
+    return place == 0 || !g->in[place] || (g->in[place]->ndim == 0 && !g->needs[place]);
+}
+
+/* low, high: the places of the bounds; 0 where the op has none. */
+static void between_grad(nnl_grad *g, int low, int high)
 {
     nnl_scope *s = g->s;
-    nnl_tensor *x = g->in[0], *min = g->in[1], *max = g->in[2], *dy = g->dy[0];
-    if (g->needs[0]) {
-        nnl_tensor *above = min ? DO(s, ge, x, min) : NULL, *below = max ? DO(s, le, x, max) : NULL;
+    nnl_tensor *x = g->in[0], *min = low ? g->in[low] : NULL, *max = high ? g->in[high] : NULL, *dy = g->dy[0];
+    if (is_number(g, low) && is_number(g, high)) {
+        nnl_tensor *above = min ? DO(s, gt, x, min) : NULL, *below = max ? DO(s, lt, x, max) : NULL;
         g->dx[0] = DO(s, masked, min && max ? DO(s, logical_and, above, below) : min ? above : below, dy);
+        return;
     }
-    if (g->needs[1]) {
-        nnl_tensor *cuts = DO(s, lt, x, min);
-        g->dx[1] = DO(s, masked, max ? DO(s, logical_and, cuts, DO(s, lt, min, max)) : cuts, dy);
+    /* where min lies above max the result is max */
+    nnl_tensor *between = dy, *valid = min && max ? DO(s, le, min, max) : NULL;
+    if (min) between = DO(s, maximum_backward, between, x, min);
+    if (max) between = DO(s, maximum_backward, between, max, x);
+    g->dx[0] = valid ? DO(s, masked, valid, between) : between;
+    if (min && g->needs[low]) {
+        nnl_tensor *raised = DO(s, maximum_backward, dy, min, x);
+        g->dx[low] = valid ? DO(s, masked, valid, raised) : raised;
     }
-    if (g->needs[2]) {
-        nnl_tensor *cuts = DO(s, gt, x, max);
-        g->dx[2] = DO(s, masked, min ? DO(s, logical_or, cuts, DO(s, gt, min, max)) : cuts, dy);
+    if (max && g->needs[high]) {
+        nnl_tensor *cut = DO(s, maximum_backward, dy, x, max);
+        g->dx[high] = valid ? DO(s, where, valid, cut, dy) : cut;
     }
 }
 
+static void clamp_grad(nnl_grad *g) { between_grad(g, 1, 2); }
+
 NNL_OP(clamp,
-    .sig = "input:number, min:number|scalar?, max:number|scalar? -> same",
+    .sig = "input:any, min:any|scalar?, max:any|scalar? -> same",
     .doc = "min(max(input, min), max), elementwise with broadcasting; the bounds are numbers or tensors, and one of them may be absent.  "
-           "The gradient passes at the bounds.",
+           "No gradient passes at a number; tensors share it with what equals them.",
     .example = "nn.tensor({-2, 0.5, 2}):clamp(-1, 1)",
     .infer = clamp_infer,
-    .run = nnl_run_map,
+    .run = clamp_run,
     .map = clamp_map,
     .grad = clamp_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1) | NNL_SAVE_INPUT(2),
     .sample = "input:3x4!-1!1 min=-1 max=1; input:3x4!0.5 max=0.5; input:3x4 min:3x4[-2,-0.5] max:4[0.5,2]; input:3x4 min:3x4",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);
 
-static void clamp_min_grad(nnl_grad *g)
-{
-    nnl_scope *s = g->s;
-    if (g->needs[0]) g->dx[0] = DO(s, masked, DO(s, ge, g->in[0], g->in[1]), g->dy[0]);
-    if (g->needs[1]) g->dx[1] = DO(s, masked, DO(s, lt, g->in[0], g->in[1]), g->dy[0]);
-}
+static void clamp_min_grad(nnl_grad *g) { between_grad(g, 1, 0); }
 
 NNL_OP(clamp_min,
-    .sig = "input:number, min:number|scalar -> same",
-    .doc = "max(input, min), elementwise with broadcasting.  The gradient passes at the bound.",
+    .sig = "input:any, min:any|scalar -> same",
+    .doc = "max(input, min), elementwise with broadcasting.  No gradient passes at a number; a tensor "
+           "shares it with what equals it.",
     .example = "nn.tensor({-2, 2}):clamp_min(-1)",
     .infer = nnl_infer_broadcast,
     .run = nnl_run_map,
@@ -568,18 +603,14 @@ NNL_OP(clamp_min,
     .grad = clamp_min_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4!-1 min=-1; input:3x4 min:4",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);
 
-static void clamp_max_grad(nnl_grad *g)
-{
-    nnl_scope *s = g->s;
-    if (g->needs[0]) g->dx[0] = DO(s, masked, DO(s, le, g->in[0], g->in[1]), g->dy[0]);
-    if (g->needs[1]) g->dx[1] = DO(s, masked, DO(s, gt, g->in[0], g->in[1]), g->dy[0]);
-}
+static void clamp_max_grad(nnl_grad *g) { between_grad(g, 0, 1); }
 
 NNL_OP(clamp_max,
-    .sig = "input:number, max:number|scalar -> same",
-    .doc = "min(input, max), elementwise with broadcasting.  The gradient passes at the bound.",
+    .sig = "input:any, max:any|scalar -> same",
+    .doc = "min(input, max), elementwise with broadcasting.  No gradient passes at a number; a tensor "
+           "shares it with what equals it.",
     .example = "nn.tensor({-2, 2}):clamp_max(1)",
     .infer = nnl_infer_broadcast,
     .run = nnl_run_map,
@@ -587,4 +618,4 @@ NNL_OP(clamp_max,
     .grad = clamp_max_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4!1 max=1; input:3x4 max:4",
-    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_SATURATE | NNL_INPLACE_OK);

@@ -2,12 +2,13 @@
 #include "elementwise.h"
 
 #define NO_DERIVATIVE NNL_NO_GRAD("the result is true or false")
+#define FLAT_IN_PLACE NO_DERIVATIVE, .grad = nnl_flat_grad
 
 /* ---------------------------------------------------------------- comparison -> bool */
 
 #define COMPARE(map)                                                                               \
     .sig = "input:any, other:any|scalar -> bool", .infer = nnl_infer_compare, .run = nnl_run_map,  \
-    .kernel = NNL_MAP_##map, .traits = NNL_ELEMENTWISE | NNL_PROMOTE, NO_DERIVATIVE
+    .kernel = NNL_MAP_##map, .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK, FLAT_IN_PLACE
 
 NNL_OP(eq, COMPARE(eq),
     .doc = "Where input equals other (a tensor or a number), elementwise with broadcasting; NaN equals nothing.",
@@ -71,7 +72,7 @@ NNL_OP(isfinite, PREDICATE(isfinite),
 
 #define LOGIC(map)                                                                                 \
     .sig = "input:any, other:any|scalar -> bool", .infer = nnl_infer_compare, .run = nnl_run_map,  \
-    .kernel = NNL_MAP_##map, .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK, NO_DERIVATIVE, \
+    .kernel = NNL_MAP_##map, .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK, FLAT_IN_PLACE, \
     .sample = "input:3x4{bool} other:3x4{bool}; input:3x4{bool} other:4{bool}"
 
 NNL_OP(logical_and, LOGIC(logical_and),
@@ -93,7 +94,7 @@ NNL_OP(logical_not,
     .infer = nnl_infer_compare,
     .run = nnl_run_map,
     .kernel = NNL_MAP_logical_not,
-    NO_DERIVATIVE,
+    FLAT_IN_PLACE,
     .sample = "input:3x4{bool}",
     .traits = NNL_ELEMENTWISE | NNL_INPLACE_OK);
 
@@ -196,11 +197,12 @@ static void masked_fill_grad(nnl_grad *g)
 
 NNL_OP(masked_fill,
     .sig = "input:any, mask:bool, value:any|scalar -> same",
-    .doc = "value (a number or a 0-d tensor) where mask is true, else input; input and mask broadcast.",
+    .doc = "value (a number or a 0-d tensor) where mask is true, else input; input and mask broadcast.  The type is "
+           "input's.",
     .example = "nn.ones(2):masked_fill(nn.tensor({true, false}), 7)",
     .infer = masked_fill_infer,
     .run = masked_fill_run,
     .grad = masked_fill_grad,
     .saves = NNL_SAVE_INPUT(1),
     .sample = "input:3x4 mask:3x4 value=1.5; input:3x4 mask:4 value:0d",
-    .traits = NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_PROMOTE | NNL_FIRST_TYPE | NNL_INPLACE_OK);

@@ -2,6 +2,7 @@
 #include "composed.h"
 #include "window.h"
 
+#include <math.h>
 #include <string.h>
 
 enum { MEAN, SUM, NONE };
@@ -133,8 +134,9 @@ static nnl_status find_labels(nnl_call *c, rows *v, const nnl_tensor *target)
         at[i] = number - base;
         if (number < base || at[i] >= v->classes) {
             char place[NNL_PLACE_TEXT];
-            return nnl_call_fail(c, NNL_EINDEX, "target is %lld%s, but the classes are %d to %lld", (long long)number,
-                                 nnl_place_text(place, target, i, base), base, (long long)(v->classes - 1 + base));
+            return nnl_call_fail(c, NNL_EINDEX, "target is %lld%s, but the classes are %d to %lld%s", (long long)number,
+                                 nnl_place_text(place, target, i, base), base, (long long)(v->classes - 1 + base),
+                                 base == 1 && number == 0 ? "; labels that count from 0 become labels + 1" : "");
         }
         v->total += weight_of(v, at[i]);
     }
@@ -443,9 +445,13 @@ static nnl_tensor *label_loss(nnl_scope *s, nnl_tensor *a, nnl_tensor *weight, c
     return *weights ? DO(s, mul, loss, *weights) : loss;
 }
 
+/* Where nothing has weight the mean is NaN, but pulls at nothing. */
 static nnl_tensor *weighted_mean(nnl_scope *s, nnl_tensor *loss, nnl_tensor *weights)
 {
-    return weights ? DO(s, div, DO(s, sum, loss), DO(s, sum, weights)) : DO(s, mean, loss);
+    if (!weights) return DO(s, mean, loss);
+    nnl_tensor *total = DO(s, sum, weights), *none = DO(s, eq, total, nnl_number(s, total, 0));
+    nnl_tensor *mean = DO(s, div, DO(s, sum, loss), DO(s, where, none, nnl_number(s, total, 1), total));
+    return DO(s, where, none, nnl_number(s, total, NAN), mean);
 }
 
 static void cross_entropy_define(nnl_define *d)

@@ -65,6 +65,12 @@ static const char *read_term(equation *e, const char *text, term *out, int ndim)
 
 static bool holds(const term *t, char label) { return memchr(t->label, label, (size_t)t->count) != NULL; }
 
+static int64_t size_of(const term *t, char label)
+{
+    const char *place = memchr(t->label, label, (size_t)t->count);
+    return t->t ? t->t->shape[place - t->label] : 1;
+}
+
 /* A label twice in a term means its diagonal. */
 static void take_diagonals(equation *e, term *t)
 {
@@ -169,21 +175,22 @@ static void contract(equation *e, term *a, term *b, int from)
     memcpy(labels + n_batch, inner, (size_t)n_inner);
     memcpy(labels + n_batch + n_inner, columns, (size_t)n_columns);
     nnl_tensor *right = grouped(e, b, labels, (int[]){n_batch, n_inner, n_columns});
-    nnl_tensor *product = DO(e->s, bmm, left, right);
-
+    /* A size may be 1 still, where a later term has the label's own. */
+    term product = {.t = DO(e->s, bmm, left, right)};
     int64_t shape[NNL_MAX_DIMS];
-    a->count = 0;
     const struct {
+        const term *from;
         const char *labels;
         int count;
-    } groups[] = {{batch, n_batch}, {rows, n_rows}, {columns, n_columns}};
+    } groups[] = {{a, batch, n_batch}, {a, rows, n_rows}, {b, columns, n_columns}};
     for (int g = 0; g < 3; g++) {
         for (int i = 0; i < groups[g].count; i++) {
-            shape[a->count] = e->size[(int)groups[g].labels[i]];
-            a->label[a->count++] = groups[g].labels[i];
+            shape[product.count] = size_of(groups[g].from, groups[g].labels[i]);
+            product.label[product.count++] = groups[g].labels[i];
         }
     }
-    a->t = nnl_reshaped(e->s, product, a->count, shape);
+    product.t = nnl_reshaped(e->s, product.t, product.count, shape);
+    *a = product;
 }
 
 static nnl_status read_equation(equation *e, const char *text, int n_in, nnl_tensor *const *in)
@@ -263,7 +270,7 @@ static void einsum_define(nnl_define *d)
 }
 
 NNL_OP(einsum,
-    .sig = "equation:string, operands:float... -> same",
+    .sig = "equation:string, operands:number... -> same",
     .doc = "Einstein summation: every label of the equation names a dimension; labels that are not in the result are summed "
            "over.  \"...\" stands for any dimensions, a label twice in a term for the diagonal.  Operands are contracted from "
            "left to right.",

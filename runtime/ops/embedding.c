@@ -92,7 +92,7 @@ NNL_OP(embedding,
     .saves = NNL_SAVE_INPUT(0),
     .sample = "input:2x3<4> weight:4x3; input:5<4> weight:4x2 padding_idx=2; input:0d<4> "
               "weight:4x3",
-    .traits = NNL_NO_METHOD);
+    .traits = NNL_NO_METHOD | NNL_IDS);
 
 static nnl_status embedding_backward_infer(nnl_call *c)
 {

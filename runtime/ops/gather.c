@@ -238,7 +238,7 @@ NNL_OP(scatter,
     .saves = NNL_SAVE_INPUT(1),
     .sample = "input:3x4 dim=2 index:3x2<4> src:3x2; input:3x4 dim=1 index:2x4<3> src:3x5; "
               "input:3x4 dim=2 index:3x1<4> src=1.5",
-    .traits = NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_PROMOTE | NNL_FIRST_TYPE | NNL_INPLACE_OK);
 
 static nnl_status gather_last_run(nnl_call *c)
 {
@@ -292,7 +292,7 @@ NNL_OP(scatter_add,
     .saves = NNL_SAVE_INPUT(1),
     .sample = "input:3x4 dim=2 index:3x2<4> src:3x2; input:3x4 dim=1 index:2x4<3> src:3x5; "
               "input:5 dim=1 index:7<5> src:7",
-    .traits = NNL_PROMOTE | NNL_INPLACE_OK);
+    .traits = NNL_PROMOTE | NNL_FIRST_TYPE | NNL_INPLACE_OK);
 
 /* ---------------------------------------------------------------- take */
 

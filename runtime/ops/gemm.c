@@ -34,6 +34,7 @@
 typedef enum algorithm { BLOCK, DOT, ROW } algorithm;
 
 typedef struct plan {
+    nnl_runtime *rt;
     const nnl_gemm_call *call;
     algorithm algorithm;
     int64_t size, width; /* bytes an element; columns of a kernel's tile */
@@ -172,6 +173,7 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
         p->row(&g);
     } else {
         for (int64_t d = 0; d < p->depth_blocks; d++) {
+            if (d > 0 && nnl_is_cancelled(p->rt)) return;
             run_block(p, &g, c->k * d / p->depth_blocks, c->k * (d + 1) / p->depth_blocks, buffer);
         }
     }
@@ -181,7 +183,8 @@ static void run_lane(void *context, int64_t lane)
 {
     const plan *p = context;
     char *buffer = p->buffers ? p->buffers + lane * p->lane_bytes : NULL;
-    for (int64_t i = p->tiles * lane / p->lanes; i < p->tiles * (lane + 1) / p->lanes; i++)
+    int64_t end = p->tiles * (lane + 1) / p->lanes;
+    for (int64_t i = p->tiles * lane / p->lanes; i < end && !nnl_is_cancelled(p->rt); i++)
         run_tile(p, i, buffer);
 }
 
@@ -191,6 +194,7 @@ static void choose_kernels(plan *p, nnl_runtime *rt, const nnl_gemm_call *c)
 {
     const nnl_kernels *k = rt->kernels;
     bool f32 = c->dtype == NNL_F32;
+    p->rt = rt;
     p->call = c;
     p->kernels = k;
     p->size = f32 ? 4 : 8;
@@ -311,11 +315,7 @@ static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
     void *buffers = NULL;
     if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &buffers));
     p.buffers = buffers;
-    nnl_status status = NNL_OK;
-    if (p.lanes == 1)
-        run_lane(&p, 0);
-    else
-        status = nnl_parallel(rt, p.lanes, run_lane, &p);
+    nnl_status status = nnl_parallel(rt, p.lanes, run_lane, &p);
     if (bytes > 0) nnl_free(rt, buffers, bytes);
     return status;
 }

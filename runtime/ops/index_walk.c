@@ -21,8 +21,12 @@ typedef struct position_job {
     const int64_t *in;
     int64_t *out;
     int64_t count, size, base, scale;
+    int64_t behind; /* what is added to negative ones */
     _Atomic bool bad;
 } position_job;
+
+/* Ids do not count from the end: below 0 they stay out of range. */
+static int64_t behind(const nnl_call *c, int64_t size) { return c->op->traits & NNL_IDS ? 0 : size; }
 
 static void position_task(void *context, int64_t chunk)
 {
@@ -32,9 +36,10 @@ static void position_task(void *context, int64_t chunk)
     bool bad = false;
     for (int64_t i = first; i < end; i++) {
         int64_t v = job->in[i];
-        v = v < 0 ? v + job->size : v - job->base;
+        v = v < 0 ? v + job->behind : v - job->base;
         bad |= (uint64_t)v >= size;
-        job->out[i] = v * job->scale;
+        /* unsigned, because a position that is refused afterwards may be anything */
+        job->out[i] = (int64_t)((uint64_t)v * (uint64_t)job->scale);
     }
     if (bad) job->bad = true;
 }
@@ -68,7 +73,7 @@ nnl_status nnl_position_fail(nnl_call *c, int place, int dim, int64_t size)
             offset += at[d] * t->strides[d];
         }
         value = nnl_element_int(t, offset);
-        int64_t v = value < 0 ? value + size : value - base;
+        int64_t v = value < 0 ? value + behind(c, size) : value - base;
         if (v < 0 || v >= size) break;
     }
     char name[48], where[NNL_MAX_DIMS * 22 + 16] = "", range[96], dimension[32];
@@ -87,8 +92,9 @@ nnl_status nnl_position_fail(nnl_call *c, int place, int dim, int64_t size)
     if (size == 0)
         nnl_format(range, sizeof range, "is empty");
     else
-        nnl_format(range, sizeof range, "has positions %d to %lld (or -%lld to -1)", base,
-                   (long long)size - 1 + base, (long long)size);
+        nnl_format(range, sizeof range,
+                   behind(c, size) ? "has positions %d to %lld (or -%lld to -1)" : "has positions %d to %lld",
+                   base, (long long)size - 1 + base, (long long)size);
     return nnl_call_fail(c, NNL_EINDEX, "%s is %lld%s, but %s %s", index_name(c, place, name),
                          (long long)value, where, dimension, range);
 }
@@ -116,7 +122,8 @@ nnl_status nnl_positions_read(nnl_call *c, int place, int dim, int64_t size, int
 {
     const nnl_tensor *t = c->in[place];
     position_job job = {
-        .out = out, .count = t->numel, .size = size, .base = c->index_base, .scale = scale};
+        .out = out, .count = t->numel, .size = size, .base = c->index_base, .scale = scale,
+        .behind = behind(c, size)};
     if (t->numel == 0) return NNL_OK;
     job.in = out;
     if (t->dtype == NNL_I64 && t->contiguous) {

@@ -117,6 +117,14 @@ nnl_status nnl_infer_broadcast(nnl_call *c)
     return NNL_OK;
 }
 
+nnl_status nnl_infer_number(nnl_call *c)
+{
+    if (c->in[0]->dtype == NNL_BOOL)
+        return nnl_call_fail(c, NNL_ETYPE, "%s must be a number type when all inputs are bool; convert it with :to(\"i64\")",
+                             c->sig->tensor[0]->name);
+    return nnl_infer_broadcast(c);
+}
+
 nnl_status nnl_infer_compare(nnl_call *c)
 {
     NNL_TRY(broadcast_all(c));

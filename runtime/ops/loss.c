@@ -2,6 +2,8 @@
 #include "composed.h"
 #include "reduce.h"
 
+#include <string.h>
+
 enum { MEAN, SUM, NONE, BATCH_MEAN };
 
 #define BLOCK 1024  /* elements whose losses are held between the map and the sum */
@@ -108,11 +110,14 @@ static nnl_status strict_infer(nnl_call *c)
     if (!nnl_same_shape(c->in[PREDICTION], c->in[TARGET]))
         return nnl_call_fail(c, NNL_ESHAPE, "%s must have the shape of %s", nnl_call_input_text(c, TARGET, y),
                              nnl_call_input_text(c, PREDICTION, x));
-    NNL_TRY(pair_shape(c, &shape));
-    if (nnl_shape_numel(shape.ndim, shape.shape) != c->in[PREDICTION]->numel || shape.ndim != c->in[PREDICTION]->ndim) {
-        int i = c->in[WEIGHT] && c->in[WEIGHT]->numel > 1 ? WEIGHT : POS_WEIGHT;
-        return nnl_call_fail(c, NNL_ESHAPE, "%s does not broadcast to the shape of %s", nnl_call_input_text(c, i, y),
-                             nnl_call_input_text(c, PREDICTION, x));
+    const nnl_tensor *prediction = c->in[PREDICTION];
+    for (int i = WEIGHT; i < c->n_in; i++) {
+        if (!c->in[i]) continue;
+        nnl_spec_like(&shape, prediction);
+        if (!nnl_broadcast(&shape.ndim, shape.shape, c->in[i]->ndim, c->in[i]->shape)) return fail_broadcast(c, i);
+        if (shape.ndim != prediction->ndim || memcmp(shape.shape, prediction->shape, sizeof(int64_t) * prediction->ndim) != 0)
+            return nnl_call_fail(c, NNL_ESHAPE, "%s does not broadcast to the shape of %s", nnl_call_input_text(c, i, y),
+                                 nnl_call_input_text(c, PREDICTION, x));
     }
     return loss_infer(c);
 }

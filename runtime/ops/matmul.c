@@ -498,8 +498,24 @@ static nnl_status addmm_infer(nnl_call *c)
     return NNL_OK;
 }
 
+/* The product first: its factors may be the target of a call in place. */
+static nnl_status integer_addmm(nnl_call *c)
+{
+    nnl_tensor *factors, *out = c->out[0];
+    double alpha = nnl_value_double(&c->attr[1]), scale[] = {nnl_value_double(&c->attr[0]), 0};
+    nnl_spec spec;
+    nnl_spec_like(&spec, out);
+    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &factors));
+    nnl_status status = product(factors, c->in[1], false, c->in[2], false, NULL, 1, false);
+    if (status == NNL_OK) status = nnl_map_run(c->rt, NNL_MAP_scale_shift, 1, &c->in[0], out, scale);
+    if (status == NNL_OK) status = nnl_map_run(c->rt, NNL_MAP_add_scaled, 2, (nnl_tensor *[]){out, factors}, out, &alpha);
+    nnl_tensor_unref(factors);
+    return status;
+}
+
 static nnl_status addmm_run(nnl_call *c)
 {
+    if (nnl_is_int((nnl_dtype)c->out[0]->dtype)) return integer_addmm(c);
     double beta = nnl_value_double(&c->attr[0]), alpha = nnl_value_double(&c->attr[1]);
     nnl_tensor *out = c->out[0];
     bool inplace = out == c->in[0];
@@ -533,7 +549,7 @@ static void addmm_grad(nnl_grad *g)
 }
 
 NNL_OP(addmm,
-    .sig = "input:float, mat1:float, mat2:float, beta:num=1, alpha:num=1 -> same",
+    .sig = "input:number, mat1:number, mat2:number, beta:num=1, alpha:num=1 -> same",
     .doc = "beta * input + alpha * (mat1 times mat2); input broadcasts to the product's shape.",
     .example = "nn.ones(4):addmm(nn.ones(2, 3), nn.ones(3, 4))",
     .infer = addmm_infer,

@@ -22,7 +22,12 @@ enum {
     NNL_HIDDEN = 1 << 5,       /* for other ops' use: no Lua name */
     NNL_IN_PLACE = 1 << 6,     /* writes its inputs (copy_, fill_, optimizer updates): results are listed inputs */
     NNL_NO_METHOD = 1 << 7,    /* a function only, even though its first argument is a tensor */
-    NNL_COMPLETE_RUN = 1 << 8  /* infer sets no results for some calls and run makes them itself (nonzero) */
+    NNL_COMPLETE_RUN = 1 << 8, /* infer sets no results for some calls and run makes them itself (nonzero) */
+    NNL_FIRST_TYPE = 1 << 9,   /* with NNL_PROMOTE: inputs are brought to input 0's type */
+    NNL_SATURATE = 1 << 10,    /* with NNL_PROMOTE: a number that an integer type cannot hold becomes its nearest */
+    NNL_CAST = 1 << 11,        /* input 0 is first brought to the type that the attribute of kind dtype names */
+    NNL_IDS = 1 << 13,         /* positions in data are ids, of which negative ones do not count from the end */
+    NNL_TRUE_QUOTIENT = 1 << 12 /* with NNL_PROMOTE: integers and bool become f32, unless attribute 0 says how to round */
 };
 
 /* What backward will need of the forward call. */
@@ -187,6 +192,7 @@ const char *nnl_place_text(char text[NNL_PLACE_TEXT], const nnl_tensor *t, int64
 nnl_status nnl_infer_same(nnl_call *c);      /* like input 0 */
 nnl_status nnl_infer_broadcast(nnl_call *c); /* all inputs broadcast; type of input 0 */
 nnl_status nnl_infer_compare(nnl_call *c);   /* all inputs broadcast; bool */
+nnl_status nnl_infer_number(nnl_call *c);    /* nnl_infer_broadcast, but the common type may not be bool */
 void nnl_spec_like(nnl_spec *spec, const nnl_tensor *t);
 void nnl_spec_set(nnl_spec *spec, nnl_dtype dtype, int ndim, const int64_t *shape);
 /* Makes the result a view of input 0 with the spec's shape and these strides and offset. */

@@ -25,7 +25,10 @@ static nnl_status check_list(nnl_call *c, int list)
     if (count != wanted)
         return nnl_call_fail(c, NNL_EINVAL, "%s has %d tensors, but params has %d", param->name, count, wanted);
     for (int i = 0; i < count; i++) {
-        if (!t[i]) continue;
+        if (!t[i]) { /* a parameter without gradient stays as it is */
+            if (list == 1 || !list_count(c, 1) || !list_of(c, 1)[i]) continue;
+            return nnl_call_fail(c, NNL_EINVAL, "%s of parameter %d is missing", param->name, i + c->index_base);
+        }
         if (t[i]->dtype != params[i]->dtype || !nnl_same_shape(t[i], params[i])) {
             char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
             return nnl_call_fail(c, NNL_ESHAPE, "%s of parameter %d is %s %s, but the parameter is %s %s", param->name,

@@ -278,7 +278,7 @@ static nnl_status randint_run(nnl_call *c)
 }
 
 NNL_OP(randint,
-    .sig = "low:int, high:int, size:size*, dtype:dtype=i64 -> dtype",
+    .sig = "low:int, high:int, size:size..., dtype:dtype=i64 -> dtype",
     .doc = "Uniform random integers from low to high, both included, as math.random's.",
     .example = "nn.randint(1, 6, {2, 3})",
     .infer = randint_infer,
@@ -303,17 +303,20 @@ static nnl_status randperm_run(nnl_call *c)
     nnl_spec_set(&spec, NNL_I64, 1, &n);
     if (out->dtype != NNL_I64) NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &wide));
     int64_t *p = (int64_t *)(void *)wide->data;
-    for (int64_t i = 0; i < n; i++) p[i] = i + c->index_base;
     uint32_t words[2 * BLOCK];
     for (int64_t i = 0; i < n; i++) {
-        if (i % BLOCK == 0) nnl_random_words(&stream, 2 * i, 2 * NNL_MIN(BLOCK, n - i), words);
+        if (i % BLOCK == 0) {
+            if (nnl_is_cancelled(c->rt)) break;
+            nnl_random_words(&stream, 2 * i, 2 * NNL_MIN(BLOCK, n - i), words);
+        }
         uint64_t bits = words[i % BLOCK * 2] | (uint64_t)words[i % BLOCK * 2 + 1] << 32;
-        int64_t j = (int64_t)nnl_random_below(bits, (uint64_t)i + 1), swap = p[i];
-        p[i] = p[j];
-        p[j] = swap;
+        int64_t j = (int64_t)nnl_random_below(bits, (uint64_t)i + 1);
+        p[i] = p[j]; /* with j = i the next line sets it */
+        p[j] = i + c->index_base;
     }
-    if (wide == out) return NNL_OK;
-    nnl_status status = nnl_copy(out, wide);
+    nnl_status status = nnl_poll_cancel(c->rt);
+    if (wide == out) return status;
+    if (status == NNL_OK) status = nnl_copy(out, wide);
     nnl_tensor_unref(wide);
     return status;
 }
@@ -343,15 +346,15 @@ static nnl_status uniform_infer(nnl_call *c)
 {
     double low = nnl_value_double(&c->attr[0]), high = nnl_value_double(&c->attr[1]);
     if (!(low <= high))
-        return nnl_call_fail(c, NNL_EINVAL, "low (%g) is above high (%g)", low, high);
+        return nnl_call_fail(c, NNL_EINVAL, "from (%g) is above to (%g)", low, high);
     return nnl_infer_same(c);
 }
 
 static nnl_status uniform_run(nnl_call *c) { return two_params(c, make_uniform); }
 
 NNL_OP(uniform,
-    .sig = "input:float, low:num=0, high:num=1 -> same",
-    .doc = "Uniform random numbers in [low, high) in input's shape; x:uniform_(low, high) writes "
+    .sig = "input:float, from:num=0, to:num=1 -> same",
+    .doc = "Uniform random numbers in [from, to) in input's shape; x:uniform_(from, to) writes "
            "them into x.",
     .example = "nn.zeros(3):uniform_(-1, 1)",
     .infer = uniform_infer,
@@ -431,11 +434,12 @@ static nnl_status bernoulli_run(nnl_call *c)
 {
     nnl_tensor *x = c->in[0], *numbers, *p = NULL;
     bool given = nnl_given(&c->attr[0]);
+    nnl_value chance = given ? c->attr[0] : V_NUM(0.5);
     nnl_spec spec;
     nnl_spec_like(&spec, x);
     NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &numbers));
     nnl_status status = nnl_tensor_make(c->rt, &spec, NULL, &p);
-    if (status == NNL_OK) status = given ? nnl_fill(p, c->attr[0]) : nnl_copy(p, x);
+    if (status == NNL_OK) status = given || c->inplace ? nnl_fill(p, chance) : nnl_copy(p, x);
     if (status == NNL_OK) {
         nnl_tensor *out = c->out[0];
         fill_job job = {.make = make_uniform, .made = (nnl_dtype)x->dtype, .a = 0, .b = 1};
@@ -463,7 +467,7 @@ static nnl_status bernoulli_run(nnl_call *c)
 NNL_OP(bernoulli,
     .sig = "input:real, p:num? -> same",
     .doc = "1 with the probability that the input's element gives, else 0; with p, this "
-           "probability for all.",
+           "probability for all.  x:bernoulli_(p) writes them into x; there p is 0.5 by default.",
     .example = "nn.bernoulli(nn.full({3}, 0.5))",
     .infer = bernoulli_infer,
     .run = bernoulli_run,

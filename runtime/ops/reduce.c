@@ -14,10 +14,11 @@ static nnl_status fail_empty(nnl_call *c)
 
 /* ---------------------------------------------------------------- sums and means */
 
-/* Attributes dim, keepdim; integers and bool give i64. */
+/* Attributes dim, keepdim, dtype; integers and bool give i64. */
 static nnl_status sum_infer(nnl_call *c)
 {
     nnl_dtype dtype = nnl_is_float(type_of(c->in[0])) ? type_of(c->in[0]) : NNL_I64;
+    if (nnl_given(&c->attr[2])) dtype = (nnl_dtype)c->attr[2].as.i;
     nnl_reduce_spec(c, 0, dtype, &c->attr[0], c->attr[1].as.i);
     return NNL_OK;
 }
@@ -36,14 +37,16 @@ static nnl_tensor *spread(nnl_grad *g, nnl_tensor *y, int dims, int keepdim)
 static void sum_grad(nnl_grad *g) { g->dx[0] = spread(g, g->dy[0], 0, 1); }
 
 NNL_OP(sum,
-    .sig = "input:any, dim:dim*?, keepdim:flag=false -> same",
-    .doc = "Sum over the given dimensions, or over all.  Integers and bool give i64.  The sum of no elements is 0.",
+    .sig = "input:any, dim:dim*?, keepdim:flag=false, dtype:dtype? -> same",
+    .doc = "Sum over the given dimensions, or over all.  Integers and bool give i64.  The sum of no elements is 0.  With "
+           "dtype the input is converted to that type first.",
     .example = "nn.ones(2, 3):sum(1)",
     .infer = sum_infer,
     .run = sum_run,
     .variant = NNL_REDUCE_SUM,
     .grad = sum_grad,
-    .sample = "input:3x4; input:3x4 dim=1; input:2x3x4 dim={1, 3} keepdim=true");
+    .sample = "input:3x4; input:3x4 dim=1; input:2x3x4 dim={1, 3} keepdim=true; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST);
 
 static nnl_status same_infer(nnl_call *c)
 {
@@ -65,14 +68,15 @@ static void mean_grad(nnl_grad *g)
 }
 
 NNL_OP(mean,
-    .sig = "input:real, dim:dim*?, keepdim:flag=false -> same",
-    .doc = "Mean over the given dimensions, or over all.  Integers and bool are converted to f32.  The mean of no "
-           "elements is NaN.",
+    .sig = "input:real, dim:dim*?, keepdim:flag=false, dtype:dtype? -> same",
+    .doc = "Mean over the given dimensions, or over all.  Integers and bool are converted to f32, with dtype "
+           "the input to that type.  The mean of no elements is NaN.",
     .example = "nn.tensor({1, 2, 6}):mean()",
     .infer = same_infer,
     .run = mean_run,
     .grad = mean_grad,
-    .sample = "input:3x4; input:3x4 dim=2; input:2x3x4 dim={1, 3} keepdim=true");
+    .sample = "input:3x4; input:3x4 dim=2; input:2x3x4 dim={1, 3} keepdim=true; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST);
 
 /* ---------------------------------------------------------------- extremes and their places */
 
@@ -317,15 +321,17 @@ static void prod_grad(nnl_grad *g)
 }
 
 NNL_OP(prod,
-    .sig = "input:any, dim:dim*?, keepdim:flag=false -> same",
-    .doc = "Product over the given dimensions, or over all.  Integers and bool give i64.  The product of no elements is 1.",
+    .sig = "input:any, dim:dim*?, keepdim:flag=false, dtype:dtype? -> same",
+    .doc = "Product over the given dimensions, or over all.  Integers and bool give i64.  The product of no elements is 1.  "
+           "With dtype the input is converted to that type first.",
     .example = "nn.tensor({1, 2, 3}):prod()",
     .infer = sum_infer,
     .run = sum_run,
     .variant = NNL_REDUCE_PROD,
     .grad = prod_grad,
     .saves = NNL_SAVE_INPUT(0),
-    .sample = "input:3x4; input:3x4 dim=1; input:2x3x4 dim={1, 3} keepdim=true");
+    .sample = "input:3x4; input:3x4 dim=1; input:2x3x4 dim={1, 3} keepdim=true; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST);
 
 /* ---------------------------------------------------------------- counting */
 
@@ -531,15 +537,16 @@ static void norm_grad(nnl_grad *g)
 }
 
 NNL_OP(norm,
-    .sig = "input:real, p:num=2, dim:dim*?, keepdim:flag=false -> same",
+    .sig = "input:real, p:num=2, dim:dim*?, keepdim:flag=false, dtype:dtype? -> same",
     .doc = "(sum of |x|^p)^(1/p) over the given dimensions, or over all; p = math.huge: the largest |x|, -math.huge: the "
-           "smallest, 0: how many are not 0.",
+           "smallest, 0: how many are not 0.  With dtype the input is converted to that type first.",
     .example = "nn.tensor({3, 4}):norm()",
     .infer = norm_infer,
     .run = norm_run,
     .grad = norm_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_OUTPUT(0),
-    .sample = "input:3x4!0; input:3x4!0 p=1 dim=1; input:2x3x4!0 p=3 dim={1, 3} keepdim=true; input:3x4!0^ p=math.huge dim=2");
+    .sample = "input:3x4!0; input:3x4!0 p=1 dim=1; input:2x3x4!0 p=3 dim={1, 3} keepdim=true; input:3x4!0^ p=math.huge dim=2",
+    .traits = NNL_CAST);
 
 /* ---------------------------------------------------------------- log of a sum of exponentials */
 

@@ -12,7 +12,7 @@ static const nnl_op *const all[] = {
 
 const nnl_op *nnl_op_find(const char *name)
 {
-    int low = 0, high = NNL_COUNT(all);
+    int low = 0, high = name ? NNL_COUNT(all) : 0;
     while (low < high) {
         int middle = (low + high) / 2, order = strcmp(name, all[middle]->name);
         if (order == 0) return all[middle];

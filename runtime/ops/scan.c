@@ -40,10 +40,10 @@ static nnl_status dense(nnl_tensor *t, nnl_tensor **out)
     return status;
 }
 
-/* x and a (or NULL) are dense. */
-static nnl_status run_dense(nnl_call *c, nnl_scan_kind kind, const nnl_tensor *x, const nnl_tensor *a, int64_t dim, bool reverse)
+/* out, x and a (or NULL) are dense. */
+static nnl_status run_dense(nnl_call *c, nnl_scan_kind kind, nnl_tensor *out, const nnl_tensor *x, const nnl_tensor *a, int64_t dim,
+                            bool reverse)
 {
-    nnl_tensor *out = c->out[0];
     job j = {.kernels = c->rt->kernels, .kind = kind, .dtype = x->dtype, .out = out->data, .x = x->data,
              .a = a ? a->data : NULL, .out_width = (int64_t)nnl_dtype_size(type_of(out)),
              .width = (int64_t)nnl_dtype_size(type_of(x)), .outer = 1, .size = 1, .inner = 1, .reverse = reverse};
@@ -56,22 +56,25 @@ static nnl_status run_dense(nnl_call *c, nnl_scan_kind kind, const nnl_tensor *x
     return NNL_OK;
 }
 
-static nnl_status run_scan(nnl_call *c, nnl_scan_kind kind, nnl_tensor *input, nnl_tensor *factor, int64_t dim, bool reverse)
+static nnl_status run_scan(nnl_call *c, nnl_scan_kind kind, nnl_tensor *out, nnl_tensor *input, nnl_tensor *factor, int64_t dim,
+                           bool reverse)
 {
     nnl_tensor *x, *a = NULL;
     NNL_TRY(dense(input, &x));
     nnl_status status = factor ? dense(factor, &a) : NNL_OK;
-    if (status == NNL_OK) status = run_dense(c, kind, x, a, dim, reverse);
+    if (status == NNL_OK) status = run_dense(c, kind, out, x, a, dim, reverse);
     nnl_tensor_unref(a);
     nnl_tensor_unref(x);
     return status;
 }
 
-/* Integers and bool give i64. */
+static nnl_dtype cumulative_type(const nnl_tensor *x) { return nnl_is_float(type_of(x)) ? type_of(x) : NNL_I64; }
+
+/* Attributes dim, dtype; integers and bool give i64. */
 static nnl_status cumulative_infer(nnl_call *c)
 {
     nnl_spec_like(&c->spec[0], c->in[0]);
-    if (!nnl_is_float(type_of(c->in[0]))) c->spec[0].dtype = NNL_I64;
+    c->spec[0].dtype = c->sig->attrs > 1 && nnl_given(&c->attr[1]) ? (nnl_dtype)c->attr[1].as.i : cumulative_type(c->in[0]);
     return NNL_OK;
 }
 
@@ -80,21 +83,34 @@ static nnl_status cumulative_run(nnl_call *c)
 {
     bool reverse = c->op->variant < 0;
     nnl_scan_kind kind = reverse ? NNL_SCAN_SUM : (nnl_scan_kind)c->op->variant;
-    return run_scan(c, kind, c->in[0], NULL, c->attr[0].as.i, reverse);
+    nnl_tensor *out = c->out[0], *wide;
+    if (out->contiguous && type_of(out) == cumulative_type(c->in[0]))
+        return run_scan(c, kind, out, c->in[0], NULL, c->attr[0].as.i, reverse);
+    /* in place of a strided tensor, or asked for as a narrow integer type */
+    nnl_spec spec;
+    nnl_spec_like(&spec, out);
+    spec.dtype = cumulative_type(c->in[0]);
+    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &wide));
+    nnl_status status = run_scan(c, kind, wide, c->in[0], NULL, c->attr[0].as.i, reverse);
+    if (status == NNL_OK) status = nnl_copy(out, wide);
+    nnl_tensor_unref(wide);
+    return status;
 }
 
 static void cumsum_grad(nnl_grad *g) { g->dx[0] = DO_WITH(g->s, cumsum_reverse, (g->attr[0]), g->dy[0]); }
 static void cumsum_reverse_grad(nnl_grad *g) { g->dx[0] = DO_WITH(g->s, cumsum, (g->attr[0]), g->dy[0]); }
 
 NNL_OP(cumsum,
-    .sig = "input:any, dim:dim -> same",
-    .doc = "Running sum along dim: element i is the sum of elements 1 to i.  Integers and bool give i64.",
+    .sig = "input:any, dim:dim, dtype:dtype? -> same",
+    .doc = "Running sum along dim: element i is the sum of elements 1 to i.  Integers and bool give i64.  With dtype the "
+           "input is converted to that type first.",
     .example = "nn.tensor({1, 2, 3}):cumsum(1)",
     .infer = cumulative_infer,
     .run = cumulative_run,
     .variant = NNL_SCAN_SUM,
     .grad = cumsum_grad,
-    .sample = "input:3x4 dim=2; input:2x3x4 dim=2");
+    .sample = "input:3x4 dim=2; input:2x3x4 dim=2; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST | NNL_INPLACE_OK);
 
 NNL_OP(cumsum_reverse,
     .sig = "input:float, dim:dim -> same",
@@ -116,15 +132,17 @@ static void cumprod_grad(nnl_grad *g)
 }
 
 NNL_OP(cumprod,
-    .sig = "input:any, dim:dim -> same",
-    .doc = "Running product along dim: element i is the product of elements 1 to i.  Integers and bool give i64.",
+    .sig = "input:any, dim:dim, dtype:dtype? -> same",
+    .doc = "Running product along dim: element i is the product of elements 1 to i.  Integers and bool give i64.  With dtype the "
+           "input is converted to that type first.",
     .example = "nn.tensor({1, 2, 3}):cumprod(1)",
     .infer = cumulative_infer,
     .run = cumulative_run,
     .variant = NNL_SCAN_PROD,
     .grad = cumprod_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_OUTPUT(0),
-    .sample = "input:3x4 dim=2; input:2x3x4 dim=2");
+    .sample = "input:3x4 dim=2; input:2x3x4 dim=2; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST | NNL_INPLACE_OK);
 
 /* ---------------------------------------------------------------- linear recurrences */
 
@@ -139,7 +157,7 @@ static nnl_status linear_infer(nnl_call *c)
 
 static nnl_status linear_run(nnl_call *c)
 {
-    return run_scan(c, NNL_SCAN_LINEAR, c->in[0], c->in[1], c->attr[0].as.i, c->attr[1].as.i);
+    return run_scan(c, NNL_SCAN_LINEAR, c->out[0], c->in[0], c->in[1], c->attr[0].as.i, c->attr[1].as.i);
 }
 
 /* The way back is the recurrence in the other direction: dx.  da_i = dx_i y_(i-1) forwards, dx_(i-1) y_i backwards. */
@@ -161,7 +179,7 @@ NNL_OP(linear_scan,
     .grad = linear_grad,
     .saves = NNL_SAVE_INPUT(1) | NNL_SAVE_OUTPUT(0),
     .sample = "input:3x4 factor:3x4 dim=2; input:3x4 factor:3x4 dim=1 reverse=true",
-    .traits = NNL_HIDDEN);
+    .traits = NNL_PROMOTE | NNL_HIDDEN);
 
 /* ---------------------------------------------------------------- one place on */
 

@@ -99,26 +99,29 @@ static void softmax_grad(nnl_grad *g)
 }
 
 NNL_OP(softmax,
-    .sig = "input:real, dim:dim=-1 -> same",
-    .doc = "exp(x) / sum of exp(x) along dim: positive numbers that add up to 1.",
+    .sig = "input:real, dim:dim=-1, dtype:dtype? -> same",
+    .doc = "exp(x) / sum of exp(x) along dim: positive numbers that add up to 1.  With dtype x is converted to that "
+           "type first.",
     .example = "nn.tensor({1, 2, 3}):softmax(-1)",
     .infer = nnl_infer_same,
     .run = softmax_run,
     .variant = PLAIN,
     .grad = softmax_grad,
     .saves = NNL_SAVE_OUTPUT(0),
-    .sample = "input:3x4 dim=2; input:2x3x4 dim=2");
+    .sample = "input:3x4 dim=2; input:2x3x4 dim=2; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST);
 
 NNL_OP(softmin,
-    .sig = "input:real, dim:dim=-1 -> same",
-    .doc = "softmax(-x): the smallest element gets the largest share.",
+    .sig = "input:real, dim:dim=-1, dtype:dtype? -> same",
+    .doc = "softmax(-x): the smallest element gets the largest share.  With dtype x is converted to that type first.",
     .example = "nn.F.softmin(nn.tensor({1, 2, 3}), -1)",
     .infer = nnl_infer_same,
     .run = softmax_run,
     .variant = NEGATED,
     .grad = softmax_grad,
     .saves = NNL_SAVE_OUTPUT(0),
-    .sample = "input:3x4 dim=2; input:2x3x4 dim=2");
+    .sample = "input:3x4 dim=2; input:2x3x4 dim=2; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST);
 
 /* y (dy - sum(y dy)) */
 static void softmax_backward_define(nnl_define *d)
@@ -143,15 +146,17 @@ static void log_softmax_grad(nnl_grad *g)
 }
 
 NNL_OP(log_softmax,
-    .sig = "input:real, dim:dim=-1 -> same",
-    .doc = "x - log(sum of exp(x) along dim), the logarithm of softmax, computed without overflow.",
+    .sig = "input:real, dim:dim=-1, dtype:dtype? -> same",
+    .doc = "x - log(sum of exp(x) along dim), the logarithm of softmax, computed without overflow.  With dtype x is "
+           "converted to that type first.",
     .example = "nn.tensor({1, 2, 3}):log_softmax(-1)",
     .infer = nnl_infer_same,
     .run = softmax_run,
     .variant = LOGARITHM,
     .grad = log_softmax_grad,
     .saves = NNL_SAVE_OUTPUT(0),
-    .sample = "input:3x4 dim=2; input:2x3x4 dim=2");
+    .sample = "input:3x4 dim=2; input:2x3x4 dim=2; input:3x4 dim=1 dtype=\"f64\"",
+    .traits = NNL_CAST);
 
 /* dy - exp(y) sum(dy) */
 static void log_softmax_backward_define(nnl_define *d)

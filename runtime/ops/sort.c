@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define RUN 12            /* elements sorted by insertion */
+#define LOOK 65536        /* elements between two looks at the cancel flag */
 #define MAX_GROUPS 16     /* tasks of a sort at most, each with memory of its own */
 #define GROUP_PAIRS 4194304
 
@@ -41,10 +42,16 @@ static uint64_t key_of(nnl_dtype dtype, const char *at)
     }
 }
 
+/* Everything below that may take long stops halfway when the call is cancelled; the caller then must not read
+ * the pairs. */
+
 /* n elements, step bytes apart; flip turns the order round and leaves ties as they are. */
-static void read_pairs(nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint64_t flip, pair *out)
+static void read_pairs(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint64_t flip,
+                       pair *out)
 {
-    for (int64_t i = 0; i < n; i++, x += step) out[i] = (pair){key_of(dtype, x) ^ flip, i};
+    for (int64_t i = 0; i < n && !nnl_is_cancelled(rt);) {
+        for (int64_t end = NNL_MIN(i + LOOK, n); i < end; i++, x += step) out[i] = (pair){key_of(dtype, x) ^ flip, i};
+    }
 }
 
 /* ---------------------------------------------------------------- sorting */
@@ -59,29 +66,35 @@ static void insertion(pair *a, int64_t n)
     }
 }
 
-static void merge(pair *out, const pair *a, int64_t n, const pair *b, int64_t m)
+static void merge(const nnl_runtime *rt, pair *out, const pair *a, int64_t n, const pair *b, int64_t m)
 {
     while (n > 0 && m > 0) {
-        bool second = b->key < a->key;
-        *out++ = second ? *b : *a;
-        a += !second;
-        n -= !second;
-        b += second;
-        m -= second;
+        if (nnl_is_cancelled(rt)) return;
+        for (int64_t look = LOOK; look > 0 && n > 0 && m > 0; look--) {
+            bool second = b->key < a->key;
+            *out++ = second ? *b : *a;
+            a += !second;
+            n -= !second;
+            b += second;
+            m -= second;
+        }
     }
     memcpy(out, a, (size_t)n * sizeof(pair));
     memcpy(out + n, b, (size_t)m * sizeof(pair));
 }
 
 /* Sorts a by way of spare; the result is in a. */
-static void sort_pairs(pair *a, pair *spare, int64_t n)
+static void sort_pairs(const nnl_runtime *rt, pair *a, pair *spare, int64_t n)
 {
-    for (int64_t i = 0; i < n; i += RUN) insertion(a + i, NNL_MIN(RUN, n - i));
+    for (int64_t i = 0; i < n; i += RUN) {
+        if (i % (RUN * LOOK) == 0 && nnl_is_cancelled(rt)) return;
+        insertion(a + i, NNL_MIN(RUN, n - i));
+    }
     pair *from = a, *to = spare;
     for (int64_t width = RUN; width < n; width *= 2) {
         for (int64_t i = 0; i < n; i += 2 * width) {
             int64_t first = NNL_MIN(width, n - i), second = NNL_MIN(width, n - i - first);
-            merge(to + i, from + i, first, from + i + first, second);
+            merge(rt, to + i, from + i, first, from + i + first, second);
         }
         pair *swap = from;
         from = to;
@@ -107,15 +120,16 @@ static void sift(pair *heap, int64_t at, int64_t count)
 }
 
 /* The first k of the sorted order come to a[0 .. k), sorted: a heap of the best so far, the worst on top. */
-static void select_pairs(pair *a, pair *spare, int64_t n, int64_t k)
+static void select_pairs(const nnl_runtime *rt, pair *a, pair *spare, int64_t n, int64_t k)
 {
     if (k >= n / 8) {
-        sort_pairs(a, spare, n);
+        sort_pairs(rt, a, spare, n);
         return;
     }
     if (k == 0) return;
     for (int64_t i = k / 2 - 1; i >= 0; i--) sift(a, i, k);
     for (int64_t i = k; i < n; i++) {
+        if (i % LOOK == 0 && nnl_is_cancelled(rt)) return;
         if (a[i].key >= a[0].key) continue;
         a[0] = a[i];
         sift(a, 0, k);
@@ -170,14 +184,16 @@ static void sort_row(const sort_job *j, int64_t row, pair *a)
     }
     const char *from = x->data + offset * width;
     int64_t step = x->ndim ? x->strides[j->dim] * width : 0;
-    read_pairs(type_of(x), from, step, j->size, j->flip, a);
+    read_pairs(x->rt, type_of(x), from, step, j->size, j->flip, a);
     int64_t at = row / j->inner * j->inner * j->take + row % j->inner;
     if (j->median) {
-        sort_pairs(a, a + j->size, j->size);
+        sort_pairs(x->rt, a, a + j->size, j->size);
+        if (nnl_is_cancelled(x->rt)) return;
         put(j, from, step, at, median_place(j, a));
         return;
     }
-    select_pairs(a, a + j->size, j->size, j->take);
+    select_pairs(x->rt, a, a + j->size, j->size, j->take);
+    if (nnl_is_cancelled(x->rt)) return;
     for (int64_t i = 0; i < j->take; i++) put(j, from, step, at + i * j->inner, a[i].place);
 }
 
@@ -185,7 +201,7 @@ static void sort_task(void *context, int64_t i)
 {
     const sort_job *j = context;
     int64_t end = NNL_MIN((i + 1) * j->group, j->rows);
-    for (int64_t row = i * j->group; row < end; row++) sort_row(j, row, j->scratch + i * 2 * j->size);
+    for (int64_t row = i * j->group; row < end && !nnl_is_cancelled(j->x->rt); row++) sort_row(j, row, j->scratch + i * 2 * j->size);
 }
 
 static nnl_status run_sort(nnl_runtime *rt, sort_job *j)
@@ -206,6 +222,7 @@ static nnl_status run_sort(nnl_runtime *rt, sort_job *j)
     nnl_status status = NNL_OK;
     if (x->numel > NNL_SERIAL_WORK / 16) status = nnl_parallel(rt, groups, sort_task, j);
     else for (int64_t i = 0; i < groups; i++) sort_task(j, i);
+    if (status == NNL_OK) status = nnl_poll_cancel(rt);
     nnl_free(rt, block, bytes);
     return status;
 }
@@ -313,7 +330,8 @@ static nnl_status median_infer(nnl_call *c)
     bool along = nnl_given(&c->attr[0]), keepdim = c->attr[1].as.i;
     nnl_spec *spec = &c->spec[0];
     char text[NNL_NAMED_TEXT];
-    if (x->numel == 0) return nnl_call_fail(c, NNL_ESHAPE, "%s has no elements", nnl_call_input_text(c, 0, text));
+    bool nothing = along ? x->ndim > 0 && x->shape[c->attr[0].as.i] == 0 : x->numel == 0;
+    if (nothing) return nnl_call_fail(c, NNL_ESHAPE, "%s has no elements to choose from", nnl_call_input_text(c, 0, text));
     if (!along) NNL_TRY(nnl_call_results(c, 1));
     spec->dtype = type_of(x);
     spec->ndim = 0;
@@ -402,8 +420,15 @@ static nnl_status dense_copy(nnl_tensor *t, nnl_dtype dtype, nnl_tensor **out)
 /* Result i as a new tensor. */
 static nnl_status make_result(nnl_call *c, int i, nnl_dtype dtype, int ndim, const int64_t *shape)
 {
+    NNL_TRY(nnl_shape_check(c->rt, c->op->name, dtype, ndim, shape));
     nnl_spec_set(&c->spec[i], dtype, ndim, shape);
     return nnl_tensor_make(c->rt, &c->spec[i], NULL, &c->out[i]);
+}
+
+/* Whether sorted element i differs from the one before; NaN differs from NaN. */
+static bool is_new(nnl_dtype dtype, const pair *a, int64_t i)
+{
+    return i == 0 || a[i].key != a[i - 1].key || (nnl_is_float(dtype) && a[i].key == UINT64_MAX);
 }
 
 /* Sorted pairs into distinct values, where each element's value is found, and how often each occurs. */
@@ -412,14 +437,14 @@ static nnl_status make_unique(nnl_call *c, const nnl_tensor *x, const pair *a)
     int64_t n = x->numel, distinct = 0;
     bool inverse = c->attr[1].as.i, counts = c->attr[2].as.i;
     size_t width = nnl_dtype_size(type_of(x));
-    for (int64_t i = 0; i < n; i++) distinct += i == 0 || a[i].key != a[i - 1].key;
+    for (int64_t i = 0; i < n; i++) distinct += is_new(type_of(x), a, i);
     NNL_TRY(nnl_call_results(c, 1 + inverse + counts));
     NNL_TRY(make_result(c, 0, type_of(x), 1, &distinct));
     if (inverse) NNL_TRY(make_result(c, 1, NNL_I64, x->ndim, x->shape));
     if (counts) NNL_TRY(make_result(c, 1 + inverse, NNL_I64, 1, &distinct));
     int64_t at = -1, *found = inverse ? ints(c->out[1]) : NULL, *count = counts ? ints(c->out[1 + inverse]) : NULL;
     for (int64_t i = 0; i < n; i++) {
-        if (i == 0 || a[i].key != a[i - 1].key) {
+        if (is_new(type_of(x), a, i)) {
             memcpy(c->out[0]->data + ++at * (int64_t)width, x->data + a[i].place * (int64_t)width, width);
             if (count) count[at] = 0;
         }
@@ -438,9 +463,10 @@ static nnl_status unique_infer(nnl_call *c)
     nnl_status status = nnl_alloc(c->rt, bytes, &block);
     if (status == NNL_OK) {
         pair *a = block;
-        read_pairs(type_of(x), x->data, (int64_t)nnl_dtype_size(type_of(x)), x->numel, 0, a);
-        sort_pairs(a, a + x->numel, x->numel);
-        status = make_unique(c, x, a);
+        read_pairs(c->rt, type_of(x), x->data, (int64_t)nnl_dtype_size(type_of(x)), x->numel, 0, a);
+        sort_pairs(c->rt, a, a + x->numel, x->numel);
+        status = nnl_poll_cancel(c->rt);
+        if (status == NNL_OK) status = make_unique(c, x, a);
         nnl_free(c->rt, block, bytes);
     }
     nnl_tensor_unref(x);
@@ -450,43 +476,53 @@ static nnl_status unique_infer(nnl_call *c)
 NNL_OP(unique,
     .sig = "input:any, sorted:flag=true, return_inverse:flag=false, return_counts:flag=false -> values:same, inverse:i64, counts:i64",
     .doc = "The distinct elements in order; with return_inverse also where in them each element is found, with return_counts "
-           "how often each occurs.  NaN counts as one value.",
+           "how often each occurs.  Every NaN is a value of its own.",
     .example = "local values, counts = nn.tensor({3, 1, 3}):unique({return_counts = true})",
     .infer = unique_infer,
     NNL_NO_GRAD("the choice of elements jumps"),
     .sample = "input:8<4>; input:3x4<5> return_inverse=true return_counts=true",
     .traits = NNL_COMPLETE_RUN);
 
+/* A row of ndim positions for each true element, or with as_tuple a result for each dimension. */
+static nnl_status make_positions(nnl_call *c, const nnl_tensor *x)
+{
+    bool apart = c->attr[0].as.i;
+    int columns = apart ? NNL_MAX(x->ndim, 1) : x->ndim;
+    int64_t shape[2] = {0, x->ndim}, *column[NNL_MAX_DIMS], row = 0;
+    for (int64_t i = 0; i < x->numel; i++) shape[0] += x->data[i] != 0;
+    NNL_TRY(nnl_call_results(c, apart ? columns : 1));
+    for (int i = 0; i < c->n_out; i++) NNL_TRY(make_result(c, i, NNL_I64, apart ? 1 : 2, shape));
+    for (int d = 0; d < columns; d++) column[d] = apart ? ints(c->out[d]) : ints(c->out[0]) + d;
+    for (int64_t i = 0, rest; i < x->numel; i++) {
+        if (!x->data[i]) continue;
+        rest = i;
+        for (int d = columns - 1; d >= 0; d--) {
+            int64_t size = x->ndim ? x->shape[d] : 1;
+            column[d][apart ? row : row * columns] = rest % size + c->index_base;
+            rest /= size;
+        }
+        row++;
+    }
+    return NNL_OK;
+}
+
 static nnl_status nonzero_infer(nnl_call *c)
 {
     nnl_tensor *x;
     NNL_TRY(dense_copy(c->in[0], NNL_BOOL, &x));
-    int64_t shape[2] = {0, x->ndim};
-    for (int64_t i = 0; i < x->numel; i++) shape[0] += x->data[i] != 0;
-    nnl_status status = make_result(c, 0, NNL_I64, 2, shape);
-    if (status == NNL_OK) {
-        int64_t *row = ints(c->out[0]);
-        for (int64_t i = 0; i < x->numel; i++) {
-            int64_t rest = i;
-            if (!x->data[i]) continue;
-            for (int d = x->ndim - 1; d >= 0; d--) {
-                row[d] = rest % x->shape[d] + c->index_base;
-                rest /= x->shape[d];
-            }
-            row += x->ndim;
-        }
-    }
+    nnl_status status = make_positions(c, x);
     nnl_tensor_unref(x);
     return status;
 }
 
 NNL_OP(nonzero,
-    .sig = "input:any -> i64",
-    .doc = "The positions of the elements that are not 0, one a row, in row-major order: n x dimensions.",
+    .sig = "input:any, as_tuple:flag=false -> i64*",
+    .doc = "The positions of the elements that are not 0, one a row, in row-major order: n x dimensions.  With as_tuple a "
+           "result for each dimension, which together index them.",
     .example = "nn.tensor({0, 5, 7}):nonzero()",
     .infer = nonzero_infer,
     NNL_NO_GRAD("positions are whole numbers"),
-    .sample = "input:3x4{bool}; input:5<3>",
+    .sample = "input:3x4{bool}; input:5<3>; input:3x4{bool} as_tuple=true",
     .traits = NNL_COMPLETE_RUN);
 
 /* Positions from 0 in a dense i64 copy of input 0, and their number; fails at one below 0, or at or above
@@ -547,8 +583,8 @@ static nnl_status bincount_infer(nnl_call *c)
     if (weights && !nnl_same_shape(x, weights))
         return nnl_call_fail(c, NNL_ESHAPE, "%s must have the shape of %s", nnl_call_input_text(c, 1, b), nnl_call_input_text(c, 0, a));
     NNL_TRY(read_positions(c, -1, &positions, &highest));
-    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, 1, (const int64_t[]){NNL_MAX(highest, 0)});
-    if (status == NNL_OK) status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
+    highest = NNL_MIN(highest, INT64_MAX - 1); /* too large in any case */
+    nnl_status status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
     nnl_tensor_unref(positions);
     return status;
 }
@@ -571,11 +607,10 @@ static nnl_status one_hot_infer(nnl_call *c)
     char text[NNL_NAMED_TEXT];
     if (x->ndim == NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%s has no room for one more dimension", nnl_call_input_text(c, 0, text));
     NNL_TRY(read_positions(c, classes, &positions, &highest));
-    if (classes < 0) classes = highest + 1;
+    if (classes < 0) classes = NNL_MIN(highest, INT64_MAX - 1) + 1;
     for (int d = 0; d < x->ndim; d++) shape[d] = x->shape[d];
     shape[x->ndim] = classes;
-    nnl_status status = nnl_shape_check(c->rt, c->op->name, NNL_I64, x->ndim + 1, shape);
-    if (status == NNL_OK) status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
+    nnl_status status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
     if (status == NNL_OK) {
         memset(c->out[0]->data, 0, (size_t)c->out[0]->numel * 8);
         for (int64_t i = 0; i < x->numel; i++) ints(c->out[0])[i * classes + ints(positions)[i]] = 1;

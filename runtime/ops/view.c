@@ -44,7 +44,7 @@ static nnl_status wanted_shape(nnl_call *c, const nnl_value *sizes, nnl_spec *sp
         return nnl_call_fail(c, NNL_ESHAPE, "%s has %lld elements, which do not fill %s",
                              nnl_call_input_text(c, 0, text), (long long)x->numel,
                              nnl_shape_text(wanted, count, sizes->as.ints));
-    return NNL_OK;
+    return nnl_shape_check(c->rt, c->op->name, spec->dtype, count, spec->shape);
 }
 
 static nnl_status reshape_infer(nnl_call *c)
@@ -228,7 +228,7 @@ static nnl_status unflatten_infer(nnl_call *c)
 }
 
 NNL_OP(unflatten,
-    .sig = "input:any, dim:dim, sizes:int* -> same",
+    .sig = "input:any, dim:dim, sizes:int... -> same",
     .doc = "One dimension taken apart into several whose product it is; one size may be -1.",
     .example = "nn.arange(12):unflatten(1, {3, -1})",
     .infer = unflatten_infer,
@@ -255,7 +255,7 @@ static nnl_status squeeze_infer(nnl_call *c)
 }
 
 NNL_OP(squeeze,
-    .sig = "input:any, dim:dim*? -> same",
+    .sig = "input:any, dim:dim...? -> same",
     .doc = "A view without the dimensions of size 1, or without those of the given ones that have "
            "size 1.",
     .example = "nn.ones(1, 3, 1):squeeze(1)",
@@ -752,7 +752,7 @@ static nnl_status unfold_infer(nnl_call *c)
     nnl_spec_like(spec, x);
     memcpy(strides, x->strides, sizeof strides);
     spec->shape[dim] = (x->shape[dim] - size) / step + 1;
-    strides[dim] *= step;
+    if (spec->shape[dim] > 1) strides[dim] *= step; /* a step to nowhere may be of any size */
     spec->shape[spec->ndim] = size;
     strides[spec->ndim++] = x->strides[dim];
     nnl_spec_view(spec, strides, 0);
@@ -765,7 +765,7 @@ static void unfold_grad(nnl_grad *g)
     int64_t dim = g->attr[0].as.i, strides[NNL_MAX_DIMS];
     nnl_strides_contiguous(layout->ndim, layout->shape, strides);
     strides[layout->ndim] = strides[dim];
-    strides[dim] *= g->attr[2].as.i;
+    if (g->out_layout[0].shape[dim] > 1) strides[dim] *= g->attr[2].as.i;
     g->dx[0] = placed(g, g->dy[0], layout->ndim + 1, strides, 0);
 }
 

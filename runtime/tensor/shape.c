@@ -14,6 +14,7 @@ nnl_status nnl_shape_check(nnl_runtime *rt, const char *who, nnl_dtype dtype, in
 {
     if (ndim < 0 || ndim > NNL_MAX_DIMS)
         return NNL_FAIL(rt, NNL_ESHAPE, "%s: %d dimensions, but at most %d are possible", who, ndim, NNL_MAX_DIMS);
+    if (ndim > 0 && !shape) return NNL_FAIL(rt, NNL_EINVAL, "%s: %d dimensions, but the shape is NULL", who, ndim);
     /* Strides of empty tensors are computed too, so that the product skips sizes of 0. */
     int64_t bytes = (int64_t)nnl_dtype_size(dtype);
     for (int d = 0; d < ndim; d++) {

@@ -85,11 +85,26 @@ nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *so
     return NNL_OK;
 }
 
+/* What a host asks for: a place for the result, a type, a shape. */
+static nnl_status check_wish(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, nnl_tensor **out)
+{
+    if (!out) return NNL_FAIL(rt, NNL_EINVAL, "tensor: the place for the result is NULL");
+    *out = NULL;
+    if (!rt) return NNL_EINVAL;
+    if ((unsigned)dtype >= NNL_DTYPES) return NNL_FAIL(rt, NNL_ETYPE, "tensor: type %d does not exist", (int)dtype);
+    return nnl_shape_check(rt, "tensor", dtype, ndim, shape);
+}
+
+static nnl_status check_data(nnl_runtime *rt, int ndim, const int64_t *shape, const void *data)
+{
+    int64_t numel = nnl_shape_numel(ndim, shape);
+    if (data || numel == 0) return NNL_OK;
+    return NNL_FAIL(rt, NNL_EINVAL, "tensor: the address of its %lld elements is NULL", (long long)numel);
+}
+
 nnl_status nnl_tensor_new(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, nnl_tensor **out)
 {
-    *out = NULL;
-    if ((unsigned)dtype >= NNL_DTYPES) return NNL_FAIL(rt, NNL_ETYPE, "tensor: type %d does not exist", (int)dtype);
-    NNL_TRY(nnl_shape_check(rt, "tensor", dtype, ndim, shape));
+    NNL_TRY(check_wish(rt, dtype, ndim, shape, out));
     nnl_spec spec = {.dtype = dtype, .ndim = ndim};
     if (ndim > 0) memcpy(spec.shape, shape, sizeof(int64_t) * (size_t)ndim);
     return nnl_tensor_make(rt, &spec, NULL, out);
@@ -105,6 +120,8 @@ nnl_status nnl_tensor_zeros(nnl_runtime *rt, nnl_dtype dtype, int ndim, const in
 nnl_status nnl_tensor_from(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, const void *data,
                            nnl_tensor **out)
 {
+    NNL_TRY(check_wish(rt, dtype, ndim, shape, out));
+    NNL_TRY(check_data(rt, ndim, shape, data));
     NNL_TRY(nnl_tensor_new(rt, dtype, ndim, shape, out));
     if ((*out)->storage->bytes > 0) memcpy((*out)->data, data, (*out)->storage->bytes);
     return NNL_OK;
@@ -113,9 +130,8 @@ nnl_status nnl_tensor_from(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int
 nnl_status nnl_tensor_wrap(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, void *data,
                            void (*release)(void *user, void *data), void *user, nnl_tensor **out)
 {
-    *out = NULL;
-    if ((unsigned)dtype >= NNL_DTYPES) return NNL_FAIL(rt, NNL_ETYPE, "tensor: type %d does not exist", (int)dtype);
-    NNL_TRY(nnl_shape_check(rt, "tensor", dtype, ndim, shape));
+    NNL_TRY(check_wish(rt, dtype, ndim, shape, out));
+    NNL_TRY(check_data(rt, ndim, shape, data));
     if ((uintptr_t)data % nnl_dtype_size(dtype) != 0)
         return NNL_FAIL(rt, NNL_EINVAL, "tensor: the memory is not aligned to its elements of type %s",
                         nnl_dtype_name(dtype));
@@ -201,10 +217,12 @@ const void *nnl_tensor_const_data(const nnl_tensor *t) { return t->data; }
 
 nnl_status nnl_tensor_read(nnl_tensor *t, nnl_dtype dtype, void *buffer, size_t bytes)
 {
+    if (!t) return NNL_EINVAL;
     if ((unsigned)dtype >= NNL_DTYPES) return NNL_FAIL(t->rt, NNL_ETYPE, "read: type %d does not exist", (int)dtype);
     size_t need = (size_t)t->numel * nnl_dtype_size(dtype);
     if (bytes < need)
         return NNL_FAIL(t->rt, NNL_EINVAL, "read: the buffer has %zu bytes, but the elements take %zu", bytes, need);
+    if (!buffer && need > 0) return NNL_FAIL(t->rt, NNL_EINVAL, "read: the buffer is NULL");
     nnl_tensor *target;
     NNL_TRY(nnl_tensor_wrap(t->rt, dtype, t->ndim, t->shape, buffer, NULL, NULL, &target));
     nnl_fp_state fp;

@@ -253,4 +253,10 @@ return {
   {op = "maxout", args = {{t = "t468", grad = "t470", scale = 1.38}, 2, n = 2}, outputs = {{t = "t469", scale = 4.0}}},
   {op = "maxout", args = {{t = "t471", layout = "t", grad = "t473", scale = 1.38}, 3, n = 2}, outputs = {{t = "t472", scale = 4.0}}},
   {op = "maxout", args = {{t = "t474", grad = "t476", scale = 1.38}, 3, 1, n = 3}, outputs = {{t = "t475", scale = 4.0}}},
+  {op = "softmax", args = {{t = "t477", grad = "t479", scale = 0.636}, 2, n = 2}, outputs = {{t = "t478", scale = 1.08}}, options = {dtype = "f64"}},
+  {op = "softmax", args = {{t = "t480"}, 1, n = 2}, outputs = {{t = "t481", scale = 0.993}}, options = {dtype = "f64"}, typed = true},
+  {op = "softmin", args = {{t = "t482", grad = "t484", scale = 0.63}, 2, n = 2}, outputs = {{t = "t483", scale = 1.14}}, options = {dtype = "f64"}},
+  {op = "softmin", args = {{t = "t485"}, 1, n = 2}, outputs = {{t = "t486", scale = 0.976}}, options = {dtype = "f64"}, typed = true},
+  {op = "log_softmax", args = {{t = "t487", grad = "t489", scale = 2.33}, 2, n = 2}, outputs = {{t = "t488", scale = 6.44}}, options = {dtype = "f64"}},
+  {op = "log_softmax", args = {{t = "t490"}, 1, n = 2}, outputs = {{t = "t491", scale = 9.31}}, options = {dtype = "f64"}, typed = true},
 }

@@ -373,4 +373,10 @@ return {
   {op = "clamp", args = {{t = "t507", grad = "t508"}, -0.5, 0.5, n = 3}, outputs = {{t = "t508"}}, rel = true},
   {op = "clamp", args = {{t = "t509"}, 0, 5, n = 3}, outputs = {{t = "t510"}}, typed = true},
   {op = "clamp", args = {{t = "t511"}, -1.0, 5.0, n = 3}, outputs = {{t = "t512", scale = 5.0}}, typed = true},
+  {op = "clamp", args = {{t = "t513"}, n = 1}, outputs = {{t = "t513"}}, options = {min = -1, max = 300}, typed = true, note = "bounds that u8 cannot hold"},
+  {op = "clamp", args = {{t = "t513"}, n = 1}, outputs = {{t = "t513"}}, options = {min = -1}, typed = true, note = "bounds that u8 cannot hold"},
+  {op = "clamp", args = {{t = "t513"}, n = 1}, outputs = {{t = "t513"}}, options = {max = 300}, typed = true, note = "bounds that u8 cannot hold"},
+  {op = "clamp", args = {{t = "t513"}, n = 1}, outputs = {{t = "t514"}}, options = {min = -3, max = 7}, typed = true, note = "bounds that u8 cannot hold"},
+  {op = "clamp", args = {{t = "t24"}, 0, 1, n = 3}, outputs = {{t = "t515"}}, typed = true},
+  {op = "clamp", args = {{t = "t24"}, {t = "t488"}, n = 2}, outputs = {{t = "t488"}}, typed = true},
 }

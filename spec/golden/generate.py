@@ -427,6 +427,11 @@ def elementwise():
     fam.case("clamp", [torch.zeros(0, 2, dtype=f64), -0.5, 0.5], lambda x: x.clamp(-0.5, 0.5), rel=True)
     fam.case("clamp", [T([1, -4, 9], i64), 0, 5], lambda x: x.clamp(0, 5), typed=True)
     fam.case("clamp", [T([nan, inf, -inf, 0.0], f32), -1.0, 5.0], lambda x: x.clamp(-1, 5), typed=True)
+    bytes_, m = T([0, 5, 200], u8), T([True, False], boolean)
+    for o in (dict(min=-1, max=300), dict(min=-1), dict(max=300), dict(min=-3, max=7)):
+        fam.case("clamp", [bytes_], lambda x: x.clamp(**o), options=o, typed=True, note="bounds that u8 cannot hold")
+    fam.case("clamp", [m, 0, 1], lambda x: x.clamp(0, 1), typed=True)
+    fam.case("clamp", [m, T([True, True], boolean)], lambda x, a: x.clamp(a), typed=True)
     return fam
 
 
@@ -518,6 +523,10 @@ def activation():
     fam.case("maxout", [apart(3, 8), 2], lambda x: x.reshape(3, 4, 2).amax(2))
     fam.case("maxout", [In(apart(3, 6), layout="t"), 3], lambda x: x.reshape(3, 2, 3).amax(2))
     fam.case("maxout", [apart(6, 3), 3, 1], lambda x: x.reshape(2, 3, 3).amax(1))
+    for op, fn in [("softmax", F.softmax), ("softmin", F.softmin), ("log_softmax", F.log_softmax)]:
+        o = dict(dtype=f64)
+        fam.case(op, [U(3, 4), 2], lambda x: fn(x, 1, dtype=f64), options=dict(dtype="f64"))
+        fam.case(op, [I(3, 4), 1], lambda x: fn(x, 0, **o), options=dict(dtype="f64"), typed=True)
     return fam
 
 
@@ -743,6 +752,37 @@ def binary():
     for source, fn in [("x & y", lambda x, y: x & y), ("x | y", lambda x, y: x | y), ("x ~ y", lambda x, y: x ^ y)]:
         fam.case(Lua(source), [m, n], fn, kind="expression", typed=True)
     fam.case(Lua("~x"), [m], lambda x: ~x, kind="expression", typed=True)
+    tenths = torch.arange(11, dtype=f32) / 10
+    for x in (tenths, tenths.double(), torch.arange(-10, 11).double() / 10):
+        fam.case("floor_divide", [x, 0.1], lambda x: torch.floor_divide(x, 0.1), typed=True, note="quotients that round")
+        fam.case(
+            "div",
+            [x, 0.1],
+            lambda x: torch.div(x, 0.1, rounding_mode="floor"),
+            options=dict(rounding_mode="floor"),
+            typed=True,
+        )
+    a, b = T([1, -1, nan, inf, 3e38, -0.1, 1, -1, 0, 5, -5], f32), T([0, 0, 1, 2, 1e-5, 1e30, inf, inf, -3, -2.5, 2], f32)
+    fam.case("floor_divide", [a, b], torch.floor_divide, typed=True)
+    m = T([True, False], boolean)
+    for op in ("floor_divide", "remainder", "fmod", "pow"):
+        fn = getattr(torch, op)
+        for y in (T([2, 3], i64), T([0.75, 1.5], f32), T([1, 2], u8)):
+            fam.case(op, [m, y], fn, typed=True)
+        fam.case(op, [m, 2], lambda x: fn(x, 2), typed=True)
+        fam.case(op, [T([7, 2], i32), T([True, True], boolean)], fn, typed=True)
+    for t in (T([1, 2, 200], u8), T([-3, 7, 2], i32), T([True, True], boolean)):
+        for v in (-3, 300, -0.5):
+            fam.case("div", [t, v], lambda x: x / v, typed=True, note="numbers that the type cannot hold")
+            fam.case(Lua(f"{v} / x"), [t], lambda x: v / x, kind="expression", typed=True)
+    fam.case("atan2", [T([0.0, 0.0, 2.0]), T([0.0, -1.0, 0.0])], torch.atan2, note="no slope at the origin")
+    steps = T([-2.0, -1.0, 0.0, 1.0, 2.0])
+    for o in (dict(min=-1, max=1), dict(min=-1), dict(max=1), dict(min=1, max=-1)):
+        fam.case("clamp", [steps], lambda x: x.clamp(**o), options=o, note="at the bounds")
+    for lo, hi in [(T([-1.0] * 5), T([1.0] * 5)), (T([1.0] * 5), T([-1.0] * 5))]:
+        fam.case("clamp", [steps, lo, hi], torch.clamp, note="at the bounds")
+    fam.case("clamp", [steps, None, T([1.0] * 5)], lambda x, b: torch.clamp(x, max=b), note="at the bounds")
+    fam.case("clamp", [steps, T([-1.0] * 5)], lambda x, b: torch.clamp(x, min=b), note="at the bounds")
     return fam
 
 
@@ -877,6 +917,16 @@ def reduce():
             [U(300), 1] if op == "cumsum" else [T([[2.0, 0.0, 3.0, 4.0], [0.0, 1.5, 0.0, 2.0]]), 2],
             lambda t: fn(t, t.dim() - 1),
         )
+    o = dict(dtype="f64")
+    for op, fn in [("sum", torch.sum), ("mean", torch.mean), ("prod", torch.prod)]:
+        fam.case(op, [In(y, layout="t"), 2], lambda t: fn(t, 1, dtype=f64), options=o)
+        fam.case(op, [I(3, 4, lo=1, hi=4), 2, False], lambda t: fn(t, 1, dtype=f64), options=o, typed=True)
+    for name, dtype in [("i64", i64), ("i32", i32), ("u8", u8), ("f32", f32)]:
+        fam.case("sum", [T([1.75, 2.5, -0.5])], lambda t: t.sum(dtype=dtype), options=dict(dtype=name), typed=True)
+    fam.case("norm", [U(3, 4), 2, 1], lambda t: torch.norm(t, 2, 0, dtype=f64), options=o)
+    for op, fn in [("cumsum", torch.cumsum), ("cumprod", torch.cumprod)]:
+        fam.case(op, [In(y, layout="s"), 2], lambda t: fn(t, 1, dtype=f64), options=o)
+        fam.case(op, [I(3, 4, dtype=u8), 1], lambda t: fn(t, 0, dtype=i32), options=dict(dtype="i32"), typed=True)
     return fam
 
 
@@ -978,6 +1028,20 @@ def matmul():
         ("a b, b -> a", [U(3, 4), U(4)]),
     ]:
         fam.case("einsum", [spec] + ops, lambda *t: torch.einsum(spec, *t))
+    for spec, ops in [
+        ("ij,kl,jj->ilk", [U(1, 2), U(4, 1), U(2, 2)]),
+        ("al,ij,ii->ilj", [U(4, 1), U(1, 2), U(4, 4)]),
+        ("i...,ij,j->...", [U(2, 3), U(2, 1), U(4)]),
+    ]:
+        fam.case("einsum", [spec] + ops, lambda *t: torch.einsum(spec, *t), note="sizes of 1 stand for the label's")
+    fam.case("einsum", ["ij,jk->k", I(2, 3), I(3, 2)], lambda *t: torch.einsum("ij,jk->k", *t), typed=True)
+    fam.case("einsum", ["ij->j", I(2, 3, dtype=i32)], lambda t: torch.einsum("ij->j", t), typed=True)
+    for dtype in (i64, i32, u8):
+        a, b = I(2, 3, dtype=dtype), I(3, 4, dtype=dtype)
+        fam.case("addmm", [I(4, dtype=dtype), a, b], torch.addmm, typed=True)
+        fam.case(
+            "addmm", [I(2, 4, dtype=dtype), a, b, 3, 2], lambda c, a, b: torch.addmm(c, a, b, beta=3, alpha=2), typed=True
+        )
     return fam
 
 
@@ -1268,6 +1332,22 @@ def index():
     assign("t", x, 7.5, lambda t, k: t.__setitem__(k, 7.5), pos=In(m))
     assign("t", x, U(2, 4), lambda t, k, v: t.__setitem__(k, v), pos=In(i, pos=True))
     assign("t", x, U(4), lambda t, k, v: t.__setitem__(k, v), pos=In(i, pos=True))
+    m = B(3, 4)
+    for v in (2.5, 2):
+        for t in (I(3, 4), I(3, 4, dtype=u8), B(3, 4)):
+            fam.case("masked_fill", [t, m, v], lambda t, m: t.masked_fill(m, v), typed=True, note="the type is input's")
+            fam.case(
+                "scatter", [t, 2, P([[0], [2], [1]]), v], lambda t, i: t.scatter(1, i, v), typed=True, note="the type is input's"
+            )
+    for t in (x, T(2.0), torch.zeros(2, 0, 3, dtype=f64), B(2, 3, 2)):
+        fam.case(
+            "nonzero",
+            [t],
+            lambda t: [Pos(i) for i in t.nonzero(as_tuple=True)],
+            options=dict(as_tuple=True),
+            typed=True,
+        )
+    fam.case("unique", [T([2.0, nan, 1.0, nan, 2.0], f32)], torch.unique, typed=True, note="no NaN equals another")
     return fam
 
 
