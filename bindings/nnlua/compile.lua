@@ -38,8 +38,8 @@ end
 docs.add(captured.compile, "compile", "f:function, fallback:flag=false",
   "A function that does what f does: captured at its first call with each kind of arguments (structure, shapes, types, "
   .. "other values, train or eval, grad mode) and replayed natively, without Lua.  Parameters, gradients, optimizer "
-  .. "state and hyperparameters, nn.scalar values and random numbers are live; other Lua values are those of the capture. "
-  .. "Values of tensors cannot be read inside; with fallback, such a function runs as it is.",
+  .. "state and hyperparameters, nn.scalar values and random numbers are live; other Lua values are those of the "
+  .. "capture.  Values of tensors cannot be read inside; with fallback, such a function runs as it is.",
   "local step = nn.compile(function(x, y) opt:zero_grad(); local l = loss(net(x), y); l:backward(); opt:step(); "
   .. "return l end)")
 
