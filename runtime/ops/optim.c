@@ -75,6 +75,7 @@ struct update {
     int count;
     nnl_tensor **param, **grad; /* dense ones: the call's own or copies */
     int64_t *first;             /* number of the first chunk of each parameter, and of all */
+    int64_t elements;
     int64_t *steps;             /* of each parameter before this call, or NULL */
     void (*run)(const update *u, int i, int64_t from, int64_t n);
     void *block;
@@ -121,21 +122,37 @@ static nnl_status dense_copy(nnl_tensor *t, nnl_tensor **out)
     return status;
 }
 
-static nnl_status prepare(update *u, nnl_call *c)
+static size_t lists_size(const nnl_call *c)
 {
-    int n = u->count = list_count(c, 0);
-    u->block_size = (size_t)(n + 1) * sizeof(int64_t) + 2 * (size_t)n * sizeof(nnl_tensor *);
-    NNL_TRY(nnl_alloc(c->rt, u->block_size, &u->block));
-    u->first = u->block;
+    size_t n = (size_t)list_count(c, 0);
+    return (n + 1) * sizeof(int64_t) + 2 * n * sizeof(nnl_tensor *);
+}
+
+/* Lays out the lists in a block of lists_size(). */
+static void share_out(update *u, nnl_call *c, void *block)
+{
+    int n = u->count = list_count(c, 0), last = c->sig->tensors - 1;
+    u->call = c;
+    if (!is_list(c, last)) u->steps = (int64_t *)(void *)list_of(c, last)[0]->data;
+    u->first = block;
     u->param = (nnl_tensor **)(void *)(u->first + n + 1);
     u->grad = u->param + n;
-    u->first[0] = 0;
+    u->first[0] = u->elements = 0;
     for (int i = 0; i < n; i++) {
         u->param[i] = list_of(c, 0)[i];
         u->grad[i] = list_count(c, 1) ? list_of(c, 1)[i] : NULL;
-        u->first[i + 1] = u->first[i] + (u->grad[i] ? (u->param[i]->numel + CHUNK - 1) / CHUNK : 0);
+        int64_t elements = u->grad[i] ? u->param[i]->numel : 0;
+        u->first[i + 1] = u->first[i] + (elements + CHUNK - 1) / CHUNK;
+        u->elements += elements;
     }
-    for (int i = 0; i < n; i++) {
+}
+
+static nnl_status prepare(update *u, nnl_call *c)
+{
+    u->block_size = lists_size(c);
+    NNL_TRY(nnl_alloc(c->rt, u->block_size, &u->block));
+    share_out(u, c, u->block);
+    for (int i = 0; i < u->count; i++) {
         if (!u->grad[i]) continue;
         if (!u->param[i]->contiguous) NNL_TRY(dense_copy(list_of(c, 0)[i], &u->param[i]));
         if (!u->grad[i]->contiguous) NNL_TRY(dense_copy(list_of(c, 1)[i], &u->grad[i]));
@@ -157,9 +174,7 @@ static void finish(update *u)
 static nnl_status for_all_chunks(update *u)
 {
     nnl_runtime *rt = u->call->rt;
-    int64_t chunks = u->first[u->count], elements = 0;
-    for (int i = 0; i < u->count; i++) elements += u->grad[i] ? u->param[i]->numel : 0;
-    if (elements * WORK >= nnl_serial_work(rt)) return nnl_parallel(rt, chunks, run_chunk, u);
+    if (u->elements * WORK >= nnl_serial_work(rt)) return nnl_parallel(rt, u->first[u->count], run_chunk, u);
     for (int i = 0; i < u->count; i++) {
         for (int64_t chunk = u->first[i]; chunk < u->first[i + 1]; chunk++) run_chunk(u, chunk);
     }
@@ -188,18 +203,41 @@ static nnl_status run_update(nnl_call *c, void (*run)(const update *u, int i, in
 {
     update u = {.call = c, .run = run};
     int last = c->sig->tensors - 1;
-    nnl_tensor *steps = is_list(c, last) ? NULL : list_of(c, last)[0];
-    if (steps) u.steps = (int64_t *)(void *)steps->data;
     nnl_status status = prepare(&u, c);
     if (status == NNL_OK) status = nnl_poll_cancel(c->rt);
     if (status == NNL_OK) {
         c->rt->hold_cancel = true;
         status = for_all_chunks(&u);
-        if (status == NNL_OK) status = commit(&u, steps);
+        if (status == NNL_OK) status = commit(&u, is_list(c, last) ? NULL : list_of(c, last)[0]);
         c->rt->hold_cancel = false;
     }
     finish(&u);
     return status;
+}
+
+/* A program counts what changed, and polls, by itself. */
+static nnl_status run_ready(nnl_ready *r)
+{
+    update *u = r->plan;
+    NNL_TRY(for_all_chunks(u));
+    for (int i = 0; i < u->count && u->steps; i++) u->steps[i] += u->grad[i] != NULL;
+    return NNL_OK;
+}
+
+static nnl_status ready_update(nnl_ready *r, void (*run)(const update *u, int i, int64_t from, int64_t n))
+{
+    nnl_call *c = r->call;
+    for (int i = 0; i < list_count(c, 0); i++) {
+        const nnl_tensor *grad = list_count(c, 1) ? list_of(c, 1)[i] : NULL;
+        if (!list_of(c, 0)[i]->contiguous || (grad && !grad->contiguous)) return NNL_OK;
+    }
+    r->plan_bytes = sizeof(update) + lists_size(c);
+    NNL_TRY(nnl_alloc_zeroed(c->rt, r->plan_bytes, &r->plan));
+    update *u = r->plan;
+    u->run = run;
+    share_out(u, c, u + 1);
+    r->run = run_ready;
+    return NNL_OK;
 }
 
 static double number(const nnl_call *c, int place) { return nnl_value_double(&c->attr[place]); }
@@ -235,6 +273,7 @@ static void sgd_chunk(const update *u, int i, int64_t from, int64_t n)
 }
 
 static nnl_status sgd_run(nnl_call *c) { return run_update(c, sgd_chunk); }
+static nnl_status sgd_ready(nnl_ready *r) { return ready_update(r, sgd_chunk); }
 
 NNL_OP(sgd_step,
     .sig = "params:float*, grads:float*?, momentum_buffer:float*?, steps:integral, lr:num, momentum:num=0, "
@@ -244,6 +283,7 @@ NNL_OP(sgd_step,
            "nesterov.  Sutskever et al., ICML 2013.",
     .infer = update_infer,
     .run = sgd_run,
+    .ready = sgd_ready,
     NO_GRADIENT);
 
 /* ---------------------------------------------------------------- Adam, AdamW */
@@ -268,6 +308,7 @@ static void adam_chunk(const update *u, int i, int64_t from, int64_t n)
 }
 
 static nnl_status adam_run(nnl_call *c) { return run_update(c, adam_chunk); }
+static nnl_status adam_ready(nnl_ready *r) { return ready_update(r, adam_chunk); }
 
 NNL_OP(adam_step,
     .sig = "params:float*, grads:float*?, exp_avg:float*, exp_avg_sq:float*, max_exp_avg_sq:float*?, steps:integral, "
@@ -280,6 +321,7 @@ NNL_OP(adam_step,
            "arXiv:1904.09237.",
     .infer = update_infer,
     .run = adam_run,
+    .ready = adam_ready,
     NO_GRADIENT);
 
 /* ---------------------------------------------------------------- RMSprop */
@@ -299,6 +341,7 @@ static void rmsprop_chunk(const update *u, int i, int64_t from, int64_t n)
 }
 
 static nnl_status rmsprop_run(nnl_call *c) { return run_update(c, rmsprop_chunk); }
+static nnl_status rmsprop_ready(nnl_ready *r) { return ready_update(r, rmsprop_chunk); }
 
 NNL_OP(rmsprop_step,
     .sig = "params:float*, grads:float*?, square_avg:float*, grad_avg:float*?, momentum_buffer:float*?, lr:num, "
@@ -309,6 +352,7 @@ NNL_OP(rmsprop_step,
            "arXiv:1308.0850.",
     .infer = update_infer,
     .run = rmsprop_run,
+    .ready = rmsprop_ready,
     NO_GRADIENT);
 
 /* ---------------------------------------------------------------- Adagrad */
@@ -327,6 +371,7 @@ static void adagrad_chunk(const update *u, int i, int64_t from, int64_t n)
 }
 
 static nnl_status adagrad_run(nnl_call *c) { return run_update(c, adagrad_chunk); }
+static nnl_status adagrad_ready(nnl_ready *r) { return ready_update(r, adagrad_chunk); }
 
 NNL_OP(adagrad_step,
     .sig = "params:float*, grads:float*?, sum:float*, steps:integral, lr:num, lr_decay:num=0, eps:num=1e-10, "
@@ -335,6 +380,7 @@ NNL_OP(adagrad_step,
            "lr_decay) g / (sqrt(s) + eps).  Duchi et al., JMLR 12 (2011).",
     .infer = update_infer,
     .run = adagrad_run,
+    .ready = adagrad_ready,
     NO_GRADIENT);
 
 /* ---------------------------------------------------------------- clipping by the norm of all gradients */

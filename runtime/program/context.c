@@ -377,7 +377,10 @@ static nnl_status run_steps(nnl_context *x)
     /* From here on the run changes what is outside: it is not left half way. */
     nnl_status status = NNL_OK;
     x->rt->hold_cancel = true;
-    for (int i = x->first_effect; i < p->n_steps && status == NNL_OK; i++) status = run_step(x, i);
+    for (int i = x->first_effect; i < p->n_steps && status == NNL_OK; i++) {
+        status = run_step(x, i);
+        x->rt->hold_cancel = true; /* ops that hold it for themselves let it go */
+    }
     x->rt->hold_cancel = false;
     return status;
 }
