@@ -28,13 +28,23 @@
 #define HELD_SPINS 40000 /* a few milliseconds: the caller may be kept from running for long */
 #define STACK_BYTES ((size_t)1 << 20)
 
+/* A thread's share of a job: grains [front, back), 32 bits each.  Its owner takes from the front, so that the same
+ * thread works on the same part of an array job after job and finds it in its cache; who has nothing left takes from
+ * the back of others. */
+typedef struct share {
+    _Alignas(64) atomic_uint_least64_t range;
+} share;
+
+#define SHARES_MAX 64 /* threads beyond that own none */
+
 typedef struct job {
     nnl_runtime *rt;
     void (*task)(void *context, int64_t i);
     void *context;
     int64_t count, grain;
-    _Alignas(64) atomic_int_least64_t next;
+    int shares;
     atomic_bool cancelled;
+    share share[SHARES_MAX];
 } job;
 
 struct nnl_pool {
@@ -50,6 +60,7 @@ struct nnl_pool {
     bool started;
     int spin_percent;
     int wanted, workers;
+    atomic_int numbered; /* workers that have their number: 1, 2, ...; the caller is 0 */
     int avoided; /* the processor that the workers are kept off, or -1 */
     pid_t process;
     pthread_t threads[];
@@ -72,19 +83,49 @@ static size_t pool_bytes(int workers)
 /* ---------------------------------------------------------------- one thread's share of a job */
 
 /* Takes grain after grain until nothing is left; the cancel flag is looked at before every task. */
-static void work_on(job *j)
+/* A grain of a share, or -1. */
+static int64_t take(share *s, bool front)
 {
+    uint64_t range = atomic_load_explicit(&s->range, memory_order_relaxed);
     for (;;) {
-        int64_t i = atomic_fetch_add_explicit(&j->next, j->grain, memory_order_relaxed);
-        if (i >= j->count) return;
-        int64_t end = NNL_MIN(i + j->grain, j->count);
-        for (; i < end; i++) {
-            if (nnl_is_cancelled(j->rt)) {
-                atomic_store_explicit(&j->cancelled, true, memory_order_relaxed);
-                return;
-            }
-            j->task(j->context, i);
+        uint64_t first = range >> 32, end = range & 0xffffffffu;
+        if (first >= end) return -1;
+        uint64_t rest = front ? (first + 1) << 32 | end : first << 32 | (end - 1);
+        if (atomic_compare_exchange_weak_explicit(&s->range, &range, rest, memory_order_relaxed, memory_order_relaxed))
+            return (int64_t)(front ? first : end - 1);
+    }
+}
+
+static bool run_grain(job *j, int64_t grain)
+{
+    int64_t end = NNL_MIN((grain + 1) * j->grain, j->count);
+    for (int64_t i = grain * j->grain; i < end; i++) {
+        if (nnl_is_cancelled(j->rt)) {
+            atomic_store_explicit(&j->cancelled, true, memory_order_relaxed);
+            return false;
         }
+        j->task(j->context, i);
+    }
+    return true;
+}
+
+static void work_on(job *j, int self)
+{
+    for (int k = 0; k < j->shares; k++) {
+        share *s = &j->share[(self + k) % j->shares];
+        for (int64_t grain; (grain = take(s, k == 0)) >= 0;) {
+            if (!run_grain(j, grain)) return;
+        }
+    }
+}
+
+static void share_out(job *j, int threads)
+{
+    int64_t grains = (j->count + j->grain - 1) / j->grain;
+    j->shares = NNL_MIN(threads, SHARES_MAX);
+    for (int k = 0; k < j->shares; k++) {
+        uint64_t first = (uint64_t)(grains * k / j->shares), end = (uint64_t)(grains * (k + 1) / j->shares);
+        atomic_store_explicit(&j->share[k].range, first << 32 | end, memory_order_relaxed);
     }
 }
 
@@ -110,12 +151,12 @@ static bool is_news(uint64_t state, uint64_t seen)
 }
 
 /* Joins the open job if it is not the one seen last; returns its number, or seen. */
-static uint64_t join(nnl_pool *pool, uint64_t seen)
+static uint64_t join(nnl_pool *pool, uint64_t seen, int self)
 {
     uint64_t state = atomic_load(&pool->state);
     while (is_news(state, seen)) {
         if (!atomic_compare_exchange_weak(&pool->state, &state, state + 1)) continue;
-        work_on(&pool->job);
+        work_on(&pool->job, self);
         uint64_t before = atomic_fetch_sub(&pool->state, 1);
         if (!(before & OPEN) && (before & INSIDE_MASK) == 1 && atomic_load(&pool->caller_sleeps)) {
             pthread_mutex_lock(&pool->lock);
@@ -154,8 +195,9 @@ static void *worker(void *argument)
     nnl_fp_state fp;
     nnl_fp_enter(&fp); /* inherited from the thread that started this one */
     uint64_t seen = 0;
+    int self = atomic_fetch_add(&pool->numbered, 1) + 1;
     while (await_job(pool, seen))
-        seen = join(pool, seen);
+        seen = join(pool, seen, self);
     return NULL;
 }
 
@@ -165,6 +207,7 @@ static nnl_status pool_init(nnl_pool *pool)
     atomic_init(&pool->sleepers, 0);
     atomic_init(&pool->held, false);
     atomic_init(&pool->caller_sleeps, false);
+    atomic_init(&pool->numbered, 0);
     pool->stop = pool->started = false;
     pool->workers = 0;
     pool->avoided = -1;
@@ -326,12 +369,12 @@ static bool run_on_pool(nnl_runtime *rt, nnl_pool *pool, int64_t count,
     j->count = count;
     /* many small tasks are claimed some at a time, few enough to even out the end */
     j->grain = NNL_MAX(1, count / (32 * ((int64_t)pool->workers + 1)));
-    atomic_store_explicit(&j->next, 0, memory_order_relaxed);
+    share_out(j, pool->workers + 1);
     atomic_store_explicit(&j->cancelled, false, memory_order_relaxed);
     atomic_store(&pool->state, (atomic_load(&pool->state) & ~(uint64_t)OPEN) + NUMBER_ONE + OPEN);
     keep_off_caller(pool);
     wake(pool, count - 1);
-    work_on(j);
+    work_on(j, 0);
     atomic_fetch_and(&pool->state, ~(uint64_t)OPEN);
     await_workers(pool);
     return atomic_load_explicit(&j->cancelled, memory_order_relaxed);
