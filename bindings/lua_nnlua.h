@@ -56,6 +56,8 @@ static inline void nnl_lua_collect(lua_State *L, nnl_lua *state)
 void nnl_lua_where(lua_State *L, char *buffer, size_t size);
 /* Raises the runtime's message, with the caller's line and the module's path before it. */
 int nnl_lua_raise(lua_State *L, nnl_runtime *rt);
+/* The same, but for a script's own error (NNL_ECALLBACK), which has its line already. */
+int nnl_lua_raise_status(lua_State *L, nnl_runtime *rt, nnl_status status);
 /* Raises a message of the binding's own: "name: ...". */
 int nnl_lua_error(lua_State *L, const char *format, ...);
 /* Raises on a failure; asks once more after a collection when memory was short: NNL_LUA_TRY(L, rt, call). */
@@ -76,7 +78,7 @@ void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt);
         (state)->running = (L);                                         \
         nnl_status lua_status_ = (call);                                \
         (state)->running = lua_before_;                                 \
-        if (lua_status_ != NNL_OK) nnl_lua_raise((L), (state)->rt);     \
+        if (lua_status_ != NNL_OK) nnl_lua_raise_status((L), (state)->rt, lua_status_); \
     } while (0)
 /* The same for calls that may call back into Lua: hooks and the search for the script's line use L. */
 #define NNL_LUA_RUN(L, state, call)                                     \
@@ -89,11 +91,7 @@ void nnl_lua_free_memory(lua_State *L, nnl_runtime *rt);
             lua_status_ = (call);                                       \
         }                                                               \
         (state)->running = lua_before_;                                 \
-        if (lua_status_ == NNL_ECALLBACK) { /* a script's own error has its line already */ \
-            lua_pushstring((L), nnl_error_message((state)->rt));        \
-            lua_error((L));                                             \
-        }                                                               \
-        if (lua_status_ != NNL_OK) nnl_lua_raise((L), (state)->rt);     \
+        if (lua_status_ != NNL_OK) nnl_lua_raise_status((L), (state)->rt, lua_status_); \
     } while (0)
 
 /* An integer at a stack place (3.0 is 3); raises "function: name must be an integer ...". */

@@ -287,7 +287,7 @@ static int call_compiled(lua_State *L)
 
 /* ---------------------------------------------------------------- explaining */
 
-/* explain(f): its programs as text. */
+/* f:explain(): its programs as text; with the time of each step when f ran inside nn.profile before. */
 static int lua_explain(lua_State *L)
 {
     nnl_lua_compiled *compiled = luaL_checkudata(L, 1, "compiled function");
@@ -299,9 +299,9 @@ static int lua_explain(lua_State *L)
             luaL_addstring(&b, "a function that runs as it is\n");
             continue;
         }
-        size_t size = nnl_program_explain(e->program, NULL, 0) + 1;
+        size_t size = nnl_program_explain(e->program, e->context, NULL, 0) + 1;
         char *text = luaL_prepbuffsize(&b, size);
-        nnl_program_explain(e->program, text, size);
+        nnl_program_explain(e->program, e->context, text, size);
         luaL_addsize(&b, size - 1);
     }
     luaL_pushresult(&b);

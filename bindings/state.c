@@ -98,6 +98,13 @@ int nnl_lua_raise(lua_State *L, nnl_runtime *rt)
     return raise_text(L, text);
 }
 
+int nnl_lua_raise_status(lua_State *L, nnl_runtime *rt, nnl_status status)
+{
+    if (status != NNL_ECALLBACK) return nnl_lua_raise(L, rt);
+    lua_pushstring(L, nnl_error_message(rt));
+    return lua_error(L);
+}
+
 int nnl_lua_error(lua_State *L, const char *format, ...)
 {
     char text[NNL_MESSAGE_SIZE];

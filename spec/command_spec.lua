@@ -246,7 +246,7 @@ describe("help and info", function()
     local status, out, err = nnlua {"help", "softmax"}
     assert.equal(0, status)
     assert.equal("", err)
-    for _, part in ipairs {"nn.softmax(input, dim = -1)", "exp(x)", "x:softmax", "Example",
+    for _, part in ipairs {"nn.softmax(input, dim = -1, [dtype])", "exp(x)", "x:softmax", "Example",
       "0.6652"} do contains(out, part) end
   end)
 
@@ -298,7 +298,7 @@ describe("help and info", function()
     local status, out = nnlua {"annotations"}
     assert.equal(0, status)
     assert.is_truthy(load(out, "=nnlua.d.lua"))
-    for _, part in ipairs {"---@class nnlua.Tensor", "function Tensor:softmax(dim) end",
+    for _, part in ipairs {"---@class nnlua.Tensor", "function Tensor:softmax(dim, dtype) end",
       "function nn.matmul(input, other) end",
       "---@class nnlua.Linear : nnlua.Module", "function nn.Module:state_dict(options) end", "---@class nnlua.Adam",
       "---@overload fun(in_features: integer, out_features: integer, bias?: boolean): nnlua.Linear"} do

@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #define BIT(dtype) (1u << (dtype))
 #define FLOATS (BIT(NNL_F32) | BIT(NNL_F64))
@@ -370,24 +369,17 @@ static nnl_status look_for_anomaly(nnl_call *c)
     return NNL_OK;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 static nnl_status run_op(nnl_call *c)
 {
     nnl_recorder *recorder = c->rt->engine->recorder;
     nnl_profile_row *rows = c->rt->engine->profile;
     if (NNL_UNLIKELY(recorder)) return recorder->call(recorder, c);
     if (NNL_LIKELY(!rows)) return c->op->run(c);
-    uint64_t start = now_ns();
+    uint64_t start = nnl_now_ns();
     nnl_status status = c->op->run(c);
     nnl_profile_row *row = &rows[c->op->id];
     row->calls++;
-    row->nanoseconds += now_ns() - start;
+    row->nanoseconds += nnl_now_ns() - start;
     for (int i = 0; i < c->n_in; i++) {
         if (c->in[i]) row->bytes += (uint64_t)c->in[i]->numel * nnl_dtype_size((nnl_dtype)c->in[i]->dtype);
     }

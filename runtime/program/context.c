@@ -21,6 +21,7 @@ struct nnl_context {
     nnl_storage **bound;  /* one a buffer: real storage of what leaves a TEMP one in this run; a reference */
     kept_grad *grad;      /* one a slot */
     nnl_tensor **leaving; /* one a slot: its gradient of this run */
+    uint64_t *ns;         /* one a step: the shortest time in a profiled run, 0 before there was one */
     bool any_fixed;
     int first_effect;     /* first step that changes something outside, or the number of steps */
 };
@@ -157,6 +158,7 @@ static nnl_status make_parts(nnl_context *x)
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_call) * (size_t)(p->n_steps + 1), &x->call));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_ready) * (size_t)(p->n_steps + 1), &x->ready));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(uint32_t) * (size_t)(p->n_buffers + 1), &x->version));
+    NNL_TRY(nnl_bump_alloc(bump, sizeof(uint64_t) * (size_t)(p->n_steps + 1), &x->ns));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(kept_grad) * (size_t)(p->n_slots + 1), &x->grad));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_tensor *) * (size_t)(p->n_slots + 1), &x->leaving));
     make_values(x);
@@ -202,6 +204,11 @@ void nnl_context_free(nnl_context *x)
 }
 
 void nnl_context_set(nnl_context *x, int step, int attr, nnl_value value) { x->call[step].attr[attr] = value; }
+
+double nnl_context_step_us(const nnl_context *x, int step)
+{
+    return x->ns[step] ? (double)x->ns[step] / 1000 : -1;
+}
 
 static nnl_tensor *leaf_of(const nnl_slot *slot, nnl_tensor *const *inputs)
 {
@@ -359,11 +366,35 @@ static void set_random(nnl_context *x, int i)
     c->attr[step->call_attr + 1].as.i = (int64_t)x->rt->seed;
 }
 
+static nnl_status run_profiled(nnl_context *x, int i, nnl_profile_row *rows);
+
 static inline nnl_status run_step(nnl_context *x, int i)
 {
     const nnl_chain *chain = x->program->step[i].chain;
+    nnl_profile_row *rows = x->rt->engine->profile;
+    if (NNL_UNLIKELY(rows)) return run_profiled(x, i, rows);
     if (chain) return nnl_chain_run(x->rt, chain, x->value);
     return x->ready[i].run(&x->ready[i]);
+}
+
+static nnl_status run_profiled(nnl_context *x, int i, nnl_profile_row *rows)
+{
+    const nnl_program *p = x->program;
+    const nnl_step *step = &p->step[i];
+    nnl_profile_row *row = &rows[step->op->id];
+    uint64_t start = nnl_now_ns();
+    x->rt->engine->profile = NULL;
+    nnl_status status = run_step(x, i);
+    x->rt->engine->profile = rows;
+    uint64_t time = nnl_now_ns() - start;
+    if (x->ns[i] == 0 || time < x->ns[i]) x->ns[i] = NNL_MAX(time, 1);
+    row->calls++;
+    row->nanoseconds += time;
+    for (int k = 0; k < step->n_in + step->n_out; k++) {
+        int32_t v = k < step->n_in ? step->in[k] : step->out[k - step->n_in];
+        if (v >= 0) row->bytes += (uint64_t)p->value[v].form.numel * nnl_width(p->value[v].form.dtype);
+    }
+    return status;
 }
 
 static nnl_status run_steps(nnl_context *x)

@@ -45,10 +45,12 @@ static void add_value(text *t, const nnl_program *p, int32_t v)
         nnl_shape_text(shape, value->form.ndim, value->form.shape));
 }
 
-static void add_step(text *t, const nnl_program *p, int i)
+static void add_step(text *t, const nnl_program *p, const nnl_context *times, int i)
 {
     const nnl_step *step = &p->step[i];
+    double us = times ? nnl_context_step_us(times, i) : -1;
     add(t, "%4d  ", i + 1);
+    if (us >= 0) add(t, "%9.2f us  ", us);
     for (int k = 0; k < step->n_out; k++) {
         if (k) add(t, ", ");
         add_value(t, p, step->out[k]);
@@ -65,13 +67,13 @@ static void add_step(text *t, const nnl_program *p, int i)
     add(t, "\n");
 }
 
-size_t nnl_program_explain(const nnl_program *p, char *buffer, size_t size)
+size_t nnl_program_explain(const nnl_program *p, const nnl_context *times, char *buffer, size_t size)
 {
     text t = {buffer, size, 0};
     size_t results = 0;
     for (int b = 0; b < p->n_buffers; b++) results += p->buffer[b].escapes ? p->buffer[b].bytes : 0;
     add(&t, "%d steps of %d calls that were captured\n", p->n_steps, p->captured_steps);
-    for (int i = 0; i < p->n_steps; i++) add_step(&t, p, i);
+    for (int i = 0; i < p->n_steps; i++) add_step(&t, p, times, i);
     add(&t, "memory: %lld bytes between the steps, %lld in results and gradients\n", (long long)p->arena_bytes, (long long)results);
     return t.length;
 }

@@ -160,9 +160,9 @@ void nnl_program_simplify(nnl_program *p);       /* simplify.c: steps that nobod
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
 
-/* Its steps and memory as text (explain.c).  Returns the length that the whole text has; writes at most size - 1
- * characters. */
-size_t nnl_program_explain(const nnl_program *p, char *buffer, size_t size);
+/* Its steps and memory as text (explain.c), with the times of a context that was profiled.  Returns the length that
+ * the whole text has; writes at most size - 1 characters. */
+size_t nnl_program_explain(const nnl_program *p, const nnl_context *times, char *buffer, size_t size);
 
 /* ---------------------------------------------------------------- replay (context.c, chain.c) */
 
@@ -172,6 +172,8 @@ nnl_status nnl_chain_run(nnl_runtime *rt, const nnl_chain *chain, const nnl_tens
 
 /* Sets an attribute of a step for the runs to come: a number that the script may change between runs. */
 void nnl_context_set(nnl_context *context, int step, int attr, nnl_value value);
+/* Microseconds that a step took in the quickest run under the profiler; -1 when there was none. */
+double nnl_context_step_us(const nnl_context *context, int step);
 /* True while the gradients that stand agree with those that were captured. */
 bool nnl_context_fits(const nnl_context *context, nnl_tensor *const *inputs);
 
