@@ -6,6 +6,7 @@ local native = require "nnlua.native"
 
 local datasets = {}
 local raise = native.raise
+local image_rows = native.op "image_rows"
 
 local function class(name, signature, doc, example)
   local made = {__name = name}
@@ -126,6 +127,9 @@ end
 ---@return nnlua.Tensor images
 ---@return nnlua.Tensor labels
 function ImageDataset:fetch(positions, first, last)
+  if positions and self.images:is_contiguous() then
+    return image_rows(self.images, positions, self.scale), self.labels:index_select(1, positions)
+  end
   local images, labels
   if positions then
     images, labels = self.images:index_select(1, positions), self.labels:index_select(1, positions)
