@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "batch_norm.h"
 #include "gemm_block.h"
 #include "optim.h"
 #include "pool.h"
