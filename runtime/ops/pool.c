@@ -104,20 +104,20 @@ nnl_status nnl_pool_infer(nnl_call *c, nnl_pool *pool, nnl_spec *spec)
     return NNL_OK;
 }
 
-void nnl_pool_infer_backward(nnl_call *c, nnl_pool *pool, const nnl_value *input_size)
+void nnl_pool_infer_backward(nnl_call *c, nnl_pool *pool, const nnl_value *input_size, nnl_spec *spec)
 {
     const nnl_tensor *results = c->in[c->n_in - 1]; /* lies as the input did; a gradient may not */
     int lead = results->ndim - pool->dims;
     int64_t size[NNL_POOL_DIMS];
     nnl_pool_sizes(input_size, pool->dims, size);
-    nnl_spec_like(&c->spec[0], c->in[0]);
+    nnl_spec_like(spec, c->in[0]);
     for (int d = first_dim(pool); d < NNL_POOL_DIMS; d++) {
         int place = d - first_dim(pool);
-        pool->dim[d].in = c->spec[0].shape[lead + place] = size[place];
+        pool->dim[d].in = spec->shape[lead + place] = size[place];
         pool->dim[d].out = results->shape[lead + place];
         if (pool->adaptive) set_shared(&pool->dim[d]);
     }
-    c->spec[0].channels_last = lead == 2 && nnl_lies_channels_last(results);
+    spec->channels_last = lead == 2 && nnl_lies_channels_last(results);
 }
 
 /* ---------------------------------------------------------------- windows */
@@ -141,15 +141,15 @@ static nnl_pool_window shared(const nnl_pool_dim *dim, int64_t o)
     return (nnl_pool_window){.first = first, .count = (int32_t)count, .extent = count};
 }
 
-nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images)
+nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
+                              bool channels_last)
 {
     int lead = images->ndim - pool->dims;
-    bool last = lead == 2 && nnl_lies_channels_last(images);
     int64_t channels = images->shape[lead - 1], batch = lead == 2 ? images->shape[0] : 1, windows = 0;
     walk->rt = rt;
     walk->pool = pool;
-    walk->outer = last ? batch : batch * channels;
-    walk->inner = last ? channels : 1;
+    walk->outer = channels_last ? batch : batch * channels;
+    walk->inner = channels_last ? channels : 1;
     for (int d = 0; d < NNL_POOL_DIMS; d++) windows += pool->dim[d].out;
     walk->bytes = (size_t)windows * sizeof(nnl_pool_window);
     NNL_TRY(nnl_alloc(rt, walk->bytes, &walk->block));
@@ -158,6 +158,7 @@ nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_po
         walk->window[d] = w;
         for (int64_t o = 0; o < pool->dim[d].out; o++) *w++ = pool->adaptive ? shared(&pool->dim[d], o) : regular(&pool->dim[d], o);
     }
+    for (int64_t o = 0; o < pool->dim[WIDTH].out && pool->divisor; o++) walk->window[WIDTH][o].extent = 1;
     return NNL_OK;
 }
 

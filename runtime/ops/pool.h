@@ -28,8 +28,8 @@ nnl_status nnl_pool_read(nnl_call *c, nnl_pool *pool, int dims, const nnl_value 
 nnl_status nnl_pool_read_adaptive(nnl_call *c, nnl_pool *pool, int dims, const nnl_value *output_size);
 /* Sets the sizes of input 0 and the results (of regular windows by the rule of ceil_mode), and fills the spec. */
 nnl_status nnl_pool_infer(nnl_call *c, nnl_pool *pool, nnl_spec *spec);
-/* For backward: sizes of the input from an attribute, those of the results from input 0; the spec is the input's. */
-void nnl_pool_infer_backward(nnl_call *c, nnl_pool *pool, const nnl_value *input_size);
+/* For backward: sizes of the input from an attribute, those of the results from the last input; the spec is the input's. */
+void nnl_pool_infer_backward(nnl_call *c, nnl_pool *pool, const nnl_value *input_size, nnl_spec *spec);
 
 /* A walk.  forward: row (plane, out depth, out height) of results reads the input's rows; backward: row
  * (plane, depth, height) of the input collects from the rows of results that reach it. */
@@ -49,8 +49,9 @@ typedef struct nnl_pool_walk {
     void (*row)(const struct nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height);
 } nnl_pool_walk;
 
-/* images: the tensor of the results' or the input's form whose order of elements decides. */
-nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images);
+/* images: of the results' or the input's batch and channels; channels_last: how all that is walked over lies. */
+nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
+                              bool channels_last);
 nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward);
 void nnl_pool_walk_close(nnl_pool_walk *walk);
 /* The windows of the row of results at (depth, height), for the kernels; *first is the offset in elements, within a

@@ -79,14 +79,14 @@ static void max_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_
 }
 
 static nnl_status walk_open(nnl_call *c, nnl_pool_walk *walk, const nnl_pool *pool, const nnl_tensor *images,
-                            const nnl_tensor *codes)
+                            const nnl_tensor *codes, bool channels_last)
 {
     walk->dtype = images->dtype;
     walk->width = (int64_t)nnl_dtype_size((nnl_dtype)images->dtype);
     walk->wide = codes->dtype == NNL_I32;
     walk->code_width = walk->wide ? 4 : 1;
     walk->code = codes->data;
-    return nnl_pool_walk_open(walk, c->rt, pool, images);
+    return nnl_pool_walk_open(walk, c->rt, pool, images, channels_last);
 }
 
 static void write_indices(const nnl_pool_walk *w, nnl_tensor *out, int base)
@@ -111,7 +111,7 @@ static nnl_status max_run(nnl_call *c)
     NNL_TRY(nnl_pool_infer(c, &pool, &spec));
     NNL_TRY(nnl_image_laid(c->in[0], spec.channels_last, &x));
     nnl_pool_walk walk = {.out = c->out[VALUES]->data, .in = x->data, .row = max_row};
-    nnl_status status = walk_open(c, &walk, &pool, x, c->out[CODES]);
+    nnl_status status = walk_open(c, &walk, &pool, x, c->out[CODES], spec.channels_last);
     if (!c->keep && !indices) walk.code = NULL;
     if (status == NNL_OK) status = nnl_pool_walk_run(&walk, false);
     if (status == NNL_OK && indices) write_indices(&walk, c->out[INDICES], c->index_base);
@@ -145,22 +145,21 @@ static void max_grad(nnl_grad *g)
                        V_INTS(dims, f.padding), V_INTS(dims, f.dilation)), g->dy[VALUES], g->out[CODES]);
 }
 
-/* kernel_size is absent: adaptive */
-static nnl_status read_backward(nnl_call *c, nnl_pool *pool)
+/* kernel_size is absent: adaptive.  The spec is that of the input. */
+static nnl_status read_backward(nnl_call *c, nnl_pool *pool, nnl_spec *spec)
 {
     const nnl_value *a = c->attr;
     int dims = a[0].count;
-    if (nnl_given(&a[1])) return nnl_pool_read(c, pool, dims, &a[1], &a[2], &a[3], &a[4]);
-    const int64_t *size = c->in[1]->shape + c->in[1]->ndim - dims;
-    return nnl_pool_read_adaptive(c, pool, dims, &V_INTS(dims, size));
+    if (nnl_given(&a[1])) NNL_TRY(nnl_pool_read(c, pool, dims, &a[1], &a[2], &a[3], &a[4]));
+    else NNL_TRY(nnl_pool_read_adaptive(c, pool, dims, &V_INTS(dims, c->in[1]->shape + c->in[1]->ndim - dims)));
+    nnl_pool_infer_backward(c, pool, &a[0], spec);
+    return NNL_OK;
 }
 
 static nnl_status backward_infer(nnl_call *c)
 {
     nnl_pool pool;
-    NNL_TRY(read_backward(c, &pool));
-    nnl_pool_infer_backward(c, &pool, &c->attr[0]);
-    return NNL_OK;
+    return read_backward(c, &pool, &c->spec[0]);
 }
 
 static void back_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
@@ -185,14 +184,13 @@ static void back_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64
 static nnl_status backward_run(nnl_call *c)
 {
     nnl_pool pool;
+    nnl_spec spec;
     nnl_tensor *dy, *codes = NULL;
-    bool last = c->spec[0].channels_last;
-    NNL_TRY(read_backward(c, &pool));
-    nnl_pool_infer_backward(c, &pool, &c->attr[0]);
-    NNL_TRY(nnl_image_laid(c->in[0], last, &dy));
-    nnl_status status = nnl_image_laid(c->in[1], last, &codes);
+    NNL_TRY(read_backward(c, &pool, &spec));
+    NNL_TRY(nnl_image_laid(c->in[0], spec.channels_last, &dy));
+    nnl_status status = nnl_image_laid(c->in[1], spec.channels_last, &codes);
     nnl_pool_walk walk = {.out = c->out[0]->data, .in = dy->data, .row = back_row};
-    if (status == NNL_OK) status = walk_open(c, &walk, &pool, c->out[0], codes);
+    if (status == NNL_OK) status = walk_open(c, &walk, &pool, c->out[0], codes, spec.channels_last);
     if (status == NNL_OK) status = nnl_pool_walk_run(&walk, true);
     nnl_pool_walk_close(&walk);
     nnl_tensor_unref(codes);
@@ -242,15 +240,13 @@ static void pick_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64
 static nnl_status pick_run(nnl_call *c)
 {
     nnl_pool pool;
+    nnl_spec spec;
     nnl_tensor *x, *codes = NULL;
-    nnl_spec spec = c->spec[0];
-    NNL_TRY(read_backward(c, &pool));
-    nnl_pool_infer_backward(c, &pool, &c->attr[0]);
-    c->spec[0] = spec;
+    NNL_TRY(read_backward(c, &pool, &spec));
     NNL_TRY(nnl_image_laid(c->in[0], spec.channels_last, &x));
     nnl_status status = nnl_image_laid(c->in[1], spec.channels_last, &codes);
     nnl_pool_walk walk = {.out = c->out[0]->data, .in = x->data, .row = pick_row};
-    if (status == NNL_OK) status = walk_open(c, &walk, &pool, c->out[0], codes);
+    if (status == NNL_OK) status = walk_open(c, &walk, &pool, c->out[0], codes, spec.channels_last);
     if (status == NNL_OK) status = nnl_pool_walk_run(&walk, false);
     nnl_pool_walk_close(&walk);
     nnl_tensor_unref(codes);
