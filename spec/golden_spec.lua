@@ -256,7 +256,8 @@ describe("golden results of PyTorch, modules:", function()
     local data = read(family)
     for _, case in ipairs(data.cases) do
       if case.module then
-        it(case.module .. " agrees on " .. arguments_text(case, data) .. (case.mode and ", " .. case.mode or ""), function()
+        local mode = case.mode and ", " .. case.mode or ""
+        it(case.module .. " agrees on " .. arguments_text(case, data) .. mode, function()
           run.module(case, data, "f64")
           run.module(case, data, "f32")
         end)

@@ -127,7 +127,8 @@ describe("batch normalisation", function()
       "BatchNorm2d: input (2x3) must have 4 dimensions, batch x channels x height x width")
     says(function() nn.BatchNorm1d(3)(nn.zeros(1, 3)) end,
       "input (1x3) has 1 value per channel, but training wants more than 1")
-    says(function() nn.F.batch_norm(nn.zeros(2, 3)) end, "running_mean and running_var are needed unless training is true")
+    says(function() nn.F.batch_norm(nn.zeros(2, 3)) end,
+      "running_mean and running_var are needed unless training is true")
     says(function() nn.F.batch_norm(nn.zeros(3), {training = true}) end, "input (3) must have 2 or more dimensions")
     says(function() nn.BatchNorm1d(3)(nn.zeros(2, 3, {dtype = "f64"})) end, "running_mean is f32, but input is f64")
   end)
@@ -182,9 +183,11 @@ describe("max pooling", function()
   it("says which window does not fit", function()
     says(function() nn.F.max_pool2d(nn.zeros(2, 3, 4, 6), 5) end,
       "max_pool2d: the window reaches over 5 places, but dimension 3 of input (2x3x4x6) has 4 with padding")
-    says(function() nn.F.max_pool2d(nn.zeros(2, 3, 4, 6), 2, {padding = 2}) end, "padding must be 0 to 1, half the window, got 2")
+    says(function() nn.F.max_pool2d(nn.zeros(2, 3, 4, 6), 2, {padding = 2}) end,
+      "padding must be 0 to 1, half the window, got 2")
     says(function() nn.F.max_pool2d(nn.zeros(4, 6), 2) end, "input (4x6) must have 4 dimensions")
-    says(function() nn.F.max_pool2d(nn.zeros(3, 4, 6), {2, 2, 2}) end, "kernel_size must be one value or a list of 2, got 3")
+    says(function() nn.F.max_pool2d(nn.zeros(3, 4, 6), {2, 2, 2}) end,
+      "kernel_size must be one value or a list of 2, got 3")
     says(function() nn.F.max_pool2d(nn.zeros(3, 4, 6), 2, 0) end, "stride must be 1 or more, got 0")
     says(function() nn.F.avg_pool2d(nn.zeros(3, 4, 6), 2, {divisor_override = 0}) end, "divisor_override must not be 0")
     says(function() nn.F.adaptive_avg_pool1d(nn.zeros(3, 4), -1) end, "output_size must be 0 or more, got -1")
@@ -205,7 +208,9 @@ describe("pooling and batch normalisation", function()
           local g = nn.grad((y * y * y):sum(), {v})
           local bits = 0
           for _, t in ipairs {y:detach(), g} do
-            for _, n in ipairs(t:flatten():totable()) do bits = (bits * 31 + string.unpack("i8", string.pack("d", n))) end
+            for _, n in ipairs(t:flatten():totable()) do
+              bits = bits * 31 + string.unpack("i8", string.pack("d", n))
+            end
           end
           print(bits)
         end

@@ -212,7 +212,7 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
                 const int64_t at = w->first - first + t * p->dilation;                                       \
                 const element a = best[at];                                                                  \
                 if (!codes) {                                                                                \
-                    top = (a > top) | (a != a) ? a : top;                                                    \
+                    top = ((a > top) | (a != a)) ? a : top;                                                  \
                     continue;                                                                                \
                 }                                                                                            \
                 const integer here = place[at] + w->number + t;                                              \
