@@ -181,14 +181,14 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
 #define PLAIN(suffix, v, i, m, element, integer, lanes)                                                      \
     /* the largest element of every column, and the code of its row */                                       \
     VEC_INLINE void max_columns_##suffix(const nnl_pool_row *p, bool codes, element *best, integer *place,   \
-                                         const element *x, int64_t first, int64_t columns)                   \
+                                         const element *x)                                                   \
     {                                                                                                        \
-        for (int64_t j = 0; j < columns; j += lanes) {                                                       \
+        for (int64_t j = 0; j < p->columns; j += lanes) {                                                    \
             v top = v##_set1((element)-__builtin_inf());                                                     \
             i row = i##_set1(p->code);                                                                       \
             for (int64_t d = 0; d < p->planes; d++) {                                                        \
                 for (int64_t r = 0; r < p->rows; r++) {                                                      \
-                    const v a = read_##suffix(x + d * p->plane_step + r * p->row_step + first + j, columns - j); \
+                    const v a = read_##suffix(x + d * p->plane_step + r * p->row_step + j, p->columns - j);  \
                     const m take = m##_or(v##_gt(a, top), v##_isnan(a));                                     \
                     top = v##_select(take, a, top);                                                          \
                     if (codes) row = i##_select(take, i##_set1(p->code + (int32_t)d * p->plane_code + (int32_t)r * p->row_code), row); \
@@ -198,18 +198,18 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
             if (codes) i##_store(place + j, row);                                                            \
         }                                                                                                    \
     }                                                                                                        \
-    VEC_INLINE void max_plain_##suffix(const nnl_pool_row *p, bool codes, element *out, void *code, const element *x, \
-                                       int64_t first, int64_t columns)                                       \
+    VEC_INLINE void max_plain_##suffix(const nnl_pool_row *p, bool codes, element *out, void *code, const element *x) \
+                                                                                                             \
     {                                                                                                        \
         element best[WIDEST + lanes];                                                                        \
         integer place[WIDEST + lanes];                                                                       \
-        max_columns_##suffix(p, codes, best, place, x, first, columns);                                      \
+        max_columns_##suffix(p, codes, best, place, x + p->first_column);                                    \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             element top = (element)-__builtin_inf();                                                         \
             integer from = p->code + w->number;                                                              \
             for (int32_t t = 0; t < w->count; t++) {                                                         \
-                const int64_t at = w->first - first + t * p->dilation;                                       \
+                const int64_t at = w->first - p->first_column + t * p->dilation;                             \
                 const element a = best[at];                                                                  \
                 if (!codes) {                                                                                \
                     top = ((a > top) | (a != a)) ? a : top;                                                  \
@@ -234,21 +234,21 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
             if (t >= 0 && t < w->count) dx[w->first + t * p->dilation] += dy[o]; /* the rest is 0 by now */  \
         }                                                                                                    \
     }                                                                                                        \
-    static void mean_plain_##suffix(const nnl_pool_row *p, element *out, const element *x, int64_t first, int64_t columns) \
+    static void mean_plain_##suffix(const nnl_pool_row *p, element *out, const element *x)                   \
     {                                                                                                        \
         double sum[WIDEST + lanes];                                                                          \
-        for (int64_t j = 0; j < columns; j += lanes) {                                                       \
+        for (int64_t j = 0; j < p->columns; j += lanes) {                                                    \
             wide_##suffix total = {0};                                                                       \
             for (int64_t d = 0; d < p->planes; d++) {                                                        \
                 for (int64_t r = 0; r < p->rows; r++)                                                        \
-                    widen_##suffix(&total, read_##suffix(x + d * p->plane_step + r * p->row_step + first + j, columns - j)); \
+                    widen_##suffix(&total, read_##suffix(x + d * p->plane_step + r * p->row_step + p->first_column + j, p->columns - j)); \
             }                                                                                                \
             spread_##suffix(sum + j, &total);                                                                \
         }                                                                                                    \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             double all = 0;                                                                                  \
-            for (int32_t t = 0; t < w->count; t++) all += sum[w->first - first + t];                         \
+            for (int32_t t = 0; t < w->count; t++) all += sum[w->first - p->first_column + t];               \
             out[o] = (element)(all / (p->factor * (double)w->extent));                                       \
         }                                                                                                    \
     }                                                                                                        \
@@ -263,36 +263,22 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
 PLAIN(f32, vf, vi, mf, float, int32_t, VF_LANES)
 PLAIN(f64, vd, vl, md, double, int64_t, VD_LANES)
 
-/* The columns that a row of windows reaches; 0 where they are too many. */
-static int64_t reached(const nnl_pool_row *p, int64_t *first)
-{
-    const nnl_pool_window *last = p->window + p->windows - 1;
-    int64_t end = last->first + (last->count - 1) * p->dilation + 1;
-    *first = p->window->first;
-    for (int64_t o = 0; o < p->windows; o++) { /* dilation may let a later window begin before, an earlier one end behind */
-        const nnl_pool_window *w = p->window + o;
-        const int64_t reach = w->first + (w->count - 1) * p->dilation + 1;
-        if (w->count == 0) continue;
-        if (w->first < *first) *first = w->first;
-        if (reach > end) end = reach;
-    }
-    return end - *first <= WIDEST && end > *first ? end - *first : 0;
-}
+/* Whether columns go first. */
+VEC_INLINE bool is_plain(const nnl_pool_row *p) { return p->inner == 1 && p->columns > 0 && p->columns <= WIDEST; }
 
 /* ---------------------------------------------------------------- the slots */
 
 void K(pool_max_row)(const nnl_pool_row *p, int dtype, void *out, void *code, const void *x)
 {
-    int64_t first, columns = p->inner == 1 ? reached(p, &first) : 0;
-    if (columns == 0) {
+    if (!is_plain(p)) {
         if (dtype == 4) max_row_f32(p, out, code, x);
         else max_row_f64(p, out, code, x);
     } else if (dtype == 4) {
-        if (code) max_plain_f32(p, true, out, code, x, first, columns);
-        else max_plain_f32(p, false, out, code, x, first, columns);
+        if (code) max_plain_f32(p, true, out, code, x);
+        else max_plain_f32(p, false, out, code, x);
     } else {
-        if (code) max_plain_f64(p, true, out, code, x, first, columns);
-        else max_plain_f64(p, false, out, code, x, first, columns);
+        if (code) max_plain_f64(p, true, out, code, x);
+        else max_plain_f64(p, false, out, code, x);
     }
 }
 
@@ -311,12 +297,11 @@ void K(pool_max_back_row)(const nnl_pool_row *p, int dtype, void *dx, const void
 
 void K(pool_mean_row)(const nnl_pool_row *p, int dtype, void *out, const void *x)
 {
-    int64_t first, columns = p->inner == 1 ? reached(p, &first) : 0;
     if (dtype == 4) {
-        if (columns) mean_plain_f32(p, out, x, first, columns);
+        if (is_plain(p)) mean_plain_f32(p, out, x);
         else mean_row_f32(p, out, x);
     } else {
-        if (columns) mean_plain_f64(p, out, x, first, columns);
+        if (is_plain(p)) mean_plain_f64(p, out, x);
         else mean_row_f64(p, out, x);
     }
 }

@@ -49,7 +49,7 @@ static void split(images *m, const nnl_tensor *x)
 
 static nnl_status each_task(const images *m, int64_t count, void (*task)(void *context, int64_t i), void *context)
 {
-    if (m->numel > NNL_SERIAL_WORK / 4) return nnl_parallel(m->rt, count, task, context);
+    if (m->numel > NNL_SERIAL_WORK) return nnl_parallel(m->rt, count, task, context);
     for (int64_t i = 0; i < count; i++) task(context, i);
     return NNL_OK;
 }

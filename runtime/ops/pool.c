@@ -173,6 +173,18 @@ static bool is_tiled(const nnl_pool_walk *walk)
     return walk->pool->dim[WIDTH].dilation == 1 && end == walk->pool->dim[WIDTH].in;
 }
 
+static void find_columns(nnl_pool_walk *walk)
+{
+    int64_t first = walk->pool->dim[WIDTH].in, end = 0;
+    for (int64_t o = 0; o < walk->pool->dim[WIDTH].out; o++) {
+        if (walk->window[WIDTH][o].count == 0) continue;
+        first = NNL_MIN(first, walk->window[WIDTH][o].first);
+        end = NNL_MAX(end, end_of(walk, WIDTH, o));
+    }
+    walk->first_column = first;
+    walk->columns = NNL_MAX(0, end - first);
+}
+
 nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
                               bool channels_last)
 {
@@ -196,6 +208,7 @@ nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_po
     walk->range[HEIGHT] = walk->range[DEPTH] + pool->dim[DEPTH].in;
     for (int d = DEPTH; d < WIDTH; d++) find_ranges(walk, d);
     walk->tiles = is_tiled(walk);
+    find_columns(walk);
     return NNL_OK;
 }
 
@@ -261,6 +274,7 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
     *first = d->first * plane + h->first * row;
     return (nnl_pool_row){
         .window = walk->window[WIDTH], .windows = dim[WIDTH].out, .inner = walk->inner, .dilation = dim[WIDTH].dilation, .width = dim[WIDTH].in,
+        .first_column = walk->first_column, .columns = walk->columns,
         .planes = d->count, .rows = h->count, .plane_step = dim[DEPTH].dilation * plane, .row_step = dim[HEIGHT].dilation * row,
         .code = d->number * plane_code + h->number * row_code, .plane_code = plane_code, .row_code = row_code, .wide = walk->wide,
         .factor = walk->pool->divisor ? (double)walk->pool->divisor : (double)d->extent * (double)h->extent};
