@@ -208,12 +208,13 @@ end
 
 ---------------------------------------------------------------- the specs
 
-local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss"}
+local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss", "image"}
 
 for _, family in ipairs(families) do
   describe("golden results of PyTorch, " .. family .. ":", function()
     local data = read(family)
     for _, case in ipairs(data.cases) do
+      if case.module then goto continue end
       local kind = case.op and "op" or case.expression and "expression" or case.subscript and "subscript" or "assign"
       local name = case.op or case.expression or kind == "subscript" and "x[" .. case.subscript .. "]"
         or "x[" .. case.assign .. "] = v"
@@ -225,6 +226,7 @@ for _, family in ipairs(families) do
           run[kind](case, data, "f32")
         end
       end)
+      ::continue::
     end
   end)
 end
@@ -238,7 +240,7 @@ describe("golden results of PyTorch, methods:", function()
       local first = case.args[1]
       local fit = case.op and type(first) == "table" and first.t and not first.layout
       -- losses and functions of nn.functional are no methods in torch either
-      if fit and family ~= "loss" and family ~= "activation" and not seen[case.op]
+      if fit and family ~= "loss" and family ~= "activation" and family ~= "image" and not seen[case.op]
         and not ({where = 1, embedding = 1, linear = 1, bilinear = 1, one_hot = 1, zeros_like = 1, ones_like = 1,
           full_like = 1})[case.op] then
         seen[case.op] = true
@@ -251,15 +253,20 @@ describe("golden results of PyTorch, methods:", function()
 end)
 
 describe("golden results of PyTorch, modules:", function()
-  local data = read "module"
-  for _, case in ipairs(data.cases) do
-    if case.module then
-      it(case.module .. " agrees on " .. arguments_text(case, data), function()
-        run.module(case, data, "f64")
-        run.module(case, data, "f32")
-      end)
+  for _, family in ipairs {"module", "image"} do
+    local data = read(family)
+    for _, case in ipairs(data.cases) do
+      if case.module then
+        local mode = case.mode and ", " .. case.mode or ""
+        it(case.module .. " agrees on " .. arguments_text(case, data) .. mode, function()
+          run.module(case, data, "f64")
+          run.module(case, data, "f32")
+        end)
+      end
     end
   end
+
+  local data = read "module"
 
   for _, case in ipairs(data.cases) do
     if case.train then

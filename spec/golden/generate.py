@@ -288,6 +288,39 @@ class Family:
             entry["note"] = note
         self.cases.append(entry)
 
+    def module(self, name, args, net, inputs, options=None, lua_state=None, mode=None):
+        """A module with given parameters: result, gradients of inputs and of parameters."""
+        net = net.double()
+        state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        items, leaves = [], []
+        for x in inputs:
+            a = x if isinstance(x, In) else In(x)
+            leaf = a.x.clone().requires_grad_(a.grad)
+            leaves.append(leaf)
+            items.append({"t": self.put_input(a.x + 1 if a.pos else a.x, False)})
+        out = net(*leaves)
+        entry = {"module": name, "args": Lua(self.list_of(args))}
+        if options is not None:
+            entry["options"] = options
+        scale = lambda v: float(f"{float(v.detach().abs().max()) * 4 + 1:.3g}") if v.numel() else 1.0
+        if out.requires_grad:
+            want = [l for l in leaves if l.requires_grad] + list(net.parameters())
+            grads = torch.autograd.grad((out * weights_of(out.shape, 0)).sum(), want, allow_unused=True)
+            grads = [torch.zeros_like(w) if g is None else g for w, g in zip(want, grads)]
+            for l, item in zip(leaves, items):
+                if l.requires_grad:
+                    g = grads.pop(0)
+                    item["grad"], item["scale"] = self.put(g), scale(g)
+            names = [n for n, _ in net.named_parameters()]
+            entry["grads"] = {n: {"t": self.put(g), "scale": scale(g)} for n, g in zip(names, grads)}
+        entry["inputs"] = items
+        entry["outputs"] = [{"t": self.put(out), "scale": scale(out)}]
+        if state:
+            entry["state"] = {k: self.put_input(v, False) for k, v in state.items()}
+        if mode:
+            entry["mode"] = mode
+        self.add(entry)
+
     @staticmethod
     def list_of(items):
         """A list that may hold nils: n says how long it is."""
@@ -1520,48 +1553,18 @@ def loss():
 # ---------------------------------------------------------------- modules
 
 
+def fixed(net):
+    """Parameters that f32 can hold."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(U(*p.shape, lo=-1, hi=1, dtype=p.dtype))
+    return net
+
+
 def module():
     fam = Family("module")
 
-    def module_case(name, args, net, inputs, options=None, lua_state=None, mode=None):
-        """A module with given parameters: result, gradients of inputs and of parameters."""
-        net = net.double()
-        state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        items, leaves = [], []
-        for x in inputs:
-            a = x if isinstance(x, In) else In(x)
-            leaf = a.x.clone().requires_grad_(a.grad)
-            leaves.append(leaf)
-            items.append({"t": fam.put_input(a.x + 1 if a.pos else a.x, False)})
-        out = net(*leaves)
-        entry = {"module": name, "args": Lua(fam.list_of(args))}
-        if options is not None:
-            entry["options"] = options
-        scale = lambda v: float(f"{float(v.detach().abs().max()) * 4 + 1:.3g}") if v.numel() else 1.0
-        if out.requires_grad:
-            want = [l for l in leaves if l.requires_grad] + list(net.parameters())
-            grads = torch.autograd.grad((out * weights_of(out.shape, 0)).sum(), want, allow_unused=True)
-            grads = [torch.zeros_like(w) if g is None else g for w, g in zip(want, grads)]
-            for l, item in zip(leaves, items):
-                if l.requires_grad:
-                    g = grads.pop(0)
-                    item["grad"], item["scale"] = fam.put(g), scale(g)
-            names = [n for n, _ in net.named_parameters()]
-            entry["grads"] = {n: {"t": fam.put(g), "scale": scale(g)} for n, g in zip(names, grads)}
-        entry["inputs"] = items
-        entry["outputs"] = [{"t": fam.put(out), "scale": scale(out)}]
-        if state:
-            entry["state"] = {k: fam.put_input(v, False) for k, v in state.items()}
-        if mode:
-            entry["mode"] = mode
-        fam.add(entry)
-
-    def fixed(net):
-        """Parameters that f32 can hold."""
-        with torch.no_grad():
-            for p in net.parameters():
-                p.copy_(U(*p.shape, lo=-1, hi=1, dtype=p.dtype))
-        return net
+    module_case = fam.module
 
     N = torch.nn
     for a, k, o, xs in [
@@ -1780,7 +1783,89 @@ def optim():
     return fam
 
 
-FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim]
+# ---------------------------------------------------------------- images: pooling, batch normalisation
+
+
+def image():
+    fam = Family("image")
+    long_, area, volume = apart(2, 3, 9), apart(2, 3, 5, 7), apart(2, 2, 4, 3, 5)
+
+    def pool(op, x, *rest, note=None):
+        """The op of that name with indices as a second result where the last argument asks for them."""
+        fn = getattr(F, op)
+
+        def run(t):
+            out = fn(t, *rest)
+            return [out[0], Pos(out[1])] if isinstance(out, tuple) else out
+
+        fam.case(op, [x, *(list(r) if isinstance(r, tuple) else r for r in rest)], run, note=note)
+
+    # ---- max pooling; the last arguments are dilation, ceil_mode, return_indices
+    pool("max_pool1d", long_, 2)
+    pool("max_pool1d", In(long_, layout="t"), 3, 2, 1, 1, True, True)
+    pool("max_pool2d", area, 2)
+    pool("max_pool2d", In(area, layout="s"), (3, 2), (2, 1), (1, 0), (1, 2), True, True)
+    pool("max_pool2d", apart(3, 4, 4), 3, 1, 1, note="no batch")
+    pool("max_pool2d", torch.zeros(0, 3, 4, 4, dtype=f64), 2)
+    pool("max_pool3d", volume, (2, 1, 2), (1, 2, 2), (1, 0, 1), 1, False, True)
+    for x, size in [(long_, 4), (area, (2, 3)), (volume, (3, 2, 4))]:
+        n = x.dim() - 2
+        pool(f"adaptive_max_pool{n}d", x, size, True)
+        pool(f"adaptive_avg_pool{n}d", In(x, layout="t"), size)
+    pool("adaptive_avg_pool2d", area, 1)
+
+    # ---- mean pooling: stride, padding, ceil_mode, count_include_pad, divisor_override
+    pool("avg_pool1d", long_, 3, 2, 1, True, False)
+    pool("avg_pool2d", area, 2)
+    pool("avg_pool2d", In(area, layout="t"), (3, 2), (2, 1), (1, 0), True, True)
+    pool("avg_pool2d", area, 3, 2, 1, True, False)
+    pool("avg_pool2d", In(area, layout="s"), 3, 2, 1, False, True, 5)
+    pool("avg_pool3d", volume, 2, 1, 1, False, False)
+
+    # ---- batch normalisation
+    mean, var, w, b = In(U(3), grad=False), In(U(3, lo=0.5, hi=2), grad=False), U(3), U(3)
+    for x in (U(5, 3), In(U(2, 3, 4), layout="t"), In(U(2, 3, 3, 2), layout="s"), U(2, 3, 1, 2, 2)):
+        train = lambda x, w, b: F.batch_norm(x, None, None, w, b, True)
+        fam.case("batch_norm", [x, None, None, w, b, True], train)
+        evaluate = lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, False, 0.1, 0.01)
+        fam.case("batch_norm", [x, mean, var, w, b, False, 0.1, 0.01], evaluate)
+    plain = lambda x: F.batch_norm(x, None, None, None, None, True, 0.1, 0.1)
+    fam.case("batch_norm", [U(4, 3), None, None, None, None, True, 0.1, 0.1], plain)
+    fam.case("batch_norm", [U(4, 3), mean, var, w], lambda x, m, v, w: F.batch_norm(x, m, v, w))
+
+    # ---- modules
+    N = torch.nn
+
+    def after(net, *batches):
+        """Parameters that f32 can hold, and running statistics that have seen something, rounded alike."""
+        fixed(net.double())
+        for x in batches:
+            net(x)
+        for buffer in net.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(buffer.float().double())
+        return net
+
+    x2, x3, x4, x5 = U(5, 3), U(2, 3, 4), U(2, 3, 2, 3), U(2, 3, 1, 2, 2)
+    for name, x in [("BatchNorm1d", x2), ("BatchNorm1d", x3), ("BatchNorm2d", x4), ("BatchNorm3d", x5)]:
+        fam.module(name, [3], after(getattr(N, name)(3)), [x])
+        fam.module(name, [3], after(getattr(N, name)(3), x * 2 + 1).eval(), [x], mode="eval")
+    bare = dict(affine=False, track_running_stats=False, eps=0.25)
+    fam.module("BatchNorm2d", [3], N.BatchNorm2d(3, **bare), [x4], options=bare)
+    fam.module("BatchNorm2d", [3], N.BatchNorm2d(3, **bare).eval(), [x4], options=bare, mode="eval")
+    fam.module("MaxPool2d", [2], N.MaxPool2d(2), [area])
+    fam.module("MaxPool2d", [3], N.MaxPool2d(3, 2, 1), [area], options=dict(stride=2, padding=1))
+    fam.module("MaxPool1d", [2], N.MaxPool1d(2), [long_])
+    fam.module("MaxPool3d", [2], N.MaxPool3d(2, ceil_mode=True), [volume], options=dict(ceil_mode=True))
+    fam.module("AvgPool1d", [2], N.AvgPool1d(2), [long_])
+    fam.module("AvgPool2d", [3], N.AvgPool2d(3, divisor_override=2), [area], options=dict(divisor_override=2))
+    fam.module("AvgPool3d", [2], N.AvgPool3d(2), [volume])
+    fam.module("AdaptiveAvgPool2d", [[2, 3]], N.AdaptiveAvgPool2d((2, 3)), [area])
+    fam.module("AdaptiveMaxPool2d", [2], N.AdaptiveMaxPool2d(2), [area])
+    return fam
+
+
+FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim, image]
 
 if __name__ == "__main__":
     if not torch.__version__.startswith(PINNED):
