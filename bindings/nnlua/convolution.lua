@@ -68,8 +68,8 @@ local function make(dims, places, example)
       :gsub("N", dims)),
     "Convolves [N x] in_channels x " .. places .. " with a weight of out_channels x in_channels / groups x kernel_size "
     .. "and adds a bias.  padding is added on both sides; \"valid\" is none, \"same\" keeps the size (of stride 1); "
-    .. "padding_mode says with what.  groups = in_channels is a depthwise convolution.  Weight and bias start uniform in "
-    .. "[-k, k), k = 1 / sqrt(in_channels / groups * product of kernel_size).", example)
+    .. "padding_mode says with what.  groups = in_channels is a depthwise convolution.  Weight and bias start uniform "
+    .. "in [-k, k), k = 1 / sqrt(in_channels / groups * product of kernel_size).", example)
 
   function class:init(...)
     local inputs, outputs, kernel, stride, padding, dilation, groups, bias, mode = read(...)

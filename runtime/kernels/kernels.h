@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "conv.h"
 #include "gemm_block.h"
 #include "optim.h"
 #include "reduce.h"

@@ -150,7 +150,121 @@ static nnl_status conv_infer(nnl_call *c)
     fill_out(&v);
     int ndim = shape_of(&v, v.out_channels, v.out, shape);
     nnl_spec_set(&c->spec[0], (nnl_dtype)c->in[0]->dtype, ndim, shape);
+    c->spec[0].channels_last = v.batched;
     return NNL_OK;
+}
+
+static nnl_status conv_run(nnl_call *c)
+{
+    nnl_conv v = described(c->op->variant, c->in[0], c->in[1], c->attr);
+    return nnl_conv_forward(c->rt, &v, c->out[0], c->in[0], c->in[1], c->in[2]);
+}
+
+/* ---------------------------------------------------------------- gradients */
+
+enum { BACK_SHAPE, BACK_STRIDE, BACK_PADDING, BACK_DILATION, BACK_GROUPS, BACK_BIAS }; /* attributes */
+
+/* Of shapes of the input, the weight and the result, which fit one another. */
+static nnl_conv describe_back(const nnl_call *c, int ndim, const int64_t *x, int w_ndim, const int64_t *w,
+                              const int64_t *y)
+{
+    nnl_conv v = {.rank = w_ndim - 2, .batched = ndim == w_ndim, .samples = 1, .groups = c->attr[BACK_GROUPS].as.i};
+    if (v.batched) v.samples = x[0];
+    v.in_channels = x[v.batched];
+    v.out_channels = w[0];
+    for (int i = 0, d = v.rank - 3; i < 3; i++, d++) {
+        bool given = d >= 0;
+        v.in[i] = given ? x[1 + v.batched + d] : 1;
+        v.out[i] = given ? y[1 + v.batched + d] : 1;
+        v.kernel[i] = given ? w[2 + d] : 1;
+        v.stride[i] = given ? value_at(&c->attr[BACK_STRIDE], d) : 1;
+        v.dilation[i] = given ? value_at(&c->attr[BACK_DILATION], d) : 1;
+        v.low[i] = given ? value_at(&c->attr[BACK_PADDING], d) : 0;
+        v.high[i] = (v.out[i] - 1) * v.stride[i] + nnl_conv_reach(&v, i) - v.in[i] - v.low[i];
+    }
+    return v;
+}
+
+static nnl_status grad_input_infer(nnl_call *c)
+{
+    const nnl_value *shape = &c->attr[BACK_SHAPE];
+    nnl_spec_set(&c->spec[0], (nnl_dtype)c->in[0]->dtype, shape->count, shape->as.ints);
+    c->spec[0].channels_last = shape->count == c->in[1]->ndim;
+    return NNL_OK;
+}
+
+static nnl_status grad_input_run(nnl_call *c)
+{
+    const nnl_tensor *dx = c->out[0], *dy = c->in[0], *w = c->in[1];
+    nnl_conv v = describe_back(c, dx->ndim, dx->shape, w->ndim, w->shape, dy->shape);
+    return nnl_conv_grad_input(c->rt, &v, c->out[0], dy, w);
+}
+
+NNL_OP(conv_grad_input,
+    .sig = "dy:float, weight:float, shape:int*, stride:int*, padding:int*, dilation:int*, groups:int -> same",
+    .doc = "The gradient of a convolution's input, which has the given shape; padding: zeros before it.",
+    .infer = grad_input_infer,
+    .run = grad_input_run,
+    NNL_NO_GRAD("second derivatives go by the composition"),
+    .traits = NNL_HIDDEN);
+
+static nnl_status grad_weight_infer(nnl_call *c)
+{
+    const nnl_value *shape = &c->attr[BACK_SHAPE];
+    bool bias = c->attr[BACK_BIAS].as.i;
+    NNL_TRY(nnl_call_results(c, bias ? 2 : 1));
+    nnl_spec_set(&c->spec[0], (nnl_dtype)c->in[0]->dtype, shape->count, shape->as.ints);
+    if (bias) nnl_spec_set(&c->spec[1], (nnl_dtype)c->in[0]->dtype, 1, shape->as.ints);
+    return NNL_OK;
+}
+
+static nnl_status grad_weight_run(nnl_call *c)
+{
+    const nnl_tensor *dy = c->in[0], *x = c->in[1], *dw = c->out[0];
+    nnl_conv v = describe_back(c, x->ndim, x->shape, dw->ndim, dw->shape, dy->shape);
+    return nnl_conv_grad_weight(c->rt, &v, c->out[0], c->n_out > 1 ? c->out[1] : NULL, dy, x);
+}
+
+NNL_OP(conv_grad_weight,
+    .sig = "dy:float, input:float, shape:int*, stride:int*, padding:int*, dilation:int*, groups:int, bias:flag -> "
+           "dw:same, db:same",
+    .doc = "The gradients of a convolution's weight, which has the given shape, and, if asked for, of its bias; padding: "
+           "zeros before the input.",
+    .infer = grad_weight_infer,
+    .run = grad_weight_run,
+    NNL_NO_GRAD("second derivatives go by the composition"),
+    .traits = NNL_HIDDEN);
+
+static void conv_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    nnl_tensor *x = g->in[0], *w = g->in[1], *dy = g->dy[0], *dw[2] = {NULL, NULL};
+    nnl_conv v = described(g->op->variant, x, w, g->attr);
+    int from = 3 - v.rank;
+    bool with_bias = g->in[2] && g->needs[2];
+    nnl_value values[] = {V_NONE,
+                          V_INTS(v.rank, v.stride + from),
+                          V_INTS(v.rank, v.low + from),
+                          V_INTS(v.rank, v.dilation + from),
+                          V_INT(v.groups),
+                          V_FLAG(with_bias)};
+    if (g->needs[0]) {
+        values[BACK_SHAPE] = V_INTS(x->ndim, x->shape);
+        g->dx[0] = nnl_do(s, &nnl_op_conv_grad_input, 2, (nnl_tensor *[]){dy, w}, BACK_BIAS, values);
+    }
+    if (!g->needs[1] && with_bias) {
+        int64_t dims[NNL_MAX_DIMS];
+        int count = 0;
+        for (int d = 0; d < dy->ndim; d++) {
+            if (d != v.batched) dims[count++] = d;
+        }
+        g->dx[2] = nnl_sum_dims(s, dy, &V_INTS(count, dims), false);
+    }
+    if (!g->needs[1]) return;
+    values[BACK_SHAPE] = V_INTS(w->ndim, w->shape);
+    nnl_do_many(s, &nnl_op_conv_grad_weight, 2, (nnl_tensor *[]){dy, x}, BACK_BIAS + 1, values, 1 + with_bias, dw);
+    g->dx[1] = dw[0];
+    if (with_bias) g->dx[2] = dw[1];
 }
 
 /* ---------------------------------------------------------------- the composition */
@@ -221,6 +335,8 @@ static void conv_define(nnl_define *d)
            "groups; as many as channels is depthwise.  The result lies in memory with its channels together.",   \
     .example = example_,                                                                                          \
     .infer = conv_infer,                                                                                          \
+    .run = conv_run,                                                                                              \
+    .grad = conv_grad,                                                                                            \
     .define = conv_define,                                                                                        \
     .variant = rank_,                                                                                             \
     .sample = sample_,                                                                                            \
