@@ -15,11 +15,13 @@
 #define QUADS_2 3 /* of two */
 #define SUMS 24   /* accumulators of conv_sums */
 #define SUM_RUN 12
+#define DEPTHWISE_FOURS 3
 #else
 #define QUADS_1 3
 #define QUADS_2 1
 #define SUMS 12
 #define SUM_RUN 6
+#define DEPTHWISE_FOURS 1
 #endif
 #define QUADS QUADS_1
 #define PHASES 4

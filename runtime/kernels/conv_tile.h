@@ -53,13 +53,19 @@ static void T_(finish_pixels)(const nnl_conv_block *b, const T *sum, int fours, 
 VEC_INLINE void T_(store_pixels)(const int FOURS, const int VECTORS, const nnl_conv_block *b,
                                  V (*sum)[4][2], const int64_t *place, int64_t channel)
 {
-    const int64_t step = b->y_column;
-    if (b->columns >= 4 && b->channels - channel >= VECTORS * LANES && !b->residual && !b->relu) {
+    const int64_t step = b->y_column, last = b->channels - channel - (VECTORS - 1) * LANES;
+    if (b->columns >= 4 && !b->residual && !b->relu) {
         UNROLL_FOR (v, VECTORS) {
-            V shift = b->bias ? V_(load)((const T *)b->bias + channel + v * LANES) : V_(zero)();
+            const T *bias = b->bias ? (const T *)b->bias + channel + v * LANES : NULL;
+            bool whole = v < VECTORS - 1 || last >= LANES;
+            V shift = !bias ? V_(zero)() : whole ? V_(load)(bias) : V_(load_n)(bias, last);
             UNROLL_FOR (q, FOURS) {
                 T *y = (T *)b->y + place[q] + channel + v * LANES;
-                UNROLL_FOR (p, 4) V_(store)(y + p * step, sum[q][p][v] + shift);
+                if (whole) {
+                    UNROLL_FOR (p, 4) V_(store)(y + p * step, sum[q][p][v] + shift);
+                } else {
+                    UNROLL_FOR (p, 4) V_(store_n)(y + p * step, sum[q][p][v] + shift, last);
+                }
             }
         }
         return;
@@ -258,6 +264,175 @@ void K(T_(conv_sums))(const nnl_conv_sums *s)
         for (int64_t t = 0; t < tiles; t++) {
             int64_t first = s->run * t / tiles, count = s->run * (t + 1) / tiles - first;
             T_(sum_tiles)[count - 1][two](s, first, channel);
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- depthwise: lanes are channels */
+
+/* PART: of the only vector, n channels. */
+VEC_INLINE void T_(depthwise_body)(const int FOURS, const int VECTORS, const bool PART,
+                                   const nnl_conv_block *b, const T *const *corner,
+                                   const int64_t *place, const T *w, int64_t w_step,
+                                   int64_t channel, int64_t n)
+{
+    V sum[DEPTHWISE_FOURS][4][2];
+    UNROLL_FOR (q, FOURS) {
+        UNROLL_FOR (p, 4) {
+            UNROLL_FOR (v, VECTORS) sum[q][p][v] = V_(zero)();
+        }
+    }
+    const int64_t step = b->x_column;
+    for (int64_t i = 0; i < b->taps[0]; i++) {
+        for (int64_t j = 0; j < b->taps[1]; j++) {
+            for (int64_t k = 0; k < b->taps[2]; k++, w += w_step) {
+                int64_t tap = i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2] + channel;
+                V row[2];
+                UNROLL_FOR (v, VECTORS) row[v] = V_(load)(w + v * LANES);
+                UNROLL_FOR (q, FOURS) {
+                    UNROLL_FOR (p, 4) {
+                        const T *x = corner[q] + tap + p * step;
+                        UNROLL_FOR (v, VECTORS) {
+                            V value = PART ? V_(load_n)(x, n) : V_(load)(x + v * LANES);
+                            sum[q][p][v] = V_(fma)(value, row[v], sum[q][p][v]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    T lanes[DEPTHWISE_FOURS * 4 * 2 * LANES];
+    if (b->columns >= 4 && !PART && !b->residual && !b->relu) {
+        UNROLL_FOR (v, VECTORS) {
+            V shift = b->bias ? V_(load)((const T *)b->bias + channel + v * LANES) : V_(zero)();
+            UNROLL_FOR (q, FOURS) {
+                T *y = (T *)b->y + place[q] + channel + v * LANES;
+                UNROLL_FOR (p, 4) V_(store)(y + p * b->y_column, sum[q][p][v] + shift);
+            }
+        }
+        return;
+    }
+    UNROLL_FOR (q, FOURS) {
+        UNROLL_FOR (p, 4) {
+            UNROLL_FOR (v, VECTORS)
+                V_(store)(lanes + ((q * 4 + p) * VECTORS + v) * LANES, sum[q][p][v]);
+        }
+    }
+    T_(finish_pixels)(b, lanes, FOURS, VECTORS, place, channel);
+}
+
+typedef void T_(depthwise_tile)(const nnl_conv_block *b, const T *const *corner,
+                                const int64_t *place, const T *w, int64_t w_step, int64_t channel,
+                                int64_t n);
+#define DEPTHWISE(name, fours, vectors, part)                                                   \
+    static void T_(name)(const nnl_conv_block *b, const T *const *corner, const int64_t *place, \
+                         const T *w, int64_t w_step, int64_t channel, int64_t n)                \
+    {                                                                                           \
+        T_(depthwise_body)(fours, vectors, part, b, corner, place, w, w_step, channel, n);      \
+    }
+DEPTHWISE(depthwise_1_1, 1, 1, false)
+DEPTHWISE(depthwise_1_2, 1, 2, false)
+DEPTHWISE(depthwise_1_part, 1, 1, true)
+#if DEPTHWISE_FOURS > 1
+DEPTHWISE(depthwise_3_1, 3, 1, false)
+DEPTHWISE(depthwise_3_2, 3, 2, false)
+DEPTHWISE(depthwise_3_part, 3, 1, true)
+#define DEPTHWISE_TILE(form) (count == 1 ? T_(depthwise_1_##form) : T_(depthwise_3_##form))
+#else
+#define DEPTHWISE_TILE(form) T_(depthwise_1_##form)
+#endif
+
+/* Fours of pixels [f0, f0 + count), all channels. */
+static void T_(depthwise_pixels)(const nnl_conv_block *b, int64_t f0, int64_t count)
+{
+    const int64_t in_row = (b->columns + 3) / 4, last = b->columns < 4 ? 0 : b->columns - 4;
+    const int64_t depth = b->taps[0] * b->taps[1] * b->taps[2];
+    const T *corner[DEPTHWISE_FOURS];
+    int64_t place[DEPTHWISE_FOURS];
+    for (int64_t q = 0; q < count; q++) {
+        int64_t row = (f0 + q) / in_row, column = (f0 + q) % in_row * 4;
+        if (column > last) column = last;
+        corner[q] = (const T *)b->x + row * b->x_row + column * b->x_column;
+        place[q] = row * b->y_row + column * b->y_column;
+    }
+    for (int64_t c = 0; c < b->channels;) {
+        int64_t panel = c - c % WIDTH, left = b->channels - c;
+        int64_t w_step = b->channels - panel > LANES ? WIDTH : LANES;
+        const T *w = (const T *)b->w + panel * depth + (c - panel);
+        if (left >= WIDTH) {
+            DEPTHWISE_TILE(2)(b, corner, place, w, w_step, c, LANES);
+            c += WIDTH;
+        } else if (left >= LANES) {
+            DEPTHWISE_TILE(1)(b, corner, place, w, w_step, c, LANES);
+            c += LANES;
+        } else {
+            DEPTHWISE_TILE(part)(b, corner, place, w, w_step, c, left);
+            c += left;
+        }
+    }
+}
+
+/* As conv_block with a group for each channel: the weight is packed with rows for the taps,
+ * channels as lanes. */
+void K(T_(conv_depthwise))(const nnl_conv_block *b)
+{
+    const int64_t fours = b->rows * ((b->columns + 3) / 4);
+    int64_t f = 0;
+    for (; f + DEPTHWISE_FOURS <= fours; f += DEPTHWISE_FOURS)
+        T_(depthwise_pixels)(b, f, DEPTHWISE_FOURS);
+    for (; f < fours; f++) T_(depthwise_pixels)(b, f, 1);
+}
+#undef DEPTHWISE
+#undef DEPTHWISE_TILE
+
+/* sums[c] += sum over pixels of x[pixel][c] dy[pixel][c] */
+void K(T_(conv_depthwise_sums))(const nnl_conv_sums *s)
+{
+    for (int64_t c = 0; c < s->channels; c += LANES) {
+        int64_t n = s->channels - c < LANES ? s->channels - c : LANES;
+        V sum[PHASES];
+        UNROLL_FOR (u, PHASES) sum[u] = V_(zero)();
+        for (int64_t row = 0; row < s->rows; row++) {
+            const T *x = (const T *)s->x + row * s->x_row + c,
+                    *dy = (const T *)s->dy + row * s->dy_row + c;
+            int64_t left = s->columns;
+            for (; left >= PHASES; left -= PHASES) {
+                UNROLL_FOR (u, PHASES) {
+                    sum[u] = V_(fma)(T_(load_first)(x, n), T_(load_first)(dy, n), sum[u]);
+                    x += s->x_column;
+                    dy += s->dy_column;
+                }
+            }
+            for (; left > 0; left--) {
+                sum[0] = V_(fma)(T_(load_first)(x, n), T_(load_first)(dy, n), sum[0]);
+                x += s->x_column;
+                dy += s->dy_column;
+            }
+        }
+        T *to = (T *)s->sums + c;
+        V_(store)(to, V_(load)(to) + ((sum[0] + sum[1]) + (sum[2] + sum[3])));
+    }
+}
+
+/* out[column * out_column + piece * out_piece + c] += dy[column * dy_column + c] w[piece][c] */
+void K(T_(conv_depthwise_spread))(T *restrict out, int64_t out_column, int64_t out_piece,
+                                  const T *restrict dy, int64_t dy_column, const T *restrict w,
+                                  int64_t columns, int64_t pieces, int64_t channels)
+{
+    for (int64_t column = 0; column < columns; column++) {
+        const T *from = dy + column * dy_column;
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            T *to = out + column * out_column + piece * out_piece;
+            const T *row = w + piece * channels;
+            int64_t c = 0;
+            for (; c + LANES <= channels; c += LANES)
+                V_(store)(to + c, V_(fma)(V_(load)(from + c), V_(load)(row + c), V_(load)(to + c)));
+            if (c < channels) {
+                int64_t n = channels - c;
+                V value =
+                    V_(fma)(V_(load_n)(from + c, n), V_(load_n)(row + c, n), V_(load_n)(to + c, n));
+                V_(store_n)(to + c, value, n);
+            }
         }
     }
 }

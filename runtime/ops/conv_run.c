@@ -104,7 +104,8 @@ typedef struct plan {
     const nnl_kernels *kernels;
     nnl_dtype dtype;
     int64_t size;                      /* bytes an element */
-    int64_t channels_in, channels_out; /* of a group */
+    int64_t channels_in, channels_out; /* of a group; depthwise, of all that are walked together */
+    bool depthwise; /* a group for each channel: kernels with channels as lanes */
     image x;
     bool direct;           /* the image is read where it lies */
     int64_t rows, columns; /* of a block */
@@ -118,7 +119,10 @@ typedef struct plan {
     const char *weight, *bias;
     image y;
     char *sums;
+    char *dx;
+    int64_t row_bytes, windows_bytes; /* of a row of dx, and of the windows of a row of dy */
     int64_t parts, panels, panel_width, sums_step, sums_bytes, group_bytes, part_bytes;
+    int64_t dy_bytes; /* of a block's dy, where its channels are apart; else 0 */
     bool with_bias, lane_sums;
     char *dw, *db;
     nnl_conv_order order;
@@ -179,6 +183,16 @@ static double work_of(const nnl_conv *v)
     return work;
 }
 
+/* Depthwise convolutions walk all channels together. */
+static void walk_groups(plan *p)
+{
+    const nnl_conv *v = p->v;
+    p->depthwise = v->groups > 1 && v->groups == v->in_channels && v->groups == v->out_channels;
+    p->shape.groups = p->depthwise ? 1 : v->groups;
+    p->channels_in = v->in_channels / p->shape.groups;
+    p->channels_out = v->out_channels / p->shape.groups;
+}
+
 /* Convolutions of single places know no rows: an image, or the whole batch, is one row of pixels.
  */
 static void join_places(plan *p)
@@ -218,8 +232,8 @@ static void choose_blocks(plan *p)
         rows = divide_up(rows, 2);
     while (columns > 16 && window_size(s, rows, columns, p->channels_in) * p->size > WINDOW)
         columns = round_up(divide_up(columns, 2), 4);
-    double work =
-        work_of(s) / (double)NNL_MAX(s->samples * s->groups * s->out[0] * s->out[1] * s->out[2], 1);
+    double work = work_of(p->v) /
+                  (double)NNL_MAX(s->samples * s->groups * s->out[0] * s->out[1] * s->out[2], 1);
     int64_t images = s->samples * s->groups * s->out[0];
     for (;;) {
         int64_t blocks = images * divide_up(s->out[1], rows) * divide_up(s->out[2], columns);
@@ -248,8 +262,7 @@ static plan plan_of(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype, const i
 {
     plan p = {.v = v, .shape = *v, .kernels = rt->kernels, .dtype = dtype, .x = *x};
     p.size = (int64_t)nnl_width(dtype);
-    p.channels_in = v->in_channels / v->groups;
-    p.channels_out = v->out_channels / v->groups;
+    walk_groups(&p);
     p.direct = reads_direct(&p);
     if (p.direct && join) join_places(&p);
     choose_blocks(&p);
@@ -332,7 +345,7 @@ static void open_window(const plan *p, block *b, char *buffer)
     for (int d = 0; d < 3; d++) b->taps[d] = s->kernel[d];
     b->run = p->channels_in;
     /* Taps whose elements follow one another are one run. */
-    for (int d = 2; d >= 0; d--) {
+    for (int d = 2; d >= 0 && !p->depthwise; d--) {
         if (b->taps[d] > 1 && b->x_tap[d] != b->run) break;
         b->run *= b->taps[d];
         b->taps[d] = 1;
@@ -365,12 +378,13 @@ static weight_steps steps_of(const nnl_tensor *w, const nnl_conv *v)
 }
 
 /* Taps x input channels, output channels being the lanes; the order of sums in every kernel. */
-static nnl_conv_order forward_order(const nnl_conv *v, const weight_steps *w)
+static nnl_conv_order forward_order(const plan *p, const weight_steps *w)
 {
+    const int64_t *kernel = p->v->kernel;
     return (nnl_conv_order){
-        .size = {v->kernel[0], v->kernel[1], v->kernel[2], v->in_channels / v->groups},
+        .size = {kernel[0], kernel[1], kernel[2], p->depthwise ? 1 : p->channels_in},
         .step = {w->tap[0], w->tap[1], w->tap[2], w->in},
-        .lanes = v->out_channels / v->groups,
+        .lanes = p->channels_out,
         .lane_step = w->out};
 }
 
@@ -381,10 +395,10 @@ static nnl_status pack_groups(nnl_runtime *rt, const plan *p, const char *from, 
     int64_t depth = order->size[0] * order->size[1] * order->size[2] * order->size[3];
     int64_t group = depth * round_up(order->lanes, lanes_of(p)) * p->size;
     void *memory;
-    *bytes = (size_t)(group * p->v->groups);
+    *bytes = (size_t)(group * p->shape.groups);
     NNL_TRY(nnl_alloc(rt, *bytes, &memory));
     *packed = memory;
-    for (int64_t g = 0; g < p->v->groups; g++)
+    for (int64_t g = 0; g < p->shape.groups; g++)
         pack(p, *packed + g * group, at(p, from, g * group_step), order);
     return NNL_OK;
 }
@@ -412,10 +426,11 @@ static void forward_task(const plan *p, int64_t i, char *buffer)
         .bias = p->bias ? at(p, p->bias, channel) : NULL};
     memcpy(call.taps, b.taps, sizeof call.taps);
     memcpy(call.x_tap, b.x_tap, sizeof call.x_tap);
+    const nnl_kernels *k = p->kernels;
     if (p->dtype == NNL_F32)
-        p->kernels->conv_block_f32(&call);
+        (p->depthwise ? k->conv_depthwise_f32 : k->conv_block_f32)(&call);
     else
-        p->kernels->conv_block_f64(&call);
+        (p->depthwise ? k->conv_depthwise_f64 : k->conv_block_f64)(&call);
 }
 
 /* y, a dense image of v->out_channels, from x and a packed weight. */
@@ -437,7 +452,7 @@ static nnl_status forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
     image x = image_of(input, v);
     plan p = plan_of(rt, v, (nnl_dtype)out->dtype, &x, true);
     weight_steps w = steps_of(weight, v);
-    nnl_conv_order order = forward_order(v, &w);
+    nnl_conv_order order = forward_order(&p, &w);
     char *packed;
     size_t bytes;
     NNL_TRY(pack_groups(rt, &p, weight->data, p.channels_out * w.out, &order, &packed, &bytes));
@@ -495,10 +510,10 @@ static nnl_status grad_input_turned(nnl_runtime *rt, const nnl_conv *v, nnl_tens
     plan p = plan_of(rt, &t, (nnl_dtype)dx->dtype, &y, true);
     weight_steps w = steps_of(weight, v);
     nnl_conv_order order = {
-        .size = {v->kernel[0], v->kernel[1], v->kernel[2], v->out_channels / v->groups},
+        .size = {v->kernel[0], v->kernel[1], v->kernel[2], p.depthwise ? 1 : p.channels_in},
         .step = {-w.tap[0], -w.tap[1], -w.tap[2], w.out},
-        .lanes = v->in_channels / v->groups,
-        .lane_step = w.in};
+        .lanes = p.channels_out,
+        .lane_step = p.depthwise ? w.out : w.in};
     int64_t last = 0; /* tap */
     for (int i = 0; i < 3; i++) last += (v->kernel[i] - 1) * w.tap[i];
     char *packed;
@@ -513,32 +528,66 @@ static nnl_status grad_input_turned(nnl_runtime *rt, const nnl_conv *v, nnl_tens
 /* Otherwise every pixel of dy times the weight is added where the pixel's window lies: blocks are
  * rows of dx. */
 
-static void product(const plan *p, const nnl_gemm_block *g)
-{
-    if (p->dtype == NNL_F32)
-        p->kernels->gemm_block_f32(g);
-    else
-        p->kernels->gemm_block_f64(g);
-}
-
-/* Adds in, rows of `columns` pixels' windows of `pieces` pieces of n elements. */
-static void spread(const plan *p, char *out, int64_t out_column, int64_t out_piece, const char *in,
-                   int64_t columns, int64_t pieces, int64_t n)
-{
-    if (p->dtype == NNL_F32)
-        p->kernels->conv_spread_f32((float *)(void *)out, out_column, out_piece,
-                                    (const float *)(const void *)in, columns, pieces, n);
-    else
-        p->kernels->conv_spread_f64((double *)(void *)out, out_column, out_piece,
-                                    (const double *)(const void *)in, columns, pieces, n);
-}
-
 /* floor and ceiling of a / b, b > 0 */
 static int64_t floor_of(int64_t a, int64_t b) { return a >= 0 ? a / b : -divide_up(-a, b); }
 static int64_t ceiling_of(int64_t a, int64_t b) { return -floor_of(-a, b); }
 
-/* What one tap of depth and height adds to rows [r0, r1) of plane `plane` of dx, which lie in the
- * buffer. */
+/* Rows [first, end) of dy's plane, for one tap of depth and height, times the weight: their
+ * windows. */
+static void window_products(const plan *p, int64_t tap, int64_t dy, int64_t rows, char *windows)
+{
+    int64_t columns = p->v->kernel[2] * p->channels_in;
+    nnl_gemm_block g = {.rows = rows * p->v->out[2],
+                        .columns = columns,
+                        .depth = p->channels_out,
+                        .a = at(p, p->y.data, dy),
+                        .a_row = p->y.place[2],
+                        .a_depth = 1,
+                        .b = at(p, p->weight, tap * p->channels_out * columns),
+                        .b_step = columns,
+                        .b_panel = p->kernels->gemm_tile_vectors() * lanes_of(p),
+                        .c = windows,
+                        .c_row = columns,
+                        .alpha = 1};
+    if (p->dtype == NNL_F32)
+        p->kernels->gemm_block_f32(&g);
+    else
+        p->kernels->gemm_block_f64(&g);
+}
+
+/* Adds the windows of a row of dy to a row of dx. */
+static void spread_windows(const plan *p, char *row, const char *windows)
+{
+    const nnl_conv *v = p->v;
+    int64_t column = v->stride[2] * p->channels_in, piece = v->dilation[2] * p->channels_in;
+    bool together = v->dilation[2] == 1;
+    int64_t pieces = together ? 1 : v->kernel[2], n = v->kernel[2] * p->channels_in / pieces;
+    if (p->dtype == NNL_F32)
+        p->kernels->conv_spread_f32((float *)(void *)row, column, piece,
+                                    (const float *)(const void *)windows, v->out[2], pieces, n);
+    else
+        p->kernels->conv_spread_f64((double *)(void *)row, column, piece,
+                                    (const double *)(const void *)windows, v->out[2], pieces, n);
+}
+
+/* The same for a depthwise weight, which needs no product first. */
+static void spread_depthwise(const plan *p, char *row, int64_t tap, int64_t dy)
+{
+    const nnl_conv *v = p->v;
+    int64_t column = v->stride[2] * p->channels_in, piece = v->dilation[2] * p->channels_in;
+    const void *w = at(p, p->weight, tap * v->kernel[2] * p->channels_in),
+               *from = at(p, p->y.data, dy);
+    if (p->dtype == NNL_F32)
+        p->kernels->conv_depthwise_spread_f32((float *)(void *)row, column, piece, from,
+                                              p->y.place[2], w, v->out[2], v->kernel[2],
+                                              p->channels_in);
+    else
+        p->kernels->conv_depthwise_spread_f64((double *)(void *)row, column, piece, from,
+                                              p->y.place[2], w, v->out[2], v->kernel[2],
+                                              p->channels_in);
+}
+
+/* What one tap of depth and height adds to rows [r0, r1) of plane `plane` of dx. */
 static void spread_tap(const plan *p, const block *b, int64_t d, int64_t h, char *rows,
                        char *windows)
 {
@@ -549,58 +598,39 @@ static void spread_tap(const plan *p, const block *b, int64_t d, int64_t h, char
     int64_t first = NNL_MAX(ceiling_of(b->r0 + shift, v->stride[1]), 0),
             end = NNL_MIN(floor_of(b->r1 - 1 + shift, v->stride[1]) + 1, v->out[1]);
     if (first >= end) return;
-    int64_t columns = v->kernel[2] * p->channels_in,
-            tile = p->kernels->gemm_tile_vectors() * lanes_of(p);
     int64_t tap = (b->group * v->kernel[0] + d) * v->kernel[1] + h;
-    int64_t place = b->sample * p->y.sample + plane / v->stride[0] * p->y.place[0] +
-                    first * p->y.place[1] + b->group * p->channels_out;
-    product(p, &(nnl_gemm_block){.rows = (end - first) * v->out[2],
-                                 .columns = columns,
-                                 .depth = p->channels_out,
-                                 .a = at(p, p->y.data, place),
-                                 .a_row = p->y.place[2],
-                                 .a_depth = 1,
-                                 .b = at(p, p->weight, tap * p->channels_out * columns),
-                                 .b_step = columns,
-                                 .b_panel = tile,
-                                 .c = windows,
-                                 .c_row = columns,
-                                 .alpha = 1});
-    int64_t width = reach_of(v, 2, v->out[2]) * p->channels_in;
-    bool together = v->dilation[2] == 1;
+    int64_t dy = b->sample * p->y.sample + plane / v->stride[0] * p->y.place[0] +
+                 first * p->y.place[1] + b->group * p->channels_out;
+    if (!p->depthwise) window_products(p, tap, dy, end - first, windows);
     for (int64_t row = first; row < end; row++) {
-        int64_t to = row * v->stride[1] - shift - b->r0;
-        spread(p, rows + to * width * p->size, v->stride[2] * p->channels_in,
-               v->dilation[2] * p->channels_in,
-               windows + (row - first) * v->out[2] * columns * p->size, v->out[2],
-               together ? 1 : v->kernel[2], together ? columns : p->channels_in);
+        char *to = rows + (row * v->stride[1] - shift - b->r0) * p->row_bytes;
+        if (p->depthwise)
+            spread_depthwise(p, to, tap, dy + (row - first) * p->y.place[1]);
+        else
+            spread_windows(p, to, windows + (row - first) * p->windows_bytes);
     }
 }
 
 /* Rows of the buffer, without their padding, into dx. */
-static void store_rows(const plan *p, const block *b, const char *rows)
+static void store_rows(const plan *p, const block *b, const char *rows, char *dx)
 {
     const nnl_conv *v = p->v;
-    int64_t width = reach_of(v, 2, v->out[2]),
-            count = NNL_MAX(NNL_MIN(v->in[2], width - v->low[2]), 0);
-    image dx = dense_image(p->dw, v->in_channels, v->in);
-    int64_t from = NNL_MIN(v->low[2], width);
-    for (int64_t r = b->r0; r < b->r1; r++, rows += width * p->channels_in * p->size) {
-        int64_t place = b->sample * dx.sample + b->plane * dx.place[0] + r * dx.place[1] +
-                        b->group * p->channels_in;
-        char *to = (char *)at(p, dx.data, place);
-        const char *first = at(p, rows, from * p->channels_in);
-        size_t bytes = (size_t)(p->channels_in * p->size);
-        if (v->groups == 1) {
-            memcpy(to, first, (size_t)count * bytes);
-            memset(to + (size_t)count * bytes, 0, (size_t)(v->in[2] - count) * bytes);
+    int64_t width = reach_of(v, 2, v->out[2]), from = NNL_MIN(v->low[2], width);
+    int64_t count = NNL_MIN(v->in[2], width - from);
+    size_t bytes = (size_t)(p->channels_in * p->size);
+    for (int64_t r = b->r0; r < b->r1; r++, rows += p->row_bytes) {
+        const char *first = rows + (size_t)from * bytes;
+        if (p->shape.groups == 1) {
+            memcpy(dx, first, (size_t)count * bytes);
+            memset(dx + (size_t)count * bytes, 0, (size_t)(v->in[2] - count) * bytes);
+            dx += (size_t)v->in[2] * bytes;
             continue;
         }
-        for (int64_t c = 0; c < v->in[2]; c++, to += v->in_channels * p->size) {
+        for (int64_t c = 0; c < v->in[2]; c++, dx += v->in_channels * p->size) {
             if (c < count)
-                memcpy(to, first + (size_t)c * bytes, bytes);
+                memcpy(dx, first + (size_t)c * bytes, bytes);
             else
-                memset(to, 0, bytes);
+                memset(dx, 0, bytes);
         }
     }
 }
@@ -612,71 +642,84 @@ static void spread_task(const plan *p, int64_t i, char *buffer)
     b.r1 = NNL_MIN(b.r0 + p->rows, v->in[1]);
     i /= p->row_blocks;
     b.plane = i % v->in[0];
-    b.group = i / v->in[0] % v->groups;
-    b.sample = i / v->in[0] / v->groups;
-    memset(buffer, 0,
-           (size_t)((b.r1 - b.r0) * reach_of(v, 2, v->out[2]) * p->channels_in * p->size));
+    b.group = i / v->in[0] % p->shape.groups;
+    b.sample = i / v->in[0] / p->shape.groups;
+    image x = dense_image(p->dx, v->in_channels, v->in);
+    char *dx = p->dx + (b.sample * x.sample + b.plane * x.place[0] + b.r0 * x.place[1] +
+                        b.group * p->channels_in) *
+                           p->size;
+    char *rows = p->direct ? dx : buffer, *windows = buffer + p->window_bytes;
+    memset(rows, 0, (size_t)((b.r1 - b.r0) * p->row_bytes));
     for (int64_t d = 0; d < v->kernel[0]; d++) {
-        for (int64_t h = 0; h < v->kernel[1]; h++)
-            spread_tap(p, &b, d, h, buffer, buffer + p->window_bytes);
+        for (int64_t h = 0; h < v->kernel[1]; h++) spread_tap(p, &b, d, h, rows, windows);
     }
-    store_rows(p, &b, buffer);
+    if (!p->direct) store_rows(p, &b, rows, dx);
 }
 
+/* Blocks are rows of dx: in place where no column hangs over, else in a buffer with its padding. */
 static void choose_spread_rows(plan *p)
 {
     const nnl_conv *v = p->v;
-    int64_t row = reach_of(v, 2, v->out[2]) * p->channels_in * p->size;
-    int64_t windows = v->out[2] * v->kernel[2] * p->channels_in * p->size;
-    int64_t rows = v->in[1], images = v->samples * v->groups * v->in[0];
+    int64_t width = reach_of(v, 2, v->out[2]);
+    p->direct = p->shape.groups == 1 && v->low[2] == 0 && width <= v->in[2];
+    p->row_bytes = (p->direct ? v->in[2] : width) * p->channels_in * p->size;
+    p->windows_bytes = p->depthwise ? 0 : v->out[2] * v->kernel[2] * p->channels_in * p->size;
+    int64_t rows = v->in[1], images = v->samples * p->shape.groups * v->in[0];
     double work = work_of(v) / (double)(images * v->in[1]);
-    while (rows > 1 && rows * row + divide_up(rows, v->stride[1]) * windows > WINDOW)
+    while (rows > 1 &&
+           rows * p->row_bytes + divide_up(rows, v->stride[1]) * p->windows_bytes > WINDOW)
         rows = divide_up(rows, 2);
     while (rows > v->stride[1] && images * divide_up(v->in[1], rows) < BLOCKS &&
            work * (double)rows >= 2 * BLOCK_WORK)
         rows = divide_up(rows, 2);
     p->rows = rows;
     p->row_blocks = divide_up(v->in[1], rows);
-    p->window_bytes = round_up(rows * row, 64);
-    p->lane_bytes = p->window_bytes + (divide_up(rows, v->stride[1]) + 1) * windows;
+    p->window_bytes = p->direct ? 0 : round_up(rows * p->row_bytes, 64);
+    p->lane_bytes = p->window_bytes + (divide_up(rows, v->stride[1]) + 1) * p->windows_bytes;
     p->tasks = images * p->row_blocks;
+}
+
+/* The weight as matrices for window_products(): taps of depth and height, then output channels x
+ * the row's taps and input channels.  Depthwise: taps x channels. */
+static void lay_matrices(const plan *p, const nnl_conv *v, const nnl_tensor *weight, char *out)
+{
+    weight_steps w = steps_of(weight, v);
+    int64_t outs = p->depthwise ? 1 : p->channels_out;
+    nnl_conv_order order = {.size = {v->kernel[0], v->kernel[1], outs, v->kernel[2]},
+                            .step = {w.tap[0], w.tap[1], w.out, w.tap[2]},
+                            .lanes = p->channels_in,
+                            .lane_step = p->depthwise ? w.out : w.in};
+    int64_t group = taps_of(v) * outs * p->channels_in * p->size;
+    for (int64_t g = 0; g < p->shape.groups; g++, out += group) {
+        const void *from = at(p, weight->data, g * p->channels_out * w.out);
+        if (p->dtype == NNL_F32)
+            p->kernels->conv_rows_f32((float *)(void *)out, from, &order);
+        else
+            p->kernels->conv_rows_f64((double *)(void *)out, from, &order);
+    }
 }
 
 static nnl_status grad_input_spread(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
                                     const nnl_tensor *dy, const nnl_tensor *weight)
 {
     plan p = {.v = v,
+              .shape = *v,
               .kernels = rt->kernels,
               .dtype = (nnl_dtype)dx->dtype,
-              .size = (int64_t)nnl_width(dx->dtype)};
-    weight_steps w = steps_of(weight, v);
+              .size = (int64_t)nnl_width(dx->dtype),
+              .dx = dx->data,
+              .task = spread_task};
     nnl_tensor *copy;
     void *memory;
-    p.channels_in = v->in_channels / v->groups;
-    p.channels_out = v->out_channels / v->groups;
-    p.dw = dx->data;
-    p.task = spread_task;
+    walk_groups(&p);
     choose_spread_rows(&p);
-    int64_t group = taps_of(v) * p.channels_in * p.channels_out * p.size;
+    /* the product reads whole vectors, beyond the end of a matrix, too */
     size_t bytes =
-        (size_t)(group * v->groups + p.kernels->vector_bytes); /* the kernel reads whole vectors */
+        (size_t)weight->numel * nnl_width(weight->dtype) + (size_t)p.kernels->vector_bytes;
     NNL_TRY(dense_copy(rt, v, dy, v->out, &p.y, &copy));
     nnl_status status = nnl_alloc(rt, bytes, &memory);
     if (status == NNL_OK) {
-        nnl_conv_order order = {.step = {w.tap[0], w.tap[1], w.out, w.tap[2]}, .lane_step = w.in};
-        for (int i = 0; i < 2; i++) order.size[i] = v->kernel[i];
-        order.size[2] = p.channels_out;
-        order.size[3] = v->kernel[2];
-        order.lanes = p.channels_in;
-        for (int64_t g = 0; g < v->groups; g++) {
-            const char *from = at(&p, weight->data, g * p.channels_out * w.out);
-            if (p.dtype == NNL_F32)
-                p.kernels->conv_rows_f32((float *)(void *)((char *)memory + g * group),
-                                         (const float *)(const void *)from, &order);
-            else
-                p.kernels->conv_rows_f64((double *)(void *)((char *)memory + g * group),
-                                         (const double *)(const void *)from, &order);
-        }
+        lay_matrices(&p, v, weight, memory);
         p.weight = memory;
         status = run_tasks(rt, &p, work_of(v));
         nnl_free(rt, memory, bytes);
@@ -699,10 +742,12 @@ nnl_status nnl_conv_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *d
     if (dx->numel == 0) return NNL_OK;
     if (dy->numel == 0) return nnl_fill(dx, V_INT(0));
     int64_t channels = v->in_channels / v->groups;
+    bool depthwise = v->groups > 1 && channels == 1 && v->groups == v->out_channels;
     bool unit = v->stride[0] == 1 && v->stride[1] == 1 && v->stride[2] == 1;
     /* Spreading costs about a fifth, but fills vectors across taps, too. */
-    bool turn = unit && filled(rt, (nnl_dtype)dx->dtype, channels) >=
-                            0.8 * filled(rt, (nnl_dtype)dx->dtype, channels * v->kernel[2]);
+    bool turn =
+        unit && (depthwise || filled(rt, (nnl_dtype)dx->dtype, channels) >=
+                                  0.8 * filled(rt, (nnl_dtype)dx->dtype, channels * v->kernel[2]));
     NNL_TRY(result_open(rt, v, dx, &made));
     nnl_status status = turn ? grad_input_turned(rt, v, made, dy, weight)
                              : grad_input_spread(rt, v, made, dy, weight);
@@ -726,12 +771,18 @@ static void collect(const plan *p, char *out, const nnl_conv_order *order, const
                                      p->part_bytes / p->size);
 }
 
+/* Rows of sums without the bias's. */
+static int64_t depth_of(const plan *p)
+{
+    return taps_of(p->v) * (p->depthwise ? 1 : p->channels_in);
+}
+
 /* Sums of `count` channels from `channel` on of a group into dw and db. */
 static void collect_channels(const plan *p, int64_t group, int64_t channel, int64_t count,
                              const char *sums, int64_t parts)
 {
     nnl_conv_order order = p->order;
-    int64_t first = group * p->channels_out + channel, depth = taps_of(p->v) * p->channels_in;
+    int64_t first = group * p->channels_out + channel, depth = depth_of(p);
     order.lanes = count;
     if (p->dw) collect(p, p->dw + first * order.lane_step * p->size, &order, sums, parts);
     if (!p->with_bias) return;
@@ -739,38 +790,50 @@ static void collect_channels(const plan *p, int64_t group, int64_t channel, int6
     collect(p, p->db + first * p->size, &one, sums + depth * p->sums_step * p->size, parts);
 }
 
-static void add_sums(const plan *p, const nnl_conv_sums *call)
+static void add_sums(const plan *p, const nnl_conv_sums *call, bool depthwise)
 {
+    const nnl_kernels *k = p->kernels;
     if (p->dtype == NNL_F32)
-        p->kernels->conv_sums_f32(call);
+        (depthwise ? k->conv_depthwise_sums_f32 : k->conv_sums_f32)(call);
     else
-        p->kernels->conv_sums_f64(call);
+        (depthwise ? k->conv_depthwise_sums_f64 : k->conv_sums_f64)(call);
 }
 
 /* What the block's pixels give for `count` channels from `channel` on. */
-static void sum_block(const plan *p, const block *b, int64_t channel, int64_t count, char *sums)
+static void sum_block(const plan *p, const block *b, int64_t channel, int64_t count, char *sums,
+                      char *buffer)
 {
     static const float one_f32 = 1;
     static const double one_f64 = 1;
-    int64_t dy = b->sample * p->y.sample + b->plane * p->y.place[0] + b->r0 * p->y.place[1] +
-                 b->c0 * p->y.place[2] + b->group * p->channels_out + channel;
+    const image *y = &p->y;
+    int64_t dy = b->sample * y->sample + b->plane * y->place[0] + b->r0 * y->place[1] +
+                 b->c0 * y->place[2] + (b->group * p->channels_out + channel) * y->channel;
     nnl_conv_sums call = {.rows = b->r1 - b->r0,
                           .columns = b->c1 - b->c0,
                           .x_row = b->x_row,
                           .x_column = b->x_column,
                           .run = b->run,
-                          .dy = at(p, p->y.data, dy),
-                          .dy_row = p->y.place[1],
-                          .dy_column = p->y.place[2],
+                          .dy = at(p, y->data, dy),
+                          .dy_row = y->place[1],
+                          .dy_column = y->place[2],
                           .channels = count,
                           .sums = sums,
                           .sums_step = p->sums_step};
+    if (p->dy_bytes > 0) {
+        call.dy = buffer;
+        call.dy_column = count;
+        call.dy_row = count * call.columns;
+        for (int64_t r = 0; r < call.rows; r++, dy += y->place[1])
+            p->kernels->conv_row((int)p->size, buffer + r * call.dy_row * p->size, 0, call.columns,
+                                 0, count, at(p, y->data, dy), y->place[2], y->channel);
+    }
+    int64_t rows = p->depthwise ? 1 : b->run, from = p->depthwise ? channel : 0;
     for (int64_t i = 0; i < b->taps[0]; i++) {
         for (int64_t j = 0; j < b->taps[1]; j++) {
             for (int64_t k = 0; k < b->taps[2]; k++) {
-                call.x = at(p, b->x, i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2]);
-                add_sums(p, &call);
-                call.sums = (char *)call.sums + b->run * p->sums_step * p->size;
+                call.x = at(p, b->x, i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2] + from);
+                add_sums(p, &call, p->depthwise);
+                call.sums = (char *)call.sums + rows * p->sums_step * p->size;
             }
         }
     }
@@ -778,17 +841,17 @@ static void sum_block(const plan *p, const block *b, int64_t channel, int64_t co
     call.x = p->dtype == NNL_F32 ? (const void *)&one_f32 : (const void *)&one_f64;
     call.x_row = call.x_column = 0;
     call.run = 1;
-    add_sums(p, &call);
+    add_sums(p, &call, false);
 }
 
 static void sums_task(const plan *p, int64_t i, char *buffer)
 {
-    int64_t panel = i % p->panels, group = i / p->panels % p->v->groups,
-            part = i / p->panels / p->v->groups;
+    int64_t panel = i % p->panels, group = i / p->panels % p->shape.groups,
+            part = i / p->panels / p->shape.groups;
     int64_t channel = panel * p->panel_width,
             count = NNL_MIN(p->panel_width, p->channels_out - channel);
     char *sums = p->lane_sums
-                     ? buffer + p->window_bytes
+                     ? buffer + p->window_bytes + p->dy_bytes
                      : p->sums + part * p->part_bytes + group * p->group_bytes + channel * p->size;
     if (p->lane_sums) memset(sums, 0, (size_t)p->sums_bytes);
     /* Blocks of one group: every groups-th run of them. */
@@ -797,7 +860,7 @@ static void sums_task(const plan *p, int64_t i, char *buffer)
     for (int64_t u = blocks * part / p->parts; u < blocks * (part + 1) / p->parts; u++) {
         block b = block_at(p, (u / in_image * p->shape.groups + group) * in_image + u % in_image);
         open_window(p, &b, buffer);
-        sum_block(p, &b, channel, count, sums);
+        sum_block(p, &b, channel, count, sums, buffer + p->window_bytes);
     }
     if (p->lane_sums) collect_channels(p, group, channel, count, sums, 1);
 }
@@ -813,13 +876,13 @@ static void collect_task(const plan *p, int64_t i, char *buffer)
 static void choose_parts(plan *p)
 {
     int64_t lanes = lanes_of(p), width = round_up(p->channels_out, lanes), tile = 2 * lanes;
-    int64_t depth = taps_of(p->v) * p->channels_in + p->with_bias, panels = divide_up(width, tile);
-    int64_t bytes = depth * width * p->size * p->v->groups;
+    int64_t depth = depth_of(p) + p->with_bias, panels = divide_up(width, tile);
+    int64_t bytes = depth * width * p->size * p->shape.groups;
     p->parts = NNL_MIN(NNL_MAX(PARTS_BYTES / NNL_MAX(bytes, 1), 1), PARTS);
     p->parts = NNL_MIN(p->parts, p->blocks / p->shape.groups);
     p->parts = (int64_t)NNL_MIN((double)p->parts, NNL_MAX(work_of(p->v) / (2 * BLOCK_WORK), 1));
     p->lane_sums = p->parts == 1;
-    int64_t groups = NNL_MIN(panels, divide_up(BLOCKS / 2, p->parts * p->v->groups));
+    int64_t groups = NNL_MIN(panels, divide_up(BLOCKS / 2, p->parts * p->shape.groups));
     if (p->lane_sums && divide_up(panels, groups) * tile * depth * p->size > PARTS_BYTES / 4)
         groups = panels;
     p->panel_width = divide_up(panels, groups) * tile;
@@ -827,9 +890,11 @@ static void choose_parts(plan *p)
     p->sums_step = p->lane_sums ? NNL_MIN(p->panel_width, width) : width;
     p->sums_bytes = depth * p->sums_step * p->size;
     p->group_bytes = depth * width * p->size;
-    p->part_bytes = p->group_bytes * p->v->groups;
-    p->lane_bytes = p->window_bytes + (p->lane_sums ? p->sums_bytes : 0);
-    p->tasks = p->parts * p->v->groups * p->panels;
+    p->part_bytes = p->group_bytes * p->shape.groups;
+    if (p->y.channel != 1 && p->channels_out > 1)
+        p->dy_bytes = round_up(p->rows * p->columns * p->panel_width * p->size, 64);
+    p->lane_bytes = p->window_bytes + p->dy_bytes + (p->lane_sums ? p->sums_bytes : 0);
+    p->tasks = p->parts * p->shape.groups * p->panels;
 }
 
 static nnl_status sum_parts(nnl_runtime *rt, plan *p)
@@ -844,7 +909,7 @@ static nnl_status sum_parts(nnl_runtime *rt, plan *p)
     if (status == NNL_OK) {
         p->task = collect_task;
         p->lane_bytes = 0;
-        p->tasks = p->v->groups * p->panels;
+        p->tasks = p->shape.groups * p->panels;
         status = run_tasks(rt, p, (double)(p->parts * p->part_bytes));
     }
     nnl_free(rt, sums, bytes);
@@ -854,23 +919,19 @@ static nnl_status sum_parts(nnl_runtime *rt, plan *p)
 nnl_status nnl_conv_grad_weight(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dw, nnl_tensor *db,
                                 const nnl_tensor *dy, const nnl_tensor *input)
 {
-    nnl_tensor *copy;
-    image x = image_of(input, v), y;
+    image x = image_of(input, v);
     if (dy->numel == 0 || dw->numel == 0) {
         NNL_TRY(nnl_fill(dw, V_INT(0)));
         if (!db) return NNL_OK;
         if (dy->numel == 0) return nnl_fill(db, V_INT(0));
     }
-    NNL_TRY(dense_copy(rt, v, dy, v->out, &y, &copy));
     plan p = plan_of(rt, v, (nnl_dtype)dw->dtype, &x, false);
     weight_steps w = steps_of(dw, v);
-    p.order = forward_order(v, &w);
-    p.y = dense_image(y.data, v->out_channels, p.shape.out);
+    p.order = forward_order(&p, &w);
+    p.y = image_of(dy, v);
     p.dw = dw->numel > 0 ? dw->data : NULL;
     p.db = db ? db->data : NULL;
     p.with_bias = db != NULL;
     choose_parts(&p);
-    nnl_status status = sum_parts(rt, &p);
-    nnl_tensor_unref(copy);
-    return status;
+    return sum_parts(rt, &p);
 }
