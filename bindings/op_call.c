@@ -477,14 +477,16 @@ static int push_list(reading *r, nnl_results *results)
     lua_pushinteger(L, NNL_MAX(count, 1));
     bool room = lua_pcall(L, 1, 1, 0) == LUA_OK;
     nnl_tensor **list = room ? lua_touserdata(L, -1) : NULL;
+    int kept = 0;
     for (int i = 0; i < count; i++) {
-        if (room) list[i] = results->many[i];
+        const nnl_result *result = &r->sig->result[NNL_MIN(i, r->sig->results - 1)];
+        if (room && !result->hidden) list[kept++] = results->many[i];
         else nnl_tensor_unref(results->many[i]);
     }
     nnl_results_free(r->state->rt, results);
     if (!room) return lua_error(L);
-    nnl_lua_push_tensors(L, list, count);
-    return count;
+    nnl_lua_push_tensors(L, list, kept);
+    return kept;
 }
 
 static int visible_results(const nnl_sig *sig)

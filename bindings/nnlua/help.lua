@@ -221,6 +221,7 @@ local families = {
   {"Comparison, logic", "compare"}, {"Reductions", "reduce", "scan"}, {"Order, counts", "sort"},
   {"Products", "matmul", "einsum"}, {"Convolutions", "conv"},
   {"Activations", "activation", "softmax"}, {"Losses", "loss", "cross_entropy"},
+  {"Pooling", "pool_max", "pool_mean"}, {"Normalisation", "batch_norm"},
 }
 
 local function names_of(values)
@@ -269,6 +270,7 @@ local function overview()
   out[#out] = out[#out] .. "\n" .. filled(table.concat(by_kind.fields, " "), "  ")
   section(out, "Tensors: topics", by_kind.topics)
   for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: convolutions", "convolution"},
+    {"Modules: pooling", "pooling"}, {"Modules: normalisation", "batch_norm"},
     {"Modules: activations", "activations"}, {"Modules: losses", "losses"}} do
     section(out, part[1], names_of(require("nnlua." .. part[2])))
   end

@@ -13,12 +13,14 @@
 #if defined(VEC_AVX512) || defined(VEC_NEON)
 #define QUADS_1 7 /* of one vector */
 #define QUADS_2 3 /* of two */
-#define SUMS 24   /* accumulators of conv_sums */
+#define PAIR_FOURS 3
+#define SUMS 24 /* accumulators of conv_sums */
 #define SUM_RUN 12
 #define DEPTHWISE_FOURS 3
 #else
 #define QUADS_1 3
 #define QUADS_2 1
+#define PAIR_FOURS 1
 #define SUMS 12
 #define SUM_RUN 6
 #define DEPTHWISE_FOURS 1

@@ -140,32 +140,130 @@ static T_(conv_tile) *const T_(conv_tiles)[2][QUADS] = {
 /* clang-format on */
 #undef TILE
 
+/* One vector of channels in two rows of pixels, which read the same rows of x with other taps: a
+ * broadcast serves both.  corner: of the upper row; place: of the upper row's fours, then of the
+ * lower one's. */
+VEC_INLINE void T_(rows_step)(const int FOURS, const bool UPPER, const bool LOWER, const T **x,
+                              int64_t step, int64_t run, const T *w_upper, const T *w_lower,
+                              V (*sum)[4][2])
+{
+    for (int64_t n = 0; n < run; n++) {
+        V upper = UPPER ? V_(load)(w_upper + n * LANES) : V_(zero)();
+        V lower = LOWER ? V_(load)(w_lower + n * LANES) : V_(zero)();
+        UNROLL_FOR (q, FOURS) {
+            UNROLL_FOR (p, 4) {
+                V one = V_(set1)(x[q][p * step]);
+                if (UPPER) sum[q][p][0] = V_(fma)(one, upper, sum[q][p][0]);
+                if (LOWER) sum[FOURS + q][p][0] = V_(fma)(one, lower, sum[FOURS + q][p][0]);
+            }
+            x[q]++;
+        }
+    }
+}
+
+VEC_INLINE void T_(pair_body)(const int FOURS, const nnl_conv_block *b, const T *const *corner,
+                              const int64_t *place, const T *w, int64_t channel)
+{
+    V sum[2 * PAIR_FOURS][4][2];
+    UNROLL_FOR (q, 2 * FOURS) {
+        UNROLL_FOR (p, 4) sum[q][p][0] = V_(zero)();
+    }
+    const int64_t step = b->x_column, run = b->run, tap = run * LANES, row = b->taps[2] * tap;
+    for (int64_t i = 0; i < b->taps[0]; i++, w += b->taps[1] * row) {
+        for (int64_t j = 0; j <= b->taps[1]; j++) {
+            for (int64_t k = 0; k < b->taps[2]; k++) {
+                int64_t at = i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2];
+                const T *upper = w + j * row + k * tap, *lower = upper - row, *x[PAIR_FOURS];
+                UNROLL_FOR (q, FOURS) x[q] = corner[q] + at;
+                if (j == 0)
+                    T_(rows_step)(FOURS, true, false, x, step, run, upper, lower, sum);
+                else if (j == b->taps[1])
+                    T_(rows_step)(FOURS, false, true, x, step, run, upper, lower, sum);
+                else
+                    T_(rows_step)(FOURS, true, true, x, step, run, upper, lower, sum);
+            }
+        }
+    }
+    T_(store_pixels)(2 * FOURS, 1, b, sum, place, channel);
+}
+
+#define PAIR(fours)                                                                 \
+    static void T_(pair_##fours)(const nnl_conv_block *b, const T *const *corner,   \
+                                 const int64_t *place, const T *w, int64_t channel) \
+    {                                                                               \
+        T_(pair_body)(fours, b, corner, place, w, channel);                         \
+    }
+/* clang-format off */
+PAIR(1)
+#if PAIR_FOURS > 1
+PAIR(2) PAIR(3)
+static T_(conv_tile) *const T_(pairs)[PAIR_FOURS] = {T_(pair_1), T_(pair_2), T_(pair_3)};
+#else
+static T_(conv_tile) *const T_(pairs)[PAIR_FOURS] = {T_(pair_1)};
+#endif
+/* clang-format on */
+#undef PAIR
+
+/* The last four of a row overlaps the one before: pixels computed twice come out the same. */
+VEC_INLINE int64_t T_(column_of)(const nnl_conv_block *b, int64_t four)
+{
+    int64_t last = b->columns < 4 ? 0 : b->columns - 4;
+    return four * 4 < last ? four * 4 : last;
+}
+
+/* Rows [row, row + 2) of one vector of channels. */
+static void T_(block_pair)(const nnl_conv_block *b, int64_t row, const T *w, int64_t channel)
+{
+    const int64_t fours = (b->columns + 3) / 4, tiles = (fours + PAIR_FOURS - 1) / PAIR_FOURS;
+    for (int64_t t = 0; t < tiles; t++) {
+        const T *corner[PAIR_FOURS];
+        int64_t place[2 * PAIR_FOURS], first = fours * t / tiles,
+                                       count = fours * (t + 1) / tiles - first;
+        for (int64_t q = 0; q < count; q++) {
+            int64_t at = T_(column_of)(b, first + q);
+            corner[q] = (const T *)b->x + row * b->x_row + at * b->x_column;
+            place[q] = row * b->y_row + at * b->y_column;
+            place[count + q] = place[q] + b->y_row;
+        }
+        T_(pairs)[count - 1](b, corner, place, w, channel);
+    }
+}
+
+/* Rows from `row` on. */
+static void T_(block_rows)(const nnl_conv_block *b, int64_t row, int vectors, const T *w,
+                           int64_t channel)
+{
+    const int64_t in_row = (b->columns + 3) / 4, fours = (b->rows - row) * in_row;
+    const int64_t most = vectors == 2 ? QUADS_2 : QUADS_1,
+                  tiles = (fours + most - 1) / most; /* nearly equal */
+    int64_t four = 0;
+    for (int64_t t = 0; t < tiles; t++) {
+        const T *corner[QUADS];
+        int64_t place[QUADS], count = fours * (t + 1) / tiles - fours * t / tiles;
+        for (int64_t q = 0; q < count; q++) {
+            int64_t at = T_(column_of)(b, four);
+            corner[q] = (const T *)b->x + row * b->x_row + at * b->x_column;
+            place[q] = row * b->y_row + at * b->y_column;
+            if (++four == in_row) {
+                four = 0;
+                row++;
+            }
+        }
+        T_(conv_tiles)[vectors - 1][count - 1](b, corner, place, w, channel);
+    }
+}
+
 void K(T_(conv_block))(const nnl_conv_block *b)
 {
     const int64_t depth = b->taps[0] * b->taps[1] * b->taps[2] * b->run;
-    const int64_t in_row = (b->columns + 3) / 4, fours = b->rows * in_row;
-    /* The last four of a row overlaps the one before: pixels computed twice come out the same. */
-    const int64_t last = b->columns < 4 ? 0 : b->columns - 4;
+    const bool pairs = b->taps[1] > 1 && b->x_tap[1] == b->x_row;
     for (int64_t channel = 0; channel < b->channels; channel += WIDTH) {
-        const int vectors = b->channels - channel > LANES ? 2 : 1,
-                  most = vectors == 2 ? QUADS_2 : QUADS_1;
-        const int64_t tiles = (fours + most - 1) / most; /* of nearly equal size */
+        const int vectors = b->channels - channel > LANES ? 2 : 1;
         const T *w = (const T *)b->w + channel * depth;
-        int64_t row = 0, column = 0;
-        for (int64_t t = 0; t < tiles; t++) {
-            const T *corner[QUADS];
-            int64_t place[QUADS], count = fours * (t + 1) / tiles - fours * t / tiles;
-            for (int64_t q = 0; q < count; q++) {
-                int64_t at = column * 4 < last ? column * 4 : last;
-                corner[q] = (const T *)b->x + row * b->x_row + at * b->x_column;
-                place[q] = row * b->y_row + at * b->y_column;
-                if (++column == in_row) {
-                    column = 0;
-                    row++;
-                }
-            }
-            T_(conv_tiles)[vectors - 1][count - 1](b, corner, place, w, channel);
-        }
+        int64_t row = 0;
+        for (; pairs && vectors == 1 && row + 2 <= b->rows; row += 2)
+            T_(block_pair)(b, row, w, channel);
+        T_(block_rows)(b, row, vectors, w, channel);
     }
 }
 
@@ -439,22 +537,41 @@ void K(T_(conv_depthwise_spread))(T *restrict out, int64_t out_column, int64_t o
 
 /* ---------------------------------------------------------------- windows of pixels */
 
-/* out[column * out_column + piece * out_piece + i] += in[column][piece][i], columns one after the
- * other. */
+#define MET 8 /* windows added at a time */
+
+/* out[column * out_column + piece * out_piece + i] += in[column][piece][i] for all columns and
+ * pieces; steps are multiples of n.  Place by place of out, because sums that go through memory
+ * wait for one another: the windows that meet there, pieces in order. */
 void K(T_(conv_spread))(T *restrict out, int64_t out_column, int64_t out_piece,
                         const T *restrict in, int64_t columns, int64_t pieces, int64_t n)
 {
-    for (int64_t column = 0; column < columns; column++) {
-        for (int64_t piece = 0; piece < pieces; piece++, in += n) {
-            T *to = out + column * out_column + piece * out_piece;
+    const int64_t stride = out_column / n, dilation = out_piece / n;
+    const int64_t places = (columns - 1) * stride + (pieces - 1) * dilation + 1;
+    for (int64_t place = 0; place < places; place++, out += n) {
+        int64_t piece = 0, behind = place; /* place - piece * dilation */
+        do {
+            const T *from[MET];
+            int met = 0;
+            for (; piece < pieces && behind >= 0 && met < MET; piece++, behind -= dilation) {
+                int64_t column = stride == 1 ? behind : behind / stride;
+                if (column >= columns || column * stride != behind) continue;
+                from[met++] = in + (column * pieces + piece) * n;
+            }
             int64_t i = 0;
-            for (; i + LANES <= n; i += LANES)
-                V_(store)(to + i, V_(load)(to + i) + V_(load)(in + i));
-            if (i < n)
-                V_(store_n)(to + i, V_(load_n)(to + i, n - i) + V_(load_n)(in + i, n - i), n - i);
-        }
+            for (; i + LANES <= n; i += LANES) {
+                V sum = V_(load)(out + i);
+                for (int k = 0; k < met; k++) sum = sum + V_(load)(from[k] + i);
+                V_(store)(out + i, sum);
+            }
+            if (i < n) {
+                V sum = V_(load_n)(out + i, n - i);
+                for (int k = 0; k < met; k++) sum = sum + V_(load_n)(from[k] + i, n - i);
+                V_(store_n)(out + i, sum, n - i);
+            }
+        } while (piece < pieces && behind >= 0);
     }
 }
+#undef MET
 
 /* ---------------------------------------------------------------- orders of weights */
 

@@ -8,9 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "batch_norm.h"
 #include "conv.h"
 #include "gemm_block.h"
 #include "optim.h"
+#include "pool.h"
 #include "reduce.h"
 
 #define NNL_KERNEL_DTYPES 6 /* bool, u8, i32, i64, f32, f64: as nnl_dtype */

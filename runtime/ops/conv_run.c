@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Bytes of the image that a block may read: a part of L2. */
-#define WINDOW 262144
+#define WINDOW 131072
 /* Multiplications below which no worker is woken, and the least worth a block of its own. */
 #define PARALLEL_WORK 1500000
 #define BLOCK_WORK 400000
@@ -123,7 +123,7 @@ typedef struct plan {
     int64_t row_bytes, windows_bytes; /* of a row of dx, and of the windows of a row of dy */
     int64_t parts, panels, panel_width, sums_step, sums_bytes, group_bytes, part_bytes;
     int64_t dy_bytes; /* of a block's dy, where its channels are apart; else 0 */
-    bool with_bias, lane_sums;
+    bool with_bias, lane_sums, across;
     char *dw, *db;
     nnl_conv_order order;
 } plan;
@@ -256,15 +256,19 @@ static void choose_blocks(plan *p)
         p->window_bytes = round_up(window_size(s, rows, columns, p->channels_in) * p->size, 64);
 }
 
-/* join: rows may be joined where memory allows it, for results whose bits do not depend on how
- * blocks are cut. */
-static plan plan_of(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype, const image *x, bool join)
+/* pixels: results are pixels, whose bits depend neither on blocks nor on runs: rows may be joined
+ * and taps read in whatever runs memory allows.  Else these are the same wherever the image lies.
+ */
+static plan plan_of(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype, const image *x,
+                    bool pixels)
 {
     plan p = {.v = v, .shape = *v, .kernels = rt->kernels, .dtype = dtype, .x = *x};
     p.size = (int64_t)nnl_width(dtype);
     walk_groups(&p);
     p.direct = reads_direct(&p);
-    if (p.direct && join) join_places(&p);
+    if (!pixels && !p.depthwise && v->kernel[2] > 1 && x->place[2] != p.channels_in)
+        p.direct = false;
+    if (p.direct && pixels) join_places(&p);
     choose_blocks(&p);
     return p;
 }
@@ -344,8 +348,9 @@ static void open_window(const plan *p, block *b, char *buffer)
     b->x_column = s->stride[2] * step[2];
     for (int d = 0; d < 3; d++) b->taps[d] = s->kernel[d];
     b->run = p->channels_in;
-    /* Taps whose elements follow one another are one run. */
-    for (int d = 2; d >= 0 && !p->depthwise; d--) {
+    /* Taps whose elements follow one another are one run; the order of sums over pixels depends on
+     * the run, so that there it may not depend on where the image lies. */
+    for (int d = 2; d >= (p->sums_step > 0 ? 2 : 0) && !p->depthwise; d--) {
         if (b->taps[d] > 1 && b->x_tap[d] != b->run) break;
         b->run *= b->taps[d];
         b->taps[d] = 1;
@@ -559,15 +564,15 @@ static void window_products(const plan *p, int64_t tap, int64_t dy, int64_t rows
 static void spread_windows(const plan *p, char *row, const char *windows)
 {
     const nnl_conv *v = p->v;
-    int64_t column = v->stride[2] * p->channels_in, piece = v->dilation[2] * p->channels_in;
-    bool together = v->dilation[2] == 1;
-    int64_t pieces = together ? 1 : v->kernel[2], n = v->kernel[2] * p->channels_in / pieces;
+    int64_t n = p->channels_in, column = v->stride[2] * n, piece = v->dilation[2] * n;
     if (p->dtype == NNL_F32)
         p->kernels->conv_spread_f32((float *)(void *)row, column, piece,
-                                    (const float *)(const void *)windows, v->out[2], pieces, n);
+                                    (const float *)(const void *)windows, v->out[2], v->kernel[2],
+                                    n);
     else
         p->kernels->conv_spread_f64((double *)(void *)row, column, piece,
-                                    (const double *)(const void *)windows, v->out[2], pieces, n);
+                                    (const double *)(const void *)windows, v->out[2], v->kernel[2],
+                                    n);
 }
 
 /* The same for a depthwise weight, which needs no product first. */
@@ -757,7 +762,9 @@ nnl_status nnl_conv_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *d
 /* ---------------------------------------------------------------- the weight's gradient */
 
 /* Sums over pixels are cut into parts by shape; a task is a part, a group and some panels of output
- * channels.  Rows of sums are taps x input channels, and one for the bias. */
+ * channels.  Rows of sums are taps x input channels, their lanes output channels; or, where that
+ * fills vectors better (`across`), rows are taps x output channels and lanes the run of a tap.
+ * Behind them is a row for the bias. */
 
 static void collect(const plan *p, char *out, const nnl_conv_order *order, const char *sums,
                     int64_t parts)
@@ -771,10 +778,38 @@ static void collect(const plan *p, char *out, const nnl_conv_order *order, const
                                      p->part_bytes / p->size);
 }
 
-/* Rows of sums without the bias's. */
-static int64_t depth_of(const plan *p)
+/* Elements of a tap's run, and how many taps there are then. */
+static int64_t run_of(const plan *p)
 {
-    return taps_of(p->v) * (p->depthwise ? 1 : p->channels_in);
+    bool together = p->v->dilation[2] == 1 && !p->depthwise;
+    return p->channels_in * (together ? p->v->kernel[2] : 1);
+}
+
+static int64_t rows_of_sums(const plan *p)
+{
+    if (p->depthwise) return taps_of(p->v);
+    int64_t elements = taps_of(p->v) * p->channels_in;
+    return p->across ? elements / run_of(p) * p->channels_out : elements;
+}
+
+/* The run of each tap and channel, piece by piece, into dw. */
+static void collect_across(const plan *p, int64_t group, const char *sums, int64_t parts)
+{
+    const nnl_conv_order *o = &p->order; /* taps, input channels; lanes: output channels */
+    int64_t pieces = run_of(p) / p->channels_in, last = o->size[2] / pieces;
+    char *out = p->dw + group * p->channels_out * o->lane_step * p->size;
+    nnl_conv_order one = {.size = {1, 1, 1, p->channels_out},
+                          .step = {0, 0, 0, o->lane_step},
+                          .lanes = p->channels_in,
+                          .lane_step = o->step[3]};
+    for (int64_t tap = 0; tap < o->size[0] * o->size[1] * last; tap++) {
+        int64_t k = tap % last * pieces, j = tap / last % o->size[1], i = tap / last / o->size[1];
+        for (int64_t piece = 0; piece < pieces; piece++) {
+            int64_t place = i * o->step[0] + j * o->step[1] + (k + piece) * o->step[2];
+            collect(p, out + place * p->size, &one, at(p, sums, piece * p->channels_in), parts);
+        }
+        sums += p->channels_out * p->sums_step * p->size;
+    }
 }
 
 /* Sums of `count` channels from `channel` on of a group into dw and db. */
@@ -782,12 +817,16 @@ static void collect_channels(const plan *p, int64_t group, int64_t channel, int6
                              const char *sums, int64_t parts)
 {
     nnl_conv_order order = p->order;
-    int64_t first = group * p->channels_out + channel, depth = depth_of(p);
+    int64_t first = group * p->channels_out + channel;
     order.lanes = count;
-    if (p->dw) collect(p, p->dw + first * order.lane_step * p->size, &order, sums, parts);
+    if (p->dw && p->across)
+        collect_across(p, group, sums, parts);
+    else if (p->dw)
+        collect(p, p->dw + first * order.lane_step * p->size, &order, sums, parts);
     if (!p->with_bias) return;
     nnl_conv_order one = {.size = {1, 1, 1, 1}, .lanes = count, .lane_step = 1};
-    collect(p, p->db + first * p->size, &one, sums + depth * p->sums_step * p->size, parts);
+    collect(p, p->db + first * p->size, &one, sums + rows_of_sums(p) * p->sums_step * p->size,
+            parts);
 }
 
 static void add_sums(const plan *p, const nnl_conv_sums *call, bool depthwise)
@@ -797,6 +836,21 @@ static void add_sums(const plan *p, const nnl_conv_sums *call, bool depthwise)
         (depthwise ? k->conv_depthwise_sums_f32 : k->conv_sums_f32)(call);
     else
         (depthwise ? k->conv_depthwise_sums_f64 : k->conv_sums_f64)(call);
+}
+
+/* The same sums with rows and lanes exchanged. */
+static nnl_conv_sums exchanged(const nnl_conv_sums *s)
+{
+    nnl_conv_sums t = *s;
+    t.x = s->dy;
+    t.x_row = s->dy_row;
+    t.x_column = s->dy_column;
+    t.run = s->channels;
+    t.dy = s->x;
+    t.dy_row = s->x_row;
+    t.dy_column = s->x_column;
+    t.channels = s->run;
+    return t;
 }
 
 /* What the block's pixels give for `count` channels from `channel` on. */
@@ -827,13 +881,15 @@ static void sum_block(const plan *p, const block *b, int64_t channel, int64_t co
             p->kernels->conv_row((int)p->size, buffer + r * call.dy_row * p->size, 0, call.columns,
                                  0, count, at(p, y->data, dy), y->place[2], y->channel);
     }
-    int64_t rows = p->depthwise ? 1 : b->run, from = p->depthwise ? channel : 0;
+    nnl_conv_sums tap = p->across ? exchanged(&call) : call;
+    int64_t rows = p->depthwise ? 1 : tap.run, from = p->depthwise ? channel : 0;
     for (int64_t i = 0; i < b->taps[0]; i++) {
         for (int64_t j = 0; j < b->taps[1]; j++) {
             for (int64_t k = 0; k < b->taps[2]; k++) {
-                call.x = at(p, b->x, i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2] + from);
-                add_sums(p, &call, p->depthwise);
-                call.sums = (char *)call.sums + rows * p->sums_step * p->size;
+                int64_t place = i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2] + from;
+                *(p->across ? &tap.dy : &tap.x) = at(p, b->x, place);
+                add_sums(p, &tap, p->depthwise);
+                tap.sums = (char *)tap.sums + rows * p->sums_step * p->size;
             }
         }
     }
@@ -841,6 +897,7 @@ static void sum_block(const plan *p, const block *b, int64_t channel, int64_t co
     call.x = p->dtype == NNL_F32 ? (const void *)&one_f32 : (const void *)&one_f64;
     call.x_row = call.x_column = 0;
     call.run = 1;
+    call.sums = tap.sums;
     add_sums(p, &call, false);
 }
 
@@ -873,10 +930,20 @@ static void collect_task(const plan *p, int64_t i, char *buffer)
                      p->sums + group * p->group_bytes + channel * p->size, p->parts);
 }
 
+/* Vectors by elements, of which a single vector runs at two thirds of the speed of two. */
+static double cost_of(int64_t lanes_used, int64_t elements, int64_t lanes)
+{
+    return (double)elements * (double)divide_up(lanes_used, lanes) * (lanes_used > lanes ? 1 : 1.5);
+}
+
 static void choose_parts(plan *p)
 {
     int64_t lanes = lanes_of(p), width = round_up(p->channels_out, lanes), tile = 2 * lanes;
-    int64_t depth = depth_of(p) + p->with_bias, panels = divide_up(width, tile);
+    int64_t run = run_of(p);
+    p->across = !p->depthwise && run > 0 && p->channels_out <= lanes &&
+                cost_of(run, p->channels_out, lanes) < cost_of(p->channels_out, run, lanes);
+    if (p->across) width = round_up(run, lanes);
+    int64_t depth = rows_of_sums(p) + p->with_bias, panels = p->across ? 1 : divide_up(width, tile);
     int64_t bytes = depth * width * p->size * p->shape.groups;
     p->parts = NNL_MIN(NNL_MAX(PARTS_BYTES / NNL_MAX(bytes, 1), 1), PARTS);
     p->parts = NNL_MIN(p->parts, p->blocks / p->shape.groups);
@@ -885,15 +952,17 @@ static void choose_parts(plan *p)
     int64_t groups = NNL_MIN(panels, divide_up(BLOCKS / 2, p->parts * p->shape.groups));
     if (p->lane_sums && divide_up(panels, groups) * tile * depth * p->size > PARTS_BYTES / 4)
         groups = panels;
-    p->panel_width = divide_up(panels, groups) * tile;
-    p->panels = divide_up(width, p->panel_width);
-    p->sums_step = p->lane_sums ? NNL_MIN(p->panel_width, width) : width;
-    p->sums_bytes = depth * p->sums_step * p->size;
+    p->panel_width = p->across ? p->channels_out : divide_up(panels, groups) * tile;
+    p->panels = p->across ? 1 : divide_up(width, p->panel_width);
+    p->sums_step = p->lane_sums && !p->across ? NNL_MIN(p->panel_width, width) : width;
     p->group_bytes = depth * width * p->size;
     p->part_bytes = p->group_bytes * p->shape.groups;
+    p->sums_bytes = depth * p->sums_step * p->size;
     if (p->y.channel != 1 && p->channels_out > 1)
         p->dy_bytes = round_up(p->rows * p->columns * p->panel_width * p->size, 64);
-    p->lane_bytes = p->window_bytes + p->dy_bytes + (p->lane_sums ? p->sums_bytes : 0);
+    /* Pieces of runs are read by whole vectors. */
+    int64_t more = p->across ? lanes * p->size : 0;
+    p->lane_bytes = p->window_bytes + p->dy_bytes + (p->lane_sums ? p->sums_bytes + more : 0);
     p->tasks = p->parts * p->shape.groups * p->panels;
 }
 
@@ -902,7 +971,7 @@ static nnl_status sum_parts(nnl_runtime *rt, plan *p)
     p->task = sums_task;
     if (p->lane_sums) return run_tasks(rt, p, work_of(p->v));
     void *sums;
-    size_t bytes = (size_t)(p->parts * p->part_bytes);
+    size_t bytes = (size_t)(p->parts * p->part_bytes + lanes_of(p) * p->size);
     NNL_TRY(nnl_alloc_zeroed(rt, bytes, &sums));
     p->sums = sums;
     nnl_status status = run_tasks(rt, p, work_of(p->v));

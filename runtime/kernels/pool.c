@@ -1,0 +1,322 @@
+/* Pooling, a row of results at a time.  Lanes are the adjacent elements of a place. */
+#include "kernels.h"
+#include "vec.h"
+
+/* ---------------------------------------------------------------- codes: u8 or i32 in memory, lanes here */
+
+typedef uint8_t vf_codes __attribute__((vector_size(VF_LANES)));
+typedef uint8_t vd_codes __attribute__((vector_size(VD_LANES)));
+
+/* Codes of n elements.  Beyond them as many are touched as a vector holds while the row has room for it: what is read
+ * there has no effect, what is written there is written again. */
+#define CODES(v, i, lanes)                                                                                   \
+    VEC_INLINE i v##_codes_load(const void *codes, bool wide, int64_t at, int64_t n, int64_t room)           \
+    {                                                                                                        \
+        if (!wide && room >= lanes) {                                                                           \
+            v##_codes narrow;                                                                                \
+            memcpy(&narrow, (const uint8_t *)codes + at, lanes);                                             \
+            return __builtin_convertvector(narrow, i);                                                       \
+        }                                                                                                    \
+        i x = i##_set1(-1);                                                                                  \
+        for (int64_t k = 0; k < n && k < lanes; k++)                                                         \
+            x[k] = wide ? ((const int32_t *)codes)[at + k] : ((const uint8_t *)codes)[at + k];               \
+        return x;                                                                                            \
+    }                                                                                                        \
+    VEC_INLINE void v##_codes_store(void *codes, bool wide, int64_t at, i x, int64_t n, int64_t room)        \
+    {                                                                                                        \
+        if (!wide && room >= lanes) {                                                                           \
+            v##_codes narrow = __builtin_convertvector(x, v##_codes);                                        \
+            memcpy((uint8_t *)codes + at, &narrow, lanes);                                                   \
+            return;                                                                                          \
+        }                                                                                                    \
+        for (int64_t k = 0; k < n && k < lanes; k++) {                                                       \
+            if (wide) ((int32_t *)codes)[at + k] = (int32_t)x[k];                                            \
+            else ((uint8_t *)codes)[at + k] = (uint8_t)x[k];                                                 \
+        }                                                                                                    \
+    }
+CODES(vf, vi, VF_LANES)
+CODES(vd, vl, VD_LANES)
+
+/* Sums of many terms are kept in f64. */
+typedef struct wide_f32 { vd low, high; } wide_f32;
+typedef struct wide_f64 { vd low; } wide_f64;
+VEC_INLINE void widen_f32(wide_f32 *sum, vf x)
+{
+    sum->low += vf_low_to_vd(x);
+    sum->high += vf_high_to_vd(x);
+}
+VEC_INLINE void widen_f64(wide_f64 *sum, vd x) { sum->low += x; }
+VEC_INLINE vf scaled_f32(const wide_f32 *sum, double scale)
+{
+    return vd_to_vf(sum->low * vd_set1(scale), sum->high * vd_set1(scale));
+}
+VEC_INLINE vd scaled_f64(const wide_f64 *sum, double scale) { return sum->low * vd_set1(scale); }
+
+VEC_INLINE void spread_f32(double *out, const wide_f32 *sum)
+{
+    vd_store(out, sum->low);
+    vd_store(out + VD_LANES, sum->high);
+}
+VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum->low); }
+
+#define RUN 16 /* terms that are added in the elements' own type */
+
+/* ---------------------------------------------------------------- rows */
+
+/* As torch: the first of equal elements wins, and the last NaN. */
+#define POOL(suffix, v, i, m, element, lanes)                                                                \
+    VEC_INLINE v read_##suffix(const element *x, int64_t n) { return n >= lanes ? v##_load(x) : v##_load_n(x, n); } \
+    VEC_INLINE void write_##suffix(element *x, v a, int64_t n)                                               \
+    {                                                                                                        \
+        if (n >= lanes) v##_store(x, a);                                                                     \
+        else v##_store_n(x, a, n);                                                                           \
+    }                                                                                                        \
+    VEC_INLINE void max_window_##suffix(const nnl_pool_row *p, const nnl_pool_window *w, element *out,       \
+                                        void *code, int64_t at, const element *x, int64_t n)                 \
+    {                                                                                                        \
+        v best = v##_set1((element)-__builtin_inf());                                                        \
+        i place = i##_set1(p->code + w->number);                                                             \
+        for (int64_t d = 0; d < p->planes; d++) {                                                            \
+            for (int64_t r = 0; r < p->rows; r++) {                                                          \
+                const element *from = x + d * p->plane_step + r * p->row_step;                               \
+                const int32_t first = p->code + (int32_t)d * p->plane_code + (int32_t)r * p->row_code + w->number; \
+                for (int32_t t = 0; t < w->count; t++, from += p->dilation * p->inner) {                     \
+                    const v a = read_##suffix(from, n);                                                      \
+                    const m take = m##_or(v##_gt(a, best), v##_isnan(a));                                    \
+                    best = v##_select(take, a, best);                                                        \
+                    if (code) place = i##_select(take, i##_set1(first + t), place);                          \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
+        write_##suffix(out + at, best, n);                                                                   \
+        if (code) v##_codes_store(code, p->wide, at, place, n, p->windows * p->inner - at);                                              \
+    }                                                                                                        \
+    static void max_row_##suffix(const nnl_pool_row *p, element *out, void *code, const element *x)          \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
+                const element *from = x + w->first * p->inner + c;                                           \
+                if (code) max_window_##suffix(p, w, out, code, o * p->inner + c, from, p->inner - c);        \
+                else max_window_##suffix(p, w, out, NULL, o * p->inner + c, from, p->inner - c);             \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void max_back_row_##suffix(const nnl_pool_row *p, element *dx, const element *dy, const void *code) \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
+                const int64_t at = o * p->inner + c, n = p->inner - c;                                       \
+                const v g = read_##suffix(dy + at, n);                                                       \
+                const i place = v##_codes_load(code, p->wide, at, n, p->windows * p->inner - at);                                        \
+                element *to = dx + w->first * p->inner + c;                                                  \
+                for (int32_t t = 0; t < w->count; t++, to += p->dilation * p->inner) {                       \
+                    const m hit = i##_eq(place, i##_set1(p->code + w->number + t));                          \
+                    const v a = read_##suffix(to, n);                                                        \
+                    write_##suffix(to, v##_select(hit, a + g, a), n);                                        \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void mean_row_##suffix(const nnl_pool_row *p, element *out, const element *x)                     \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            const double scale = 1 / (p->factor * (double)w->extent);                                        \
+            for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
+                const int64_t n = p->inner - c;                                                              \
+                wide_##suffix total = {0};                                                                   \
+                for (int64_t d = 0; d < p->planes; d++) {                                                    \
+                    for (int64_t r = 0; r < p->rows; r++) {                                                  \
+                        const element *from = x + d * p->plane_step + r * p->row_step + w->first * p->inner + c; \
+                        for (int32_t t = 0; t < w->count; t += RUN) {                                        \
+                            v sum = v##_zero();                                                              \
+                            for (int32_t k = t; k < w->count && k < t + RUN; k++)                            \
+                                sum += read_##suffix(from + k * p->inner, n);                                \
+                            widen_##suffix(&total, sum);                                                     \
+                        }                                                                                    \
+                    }                                                                                        \
+                }                                                                                            \
+                write_##suffix(out + o * p->inner + c, scaled_##suffix(&total, scale), n);                   \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void mean_back_row_##suffix(const nnl_pool_row *p, element *dx, const element *dy)                \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            const v scale = v##_set1((element)(1 / (p->factor * (double)w->extent)));                        \
+            for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
+                const int64_t n = p->inner - c;                                                              \
+                const v g = read_##suffix(dy + o * p->inner + c, n) * scale;                                 \
+                element *to = dx + w->first * p->inner + c;                                                  \
+                for (int32_t t = 0; t < w->count; t++, to += p->inner)                                       \
+                    write_##suffix(to, read_##suffix(to, n) + g, n);                                         \
+            }                                                                                                \
+        }                                                                                                    \
+    }
+POOL(f32, vf, vi, mf, float, VF_LANES)
+POOL(f64, vd, vl, md, double, VD_LANES)
+
+/* ---------------------------------------------------------------- rows whose places are single elements */
+
+/* Columns are pooled first, a vector of them at a time, then windows along the row. */
+#define WIDEST 1024 /* columns of a row that is pooled so */
+
+VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
+{
+    return wide ? ((const int32_t *)codes)[at] : ((const uint8_t *)codes)[at];
+}
+
+#define PLAIN(suffix, v, i, m, element, integer, lanes)                                                      \
+    /* the largest element of every column, and the code of its row */                                       \
+    VEC_INLINE void max_columns_##suffix(const nnl_pool_row *p, bool codes, element *best, integer *place,   \
+                                         const element *x, int64_t first, int64_t columns)                   \
+    {                                                                                                        \
+        for (int64_t j = 0; j < columns; j += lanes) {                                                       \
+            v top = v##_set1((element)-__builtin_inf());                                                     \
+            i row = i##_set1(p->code);                                                                       \
+            for (int64_t d = 0; d < p->planes; d++) {                                                        \
+                for (int64_t r = 0; r < p->rows; r++) {                                                      \
+                    const v a = read_##suffix(x + d * p->plane_step + r * p->row_step + first + j, columns - j); \
+                    const m take = m##_or(v##_gt(a, top), v##_isnan(a));                                     \
+                    top = v##_select(take, a, top);                                                          \
+                    if (codes) row = i##_select(take, i##_set1(p->code + (int32_t)d * p->plane_code + (int32_t)r * p->row_code), row); \
+                }                                                                                            \
+            }                                                                                                \
+            v##_store(best + j, top);                                                                        \
+            if (codes) i##_store(place + j, row);                                                            \
+        }                                                                                                    \
+    }                                                                                                        \
+    VEC_INLINE void max_plain_##suffix(const nnl_pool_row *p, bool codes, element *out, void *code, const element *x, \
+                                       int64_t first, int64_t columns)                                       \
+    {                                                                                                        \
+        element best[WIDEST + lanes];                                                                        \
+        integer place[WIDEST + lanes];                                                                       \
+        max_columns_##suffix(p, codes, best, place, x, first, columns);                                      \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            element top = (element)-__builtin_inf();                                                         \
+            integer from = p->code + w->number;                                                              \
+            for (int32_t t = 0; t < w->count; t++) {                                                         \
+                const int64_t at = w->first - first + t * p->dilation;                                       \
+                const element a = best[at];                                                                  \
+                if (!codes) {                                                                                \
+                    top = (a > top) | (a != a) ? a : top;                                                    \
+                    continue;                                                                                \
+                }                                                                                            \
+                const integer here = place[at] + w->number + t;                                              \
+                const bool take = (a > top) | ((a == top) & (here < from)) | ((a != a) & ((top == top) | (here > from))); \
+                top = take ? a : top;                                                                        \
+                from = take ? here : from;                                                                   \
+            }                                                                                                \
+            out[o] = top;                                                                                    \
+            if (!codes) continue;                                                                            \
+            if (p->wide) ((int32_t *)code)[o] = (int32_t)from;                                               \
+            else ((uint8_t *)code)[o] = (uint8_t)from;                                                       \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void max_back_plain_##suffix(const nnl_pool_row *p, element *dx, const element *dy, const void *code) \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            const int32_t t = code_of(code, p->wide, o) - p->code - w->number;                               \
+            if (t >= 0 && t < w->count) dx[w->first + t * p->dilation] += dy[o];                             \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void mean_plain_##suffix(const nnl_pool_row *p, element *out, const element *x, int64_t first, int64_t columns) \
+    {                                                                                                        \
+        double sum[WIDEST + lanes];                                                                          \
+        for (int64_t j = 0; j < columns; j += lanes) {                                                       \
+            wide_##suffix total = {0};                                                                       \
+            for (int64_t d = 0; d < p->planes; d++) {                                                        \
+                for (int64_t r = 0; r < p->rows; r++)                                                        \
+                    widen_##suffix(&total, read_##suffix(x + d * p->plane_step + r * p->row_step + first + j, columns - j)); \
+            }                                                                                                \
+            spread_##suffix(sum + j, &total);                                                                \
+        }                                                                                                    \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            double all = 0;                                                                                  \
+            for (int32_t t = 0; t < w->count; t++) all += sum[w->first - first + t];                         \
+            out[o] = (element)(all / (p->factor * (double)w->extent));                                       \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void mean_back_plain_##suffix(const nnl_pool_row *p, element *dx, const element *dy)              \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            const element g = dy[o] * (element)(1 / (p->factor * (double)w->extent));                        \
+            for (int32_t t = 0; t < w->count; t++) dx[w->first + t] += g;                                    \
+        }                                                                                                    \
+    }
+PLAIN(f32, vf, vi, mf, float, int32_t, VF_LANES)
+PLAIN(f64, vd, vl, md, double, int64_t, VD_LANES)
+
+/* The columns that a row of windows reaches; 0 where they are too many. */
+static int64_t reached(const nnl_pool_row *p, int64_t *first)
+{
+    const nnl_pool_window *last = p->window + p->windows - 1;
+    int64_t end = last->first + (last->count - 1) * p->dilation + 1;
+    *first = p->window->first;
+    for (int64_t o = 0; o < p->windows; o++) { /* dilation may let a later window begin before, an earlier one end behind */
+        const nnl_pool_window *w = p->window + o;
+        const int64_t reach = w->first + (w->count - 1) * p->dilation + 1;
+        if (w->count == 0) continue;
+        if (w->first < *first) *first = w->first;
+        if (reach > end) end = reach;
+    }
+    return end - *first <= WIDEST && end > *first ? end - *first : 0;
+}
+
+/* ---------------------------------------------------------------- the slots */
+
+void K(pool_max_row)(const nnl_pool_row *p, int dtype, void *out, void *code, const void *x)
+{
+    int64_t first, columns = p->inner == 1 ? reached(p, &first) : 0;
+    if (columns == 0) {
+        if (dtype == 4) max_row_f32(p, out, code, x);
+        else max_row_f64(p, out, code, x);
+    } else if (dtype == 4) {
+        if (code) max_plain_f32(p, true, out, code, x, first, columns);
+        else max_plain_f32(p, false, out, code, x, first, columns);
+    } else {
+        if (code) max_plain_f64(p, true, out, code, x, first, columns);
+        else max_plain_f64(p, false, out, code, x, first, columns);
+    }
+}
+
+void K(pool_max_back_row)(const nnl_pool_row *p, int dtype, void *dx, const void *dy, const void *code)
+{
+    if (dtype == 4) {
+        if (p->inner == 1) max_back_plain_f32(p, dx, dy, code);
+        else max_back_row_f32(p, dx, dy, code);
+    } else {
+        if (p->inner == 1) max_back_plain_f64(p, dx, dy, code);
+        else max_back_row_f64(p, dx, dy, code);
+    }
+}
+
+void K(pool_mean_row)(const nnl_pool_row *p, int dtype, void *out, const void *x)
+{
+    int64_t first, columns = p->inner == 1 ? reached(p, &first) : 0;
+    if (dtype == 4) {
+        if (columns) mean_plain_f32(p, out, x, first, columns);
+        else mean_row_f32(p, out, x);
+    } else {
+        if (columns) mean_plain_f64(p, out, x, first, columns);
+        else mean_row_f64(p, out, x);
+    }
+}
+
+void K(pool_mean_back_row)(const nnl_pool_row *p, int dtype, void *dx, const void *dy)
+{
+    if (dtype == 4) {
+        if (p->inner == 1) mean_back_plain_f32(p, dx, dy);
+        else mean_back_row_f32(p, dx, dy);
+    } else {
+        if (p->inner == 1) mean_back_plain_f64(p, dx, dy);
+        else mean_back_row_f64(p, dx, dy);
+    }
+}

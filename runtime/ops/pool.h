@@ -1,0 +1,63 @@
+/* What max and mean pooling share: windows, their checks, and the walk over rows (pool.c). */
+#ifndef NNL_OPS_POOL_H
+#define NNL_OPS_POOL_H
+
+#include "image.h"
+
+#define NNL_POOL_DIMS 3 /* depth, height, width; missing ones have one place */
+
+/* How windows lie over one dimension. */
+typedef struct nnl_pool_dim {
+    int64_t in, out, kernel, stride, padding, dilation;
+    bool adaptive;    /* out windows share the places out, of no fixed size */
+    bool inside_only; /* means divide by the places inside the input */
+} nnl_pool_dim;
+
+typedef struct nnl_pool {
+    int dims; /* 1, 2 or 3 */
+    bool adaptive, ceil;
+    int64_t divisor; /* instead of the extents, or 0 */
+    nnl_pool_dim dim[NNL_POOL_DIMS];
+} nnl_pool;
+
+/* A number for each of n dimensions, from one value or a list of n. */
+void nnl_pool_sizes(const nnl_value *value, int n, int64_t *out);
+/* Reads kernel_size, stride (kernel_size where absent), padding and dilation (or NULL: 1) and checks them. */
+nnl_status nnl_pool_read(nnl_call *c, nnl_pool *pool, int dims, const nnl_value *kernel, const nnl_value *stride,
+                         const nnl_value *padding, const nnl_value *dilation);
+nnl_status nnl_pool_read_adaptive(nnl_call *c, nnl_pool *pool, int dims, const nnl_value *output_size);
+/* Sets the sizes of input 0 and the results (of regular windows by the rule of ceil_mode), and fills the spec. */
+nnl_status nnl_pool_infer(nnl_call *c, nnl_pool *pool, nnl_spec *spec);
+/* For backward: sizes of the input from an attribute, those of the results from the last input; the spec is the input's. */
+void nnl_pool_infer_backward(nnl_call *c, nnl_pool *pool, const nnl_value *input_size, nnl_spec *spec);
+
+/* A walk.  forward: row (plane, out depth, out height) of results reads the input's rows; backward: row
+ * (plane, depth, height) of the input collects from the rows of results that reach it. */
+typedef struct nnl_pool_walk {
+    nnl_runtime *rt;
+    const nnl_pool *pool;
+    int dtype;
+    bool wide; /* codes are i32 */
+    int64_t width, code_width, outer, inner;
+    nnl_pool_window *window[NNL_POOL_DIMS];
+    void *block;
+    size_t bytes;
+    char *out;             /* written */
+    const char *in;        /* read: the input, or the results' gradient */
+    char *code;            /* written by forward (may be NULL), read by backward */
+    int64_t rows_per_task;
+    void (*row)(const struct nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height);
+} nnl_pool_walk;
+
+/* images: of the results' or the input's batch and channels; channels_last: how all that is walked over lies. */
+nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
+                              bool channels_last);
+nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward);
+void nnl_pool_walk_close(nnl_pool_walk *walk);
+/* The windows of the row of results at (depth, height), for the kernels; *first is the offset in elements, within a
+ * plane, of the first row of the input that they reach. */
+nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t height, int64_t *first);
+/* Number of the tap by which the window reaches a place along a dimension, or -1. */
+int32_t nnl_pool_tap(const nnl_pool_walk *walk, int d, int64_t window, int64_t place);
+
+#endif
