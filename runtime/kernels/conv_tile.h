@@ -537,41 +537,22 @@ void K(T_(conv_depthwise_spread))(T *restrict out, int64_t out_column, int64_t o
 
 /* ---------------------------------------------------------------- windows of pixels */
 
-#define MET 8 /* windows added at a time */
-
-/* out[column * out_column + piece * out_piece + i] += in[column][piece][i] for all columns and
- * pieces; steps are multiples of n.  Place by place of out, because sums that go through memory
- * wait for one another: the windows that meet there, pieces in order. */
+/* out[column * out_column + piece * out_piece + i] += in[column][piece][i], columns one after the
+ * other. */
 void K(T_(conv_spread))(T *restrict out, int64_t out_column, int64_t out_piece,
                         const T *restrict in, int64_t columns, int64_t pieces, int64_t n)
 {
-    const int64_t stride = out_column / n, dilation = out_piece / n;
-    const int64_t places = (columns - 1) * stride + (pieces - 1) * dilation + 1;
-    for (int64_t place = 0; place < places; place++, out += n) {
-        int64_t piece = 0, behind = place; /* place - piece * dilation */
-        do {
-            const T *from[MET];
-            int met = 0;
-            for (; piece < pieces && behind >= 0 && met < MET; piece++, behind -= dilation) {
-                int64_t column = stride == 1 ? behind : behind / stride;
-                if (column >= columns || column * stride != behind) continue;
-                from[met++] = in + (column * pieces + piece) * n;
-            }
+    for (int64_t column = 0; column < columns; column++) {
+        for (int64_t piece = 0; piece < pieces; piece++, in += n) {
+            T *to = out + column * out_column + piece * out_piece;
             int64_t i = 0;
-            for (; i + LANES <= n; i += LANES) {
-                V sum = V_(load)(out + i);
-                for (int k = 0; k < met; k++) sum = sum + V_(load)(from[k] + i);
-                V_(store)(out + i, sum);
-            }
-            if (i < n) {
-                V sum = V_(load_n)(out + i, n - i);
-                for (int k = 0; k < met; k++) sum = sum + V_(load_n)(from[k] + i, n - i);
-                V_(store_n)(out + i, sum, n - i);
-            }
-        } while (piece < pieces && behind >= 0);
+            for (; i + LANES <= n; i += LANES)
+                V_(store)(to + i, V_(load)(to + i) + V_(load)(in + i));
+            if (i < n)
+                V_(store_n)(to + i, V_(load_n)(to + i, n - i) + V_(load_n)(in + i, n - i), n - i);
+        }
     }
 }
-#undef MET
 
 /* ---------------------------------------------------------------- orders of weights */
 

@@ -564,15 +564,15 @@ static void window_products(const plan *p, int64_t tap, int64_t dy, int64_t rows
 static void spread_windows(const plan *p, char *row, const char *windows)
 {
     const nnl_conv *v = p->v;
-    int64_t n = p->channels_in, column = v->stride[2] * n, piece = v->dilation[2] * n;
+    int64_t column = v->stride[2] * p->channels_in, piece = v->dilation[2] * p->channels_in;
+    bool together = v->dilation[2] == 1;
+    int64_t pieces = together ? 1 : v->kernel[2], n = v->kernel[2] * p->channels_in / pieces;
     if (p->dtype == NNL_F32)
         p->kernels->conv_spread_f32((float *)(void *)row, column, piece,
-                                    (const float *)(const void *)windows, v->out[2], v->kernel[2],
-                                    n);
+                                    (const float *)(const void *)windows, v->out[2], pieces, n);
     else
         p->kernels->conv_spread_f64((double *)(void *)row, column, piece,
-                                    (const double *)(const void *)windows, v->out[2], v->kernel[2],
-                                    n);
+                                    (const double *)(const void *)windows, v->out[2], pieces, n);
 }
 
 /* The same for a depthwise weight, which needs no product first. */

@@ -1,5 +1,5 @@
 /* GFLOP/s of convolutions by shape, forward and both gradients, with one thread and with all, and
- * the part of the rate that the own product of 512^3 reaches on one thread in the same run.
+ * the part of the rate that the own product of 512^3 reaches on one thread just before.
  *
  *     bench_conv [base|avx2|avx512|neon] [NAME]
  *
@@ -156,15 +156,12 @@ int main(int argc, char **argv)
             return 1;
         }
     }
-    double product = product_rate(rt[0]);
-    printf("%s, 512^3 on one thread: %.1f GFLOP/s\n", nnl_isa_name(nnl_runtime_isa(rt[0])),
-           product);
-    printf("%-14s %8s | %-26s| %-26s| %-26s\n", "", "MFLOP", "forward: 1, of 512^3, all",
-           "input's gradient", "weight's gradient");
+    printf("%s\n%-14s %8s %8s | %-26s| %-26s| %-26s\n", nnl_isa_name(nnl_runtime_isa(rt[0])), "",
+           "MFLOP", "512^3", "forward: 1, of 512^3, all", "input's gradient", "weight's gradient");
     for (int i = 0; i < NNL_COUNT(shapes); i++) {
         const shape *s = &shapes[i];
         if (place < argc && strncmp(argv[place], s->name, strlen(argv[place])) != 0) continue;
-        double one[3], all[3], flops = 0;
+        double one[3], all[3], flops = 0, product = product_rate(rt[0]);
         for (int t = 0; t < 2; t++) {
             job j = make(rt[t], s);
             flops = 2.0 * (double)j.y->numel *
@@ -173,7 +170,7 @@ int main(int argc, char **argv)
                 (t == 0 ? one : all)[what] = rate(rt[t], &j, what, flops);
             drop(&j);
         }
-        printf("%-14s %8.1f ", s->name, flops * 1e-6);
+        printf("%-14s %8.1f %8.1f ", s->name, flops * 1e-6, product);
         for (int what = 0; what < 3; what++)
             printf("| %7.1f  %5.1f %%  %7.1f  ", one[what], 100 * one[what] / product, all[what]);
         printf("\n");
