@@ -64,9 +64,13 @@ describe("a convolution", function()
   -- What was allocated at most beyond what is left: f's results and what they hold are left.
   local function workspace(f)
     collectgarbage()
+    collectgarbage()
+    collectgarbage "stop" -- what others left behind goes before or after
+    nn.memory "trim" -- cached blocks count as well
     nn.memory "reset"
     local results = table.pack(f())
     local memory = nn.memory()
+    collectgarbage "restart"
     return memory.peak - memory.live, results
   end
 
@@ -81,6 +85,36 @@ describe("a convolution", function()
     -- the sum's gradient is expanded, the product's is one tensor of y's size; blocks are up to a quarter larger
     bytes = workspace(function() return nn.grad((y * dy):sum(), {x, w}) end)
     assert(bytes < 4 * 2 ^ 20 + 2 * 1.25 * size, ("backward: %d bytes"):format(bytes))
+  end)
+end)
+
+describe("a convolution for which memory fails", function()
+  it("says so, keeps nothing, and succeeds the next time", function()
+    local x, w, b = nn.randn(2, 4, 9, 9), nn.randn(6, 4, 3, 3), nn.randn(6)
+    local function step(options)
+      local xs, ws, bs = x:detach(), w:detach(), b:detach()
+      xs.requires_grad, ws.requires_grad, bs.requires_grad = true, true, true
+      return nn.grad(nn.F.conv2d(xs, ws, bs, options):view(2, -1):square():sum(), {xs, ws, bs})
+    end
+    for _, options in ipairs {{padding = 1}, {stride = 2, padding = 1}} do
+      local wanted = {step(options)}
+      collectgarbage()
+      local live, failures = nn.memory().live, 0
+      for at = 1, 1000 do
+        nn.fail_allocation(at, true)
+        local results = table.pack(pcall(step, options))
+        nn.fail_allocation(0)
+        if results[1] then
+          for i, x_ in ipairs(wanted) do helpers.assert_same("gradient " .. i, results[1 + i], x_) end
+          break
+        end
+        failures = failures + 1
+        assert(tostring(results[2]):find("memory", 1, true), tostring(results[2]))
+      end
+      assert(failures > 20, failures .. " failures")
+      collectgarbage()
+      assert(nn.memory().live <= live + 4096, ("%d bytes more"):format(nn.memory().live - live))
+    end
   end)
 end)
 

@@ -208,8 +208,10 @@ end
 
 ---------------------------------------------------------------- the specs
 
-local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss", "convolution"}
-local without_methods = {loss = true, activation = true, convolution = true} -- functions of nn.functional, as in torch
+local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss", "image",
+  "convolution"}
+-- functions of nn.functional, as in torch
+local without_methods = {loss = true, activation = true, image = true, convolution = true}
 
 for _, family in ipairs(families) do
   describe("golden results of PyTorch, " .. family .. ":", function()
@@ -253,11 +255,12 @@ describe("golden results of PyTorch, methods:", function()
 end)
 
 describe("golden results of PyTorch, modules:", function()
-  for _, family in ipairs {"module", "convolution"} do
+  for _, family in ipairs {"module", "image", "convolution"} do
     local data = read(family)
     for _, case in ipairs(data.cases) do
       if case.module then
-        it(case.module .. " agrees on " .. arguments_text(case, data), function()
+        local mode = case.mode and ", " .. case.mode or ""
+        it(case.module .. " agrees on " .. arguments_text(case, data) .. mode, function()
           run.module(case, data, "f64")
           run.module(case, data, "f32")
         end)

@@ -135,6 +135,19 @@ local steps = {
       return m.x.grad:sum():item()
     end,
   },
+  ["pooling, then running statistics"] = {
+    make = function()
+      nn.manual_seed(7)
+      return {net = nn.BatchNorm2d(3), opt = nn.optim.SGD({nn.zeros(1, {requires_grad = true})}, {lr = 0.1}),
+        x = nn.randn(2, 3, 4, 4)}
+    end,
+    run = function(m)
+      local x = m.x:detach():requires_grad_()
+      nn.F.avg_pool2d(nn.F.max_pool2d(x, 2), 2):sum():backward()
+      local y = m.net(x) -- the last thing that can fail
+      return y ~= nil
+    end,
+  },
   ["text and tables"] = {
     make = function() return {} end,
     run = function()

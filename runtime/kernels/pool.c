@@ -7,29 +7,30 @@
 typedef uint8_t vf_codes __attribute__((vector_size(VF_LANES)));
 typedef uint8_t vd_codes __attribute__((vector_size(VD_LANES)));
 
-/* Codes of n elements.  Beyond them as many are touched as a vector holds while the row has room for it: what is read
- * there has no effect, what is written there is written again. */
+/* Loops take a vector where fewer elements are meant, as long as their row has room for it: what is read beyond them has
+ * no effect, and what is written there is written again by the windows that follow. */
+
 #define CODES(v, i, lanes)                                                                                   \
-    VEC_INLINE i v##_codes_load(const void *codes, bool wide, int64_t at, int64_t n, int64_t room)           \
+    VEC_INLINE i v##_codes_load(const void *codes, bool wide, int64_t at, int64_t room)                      \
     {                                                                                                        \
-        if (!wide && room >= lanes) {                                                                           \
+        if (!wide && room >= lanes) {                                                                        \
             v##_codes narrow;                                                                                \
             memcpy(&narrow, (const uint8_t *)codes + at, lanes);                                             \
             return __builtin_convertvector(narrow, i);                                                       \
         }                                                                                                    \
         i x = i##_set1(-1);                                                                                  \
-        for (int64_t k = 0; k < n && k < lanes; k++)                                                         \
+        for (int64_t k = 0; k < room && k < lanes; k++)                                                      \
             x[k] = wide ? ((const int32_t *)codes)[at + k] : ((const uint8_t *)codes)[at + k];               \
         return x;                                                                                            \
     }                                                                                                        \
-    VEC_INLINE void v##_codes_store(void *codes, bool wide, int64_t at, i x, int64_t n, int64_t room)        \
+    VEC_INLINE void v##_codes_store(void *codes, bool wide, int64_t at, i x, int64_t room)                   \
     {                                                                                                        \
-        if (!wide && room >= lanes) {                                                                           \
+        if (!wide && room >= lanes) {                                                                        \
             v##_codes narrow = __builtin_convertvector(x, v##_codes);                                        \
             memcpy((uint8_t *)codes + at, &narrow, lanes);                                                   \
             return;                                                                                          \
         }                                                                                                    \
-        for (int64_t k = 0; k < n && k < lanes; k++) {                                                       \
+        for (int64_t k = 0; k < room && k < lanes; k++) {                                                    \
             if (wide) ((int32_t *)codes)[at + k] = (int32_t)x[k];                                            \
             else ((uint8_t *)codes)[at + k] = (uint8_t)x[k];                                                 \
         }                                                                                                    \
@@ -72,7 +73,7 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
         else v##_store_n(x, a, n);                                                                           \
     }                                                                                                        \
     VEC_INLINE void max_window_##suffix(const nnl_pool_row *p, const nnl_pool_window *w, element *out,       \
-                                        void *code, int64_t at, const element *x, int64_t n)                 \
+                                        void *code, int64_t at, const element *x, int64_t room)              \
     {                                                                                                        \
         v best = v##_set1((element)-__builtin_inf());                                                        \
         i place = i##_set1(p->code + w->number);                                                             \
@@ -80,41 +81,47 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
             for (int64_t r = 0; r < p->rows; r++) {                                                          \
                 const element *from = x + d * p->plane_step + r * p->row_step;                               \
                 const int32_t first = p->code + (int32_t)d * p->plane_code + (int32_t)r * p->row_code + w->number; \
-                for (int32_t t = 0; t < w->count; t++, from += p->dilation * p->inner) {                     \
-                    const v a = read_##suffix(from, n);                                                      \
+                for (int32_t t = 0; t < w->count; t++) {                                                     \
+                    const int64_t step = t * p->dilation * p->inner;                                         \
+                    const v a = read_##suffix(from + step, room - step);                                     \
                     const m take = m##_or(v##_gt(a, best), v##_isnan(a));                                    \
                     best = v##_select(take, a, best);                                                        \
                     if (code) place = i##_select(take, i##_set1(first + t), place);                          \
                 }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
-        write_##suffix(out + at, best, n);                                                                   \
-        if (code) v##_codes_store(code, p->wide, at, place, n, p->windows * p->inner - at);                                              \
+        write_##suffix(out + at, best, p->windows * p->inner - at);                                          \
+        if (code) v##_codes_store(code, p->wide, at, place, p->windows * p->inner - at);                     \
     }                                                                                                        \
     static void max_row_##suffix(const nnl_pool_row *p, element *out, void *code, const element *x)          \
     {                                                                                                        \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
-                const element *from = x + w->first * p->inner + c;                                           \
-                if (code) max_window_##suffix(p, w, out, code, o * p->inner + c, from, p->inner - c);        \
-                else max_window_##suffix(p, w, out, NULL, o * p->inner + c, from, p->inner - c);             \
+                const int64_t at = w->first * p->inner + c, room = p->width * p->inner - at;                 \
+                if (code) max_window_##suffix(p, w, out, code, o * p->inner + c, x + at, room);              \
+                else max_window_##suffix(p, w, out, NULL, o * p->inner + c, x + at, room);                   \
             }                                                                                                \
         }                                                                                                    \
     }                                                                                                        \
-    static void max_back_row_##suffix(const nnl_pool_row *p, element *dx, const element *dy, const void *code) \
+    VEC_INLINE void max_back_row_##suffix(const nnl_pool_row *p, bool fresh, element *dx, const element *dy, const void *code) \
     {                                                                                                        \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
-                const int64_t at = o * p->inner + c, n = p->inner - c;                                       \
-                const v g = read_##suffix(dy + at, n);                                                       \
-                const i place = v##_codes_load(code, p->wide, at, n, p->windows * p->inner - at);                                        \
-                element *to = dx + w->first * p->inner + c;                                                  \
-                for (int32_t t = 0; t < w->count; t++, to += p->dilation * p->inner) {                       \
+                const int64_t at = o * p->inner + c, n = p->inner - c, room = p->windows * p->inner - at;    \
+                const v g = read_##suffix(dy + at, room);                                                    \
+                const i place = v##_codes_load(code, p->wide, at, room);                                     \
+                for (int32_t t = 0; t < w->count; t++) {                                                     \
+                    const int64_t to = (w->first + t * p->dilation) * p->inner + c;                          \
                     const m hit = i##_eq(place, i##_set1(p->code + w->number + t));                          \
-                    const v a = read_##suffix(to, n);                                                        \
-                    write_##suffix(to, v##_select(hit, a + g, a), n);                                        \
+                    if (fresh) {                                                                             \
+                        const v a = v##_select(hit, g, v##_zero());                                          \
+                        write_##suffix(dx + to, a, p->inner < lanes ? p->width * p->inner - to : n);         \
+                    } else {                                                                                 \
+                        const v a = read_##suffix(dx + to, n);                                               \
+                        write_##suffix(dx + to, v##_select(hit, a + g, a), n);                               \
+                    }                                                                                        \
                 }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
@@ -125,34 +132,36 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
             const nnl_pool_window *w = p->window + o;                                                        \
             const double scale = 1 / (p->factor * (double)w->extent);                                        \
             for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
-                const int64_t n = p->inner - c;                                                              \
+                const int64_t at = w->first * p->inner + c, room = p->width * p->inner - at;                 \
                 wide_##suffix total = {0};                                                                   \
                 for (int64_t d = 0; d < p->planes; d++) {                                                    \
                     for (int64_t r = 0; r < p->rows; r++) {                                                  \
-                        const element *from = x + d * p->plane_step + r * p->row_step + w->first * p->inner + c; \
+                        const element *from = x + d * p->plane_step + r * p->row_step + at;                  \
                         for (int32_t t = 0; t < w->count; t += RUN) {                                        \
                             v sum = v##_zero();                                                              \
                             for (int32_t k = t; k < w->count && k < t + RUN; k++)                            \
-                                sum += read_##suffix(from + k * p->inner, n);                                \
+                                sum += read_##suffix(from + k * p->inner, room - k * p->inner);              \
                             widen_##suffix(&total, sum);                                                     \
                         }                                                                                    \
                     }                                                                                        \
                 }                                                                                            \
-                write_##suffix(out + o * p->inner + c, scaled_##suffix(&total, scale), n);                   \
+                write_##suffix(out + o * p->inner + c, scaled_##suffix(&total, scale), (p->windows - o) * p->inner - c); \
             }                                                                                                \
         }                                                                                                    \
     }                                                                                                        \
-    static void mean_back_row_##suffix(const nnl_pool_row *p, element *dx, const element *dy)                \
+    VEC_INLINE void mean_back_row_##suffix(const nnl_pool_row *p, bool fresh, element *dx, const element *dy) \
     {                                                                                                        \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             const v scale = v##_set1((element)(1 / (p->factor * (double)w->extent)));                        \
             for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
                 const int64_t n = p->inner - c;                                                              \
-                const v g = read_##suffix(dy + o * p->inner + c, n) * scale;                                 \
-                element *to = dx + w->first * p->inner + c;                                                  \
-                for (int32_t t = 0; t < w->count; t++, to += p->inner)                                       \
-                    write_##suffix(to, read_##suffix(to, n) + g, n);                                         \
+                const v g = read_##suffix(dy + o * p->inner + c, (p->windows - o) * p->inner - c) * scale;   \
+                for (int32_t t = 0; t < w->count; t++) {                                                     \
+                    const int64_t to = (w->first + t) * p->inner + c;                                        \
+                    if (fresh) write_##suffix(dx + to, g, p->inner < lanes ? p->width * p->inner - to : n);  \
+                    else write_##suffix(dx + to, read_##suffix(dx + to, n) + g, n);                          \
+                }                                                                                            \
             }                                                                                                \
         }                                                                                                    \
     }
@@ -172,14 +181,14 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
 #define PLAIN(suffix, v, i, m, element, integer, lanes)                                                      \
     /* the largest element of every column, and the code of its row */                                       \
     VEC_INLINE void max_columns_##suffix(const nnl_pool_row *p, bool codes, element *best, integer *place,   \
-                                         const element *x, int64_t first, int64_t columns)                   \
+                                         const element *x)                                                   \
     {                                                                                                        \
-        for (int64_t j = 0; j < columns; j += lanes) {                                                       \
+        for (int64_t j = 0; j < p->columns; j += lanes) {                                                    \
             v top = v##_set1((element)-__builtin_inf());                                                     \
             i row = i##_set1(p->code);                                                                       \
             for (int64_t d = 0; d < p->planes; d++) {                                                        \
                 for (int64_t r = 0; r < p->rows; r++) {                                                      \
-                    const v a = read_##suffix(x + d * p->plane_step + r * p->row_step + first + j, columns - j); \
+                    const v a = read_##suffix(x + d * p->plane_step + r * p->row_step + j, p->columns - j);  \
                     const m take = m##_or(v##_gt(a, top), v##_isnan(a));                                     \
                     top = v##_select(take, a, top);                                                          \
                     if (codes) row = i##_select(take, i##_set1(p->code + (int32_t)d * p->plane_code + (int32_t)r * p->row_code), row); \
@@ -189,21 +198,21 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
             if (codes) i##_store(place + j, row);                                                            \
         }                                                                                                    \
     }                                                                                                        \
-    VEC_INLINE void max_plain_##suffix(const nnl_pool_row *p, bool codes, element *out, void *code, const element *x, \
-                                       int64_t first, int64_t columns)                                       \
+    VEC_INLINE void max_plain_##suffix(const nnl_pool_row *p, bool codes, element *out, void *code, const element *x) \
+                                                                                                             \
     {                                                                                                        \
         element best[WIDEST + lanes];                                                                        \
         integer place[WIDEST + lanes];                                                                       \
-        max_columns_##suffix(p, codes, best, place, x, first, columns);                                      \
+        max_columns_##suffix(p, codes, best, place, x + p->first_column);                                    \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             element top = (element)-__builtin_inf();                                                         \
             integer from = p->code + w->number;                                                              \
             for (int32_t t = 0; t < w->count; t++) {                                                         \
-                const int64_t at = w->first - first + t * p->dilation;                                       \
+                const int64_t at = w->first - p->first_column + t * p->dilation;                             \
                 const element a = best[at];                                                                  \
                 if (!codes) {                                                                                \
-                    top = (a > top) | (a != a) ? a : top;                                                    \
+                    top = ((a > top) | (a != a)) ? a : top;                                                  \
                     continue;                                                                                \
                 }                                                                                            \
                 const integer here = place[at] + w->number + t;                                              \
@@ -222,24 +231,24 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             const int32_t t = code_of(code, p->wide, o) - p->code - w->number;                               \
-            if (t >= 0 && t < w->count) dx[w->first + t * p->dilation] += dy[o];                             \
+            if (t >= 0 && t < w->count) dx[w->first + t * p->dilation] += dy[o]; /* the rest is 0 by now */  \
         }                                                                                                    \
     }                                                                                                        \
-    static void mean_plain_##suffix(const nnl_pool_row *p, element *out, const element *x, int64_t first, int64_t columns) \
+    static void mean_plain_##suffix(const nnl_pool_row *p, element *out, const element *x)                   \
     {                                                                                                        \
         double sum[WIDEST + lanes];                                                                          \
-        for (int64_t j = 0; j < columns; j += lanes) {                                                       \
+        for (int64_t j = 0; j < p->columns; j += lanes) {                                                    \
             wide_##suffix total = {0};                                                                       \
             for (int64_t d = 0; d < p->planes; d++) {                                                        \
                 for (int64_t r = 0; r < p->rows; r++)                                                        \
-                    widen_##suffix(&total, read_##suffix(x + d * p->plane_step + r * p->row_step + first + j, columns - j)); \
+                    widen_##suffix(&total, read_##suffix(x + d * p->plane_step + r * p->row_step + p->first_column + j, p->columns - j)); \
             }                                                                                                \
             spread_##suffix(sum + j, &total);                                                                \
         }                                                                                                    \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             double all = 0;                                                                                  \
-            for (int32_t t = 0; t < w->count; t++) all += sum[w->first - first + t];                         \
+            for (int32_t t = 0; t < w->count; t++) all += sum[w->first - p->first_column + t];               \
             out[o] = (element)(all / (p->factor * (double)w->extent));                                       \
         }                                                                                                    \
     }                                                                                                        \
@@ -254,36 +263,22 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
 PLAIN(f32, vf, vi, mf, float, int32_t, VF_LANES)
 PLAIN(f64, vd, vl, md, double, int64_t, VD_LANES)
 
-/* The columns that a row of windows reaches; 0 where they are too many. */
-static int64_t reached(const nnl_pool_row *p, int64_t *first)
-{
-    const nnl_pool_window *last = p->window + p->windows - 1;
-    int64_t end = last->first + (last->count - 1) * p->dilation + 1;
-    *first = p->window->first;
-    for (int64_t o = 0; o < p->windows; o++) { /* dilation may let a later window begin before, an earlier one end behind */
-        const nnl_pool_window *w = p->window + o;
-        const int64_t reach = w->first + (w->count - 1) * p->dilation + 1;
-        if (w->count == 0) continue;
-        if (w->first < *first) *first = w->first;
-        if (reach > end) end = reach;
-    }
-    return end - *first <= WIDEST && end > *first ? end - *first : 0;
-}
+/* Whether columns go first. */
+VEC_INLINE bool is_plain(const nnl_pool_row *p) { return p->inner == 1 && p->columns > 0 && p->columns <= WIDEST; }
 
 /* ---------------------------------------------------------------- the slots */
 
 void K(pool_max_row)(const nnl_pool_row *p, int dtype, void *out, void *code, const void *x)
 {
-    int64_t first, columns = p->inner == 1 ? reached(p, &first) : 0;
-    if (columns == 0) {
+    if (!is_plain(p)) {
         if (dtype == 4) max_row_f32(p, out, code, x);
         else max_row_f64(p, out, code, x);
     } else if (dtype == 4) {
-        if (code) max_plain_f32(p, true, out, code, x, first, columns);
-        else max_plain_f32(p, false, out, code, x, first, columns);
+        if (code) max_plain_f32(p, true, out, code, x);
+        else max_plain_f32(p, false, out, code, x);
     } else {
-        if (code) max_plain_f64(p, true, out, code, x, first, columns);
-        else max_plain_f64(p, false, out, code, x, first, columns);
+        if (code) max_plain_f64(p, true, out, code, x);
+        else max_plain_f64(p, false, out, code, x);
     }
 }
 
@@ -291,21 +286,22 @@ void K(pool_max_back_row)(const nnl_pool_row *p, int dtype, void *dx, const void
 {
     if (dtype == 4) {
         if (p->inner == 1) max_back_plain_f32(p, dx, dy, code);
-        else max_back_row_f32(p, dx, dy, code);
+        else if (p->fresh) max_back_row_f32(p, true, dx, dy, code);
+        else max_back_row_f32(p, false, dx, dy, code);
     } else {
         if (p->inner == 1) max_back_plain_f64(p, dx, dy, code);
-        else max_back_row_f64(p, dx, dy, code);
+        else if (p->fresh) max_back_row_f64(p, true, dx, dy, code);
+        else max_back_row_f64(p, false, dx, dy, code);
     }
 }
 
 void K(pool_mean_row)(const nnl_pool_row *p, int dtype, void *out, const void *x)
 {
-    int64_t first, columns = p->inner == 1 ? reached(p, &first) : 0;
     if (dtype == 4) {
-        if (columns) mean_plain_f32(p, out, x, first, columns);
+        if (is_plain(p)) mean_plain_f32(p, out, x);
         else mean_row_f32(p, out, x);
     } else {
-        if (columns) mean_plain_f64(p, out, x, first, columns);
+        if (is_plain(p)) mean_plain_f64(p, out, x);
         else mean_row_f64(p, out, x);
     }
 }
@@ -314,9 +310,11 @@ void K(pool_mean_back_row)(const nnl_pool_row *p, int dtype, void *dx, const voi
 {
     if (dtype == 4) {
         if (p->inner == 1) mean_back_plain_f32(p, dx, dy);
-        else mean_back_row_f32(p, dx, dy);
+        else if (p->fresh) mean_back_row_f32(p, true, dx, dy);
+        else mean_back_row_f32(p, false, dx, dy);
     } else {
         if (p->inner == 1) mean_back_plain_f64(p, dx, dy);
-        else mean_back_row_f64(p, dx, dy);
+        else if (p->fresh) mean_back_row_f64(p, true, dx, dy);
+        else mean_back_row_f64(p, false, dx, dy);
     }
 }

@@ -18,11 +18,14 @@ typedef struct nnl_pool_window {
 typedef struct nnl_pool_row {
     const nnl_pool_window *window; /* windows of them */
     int64_t windows, inner, dilation;
+    int64_t width;                 /* places of a row of the input */
+    int64_t first_column, columns; /* those that windows reach */
     int64_t planes, rows, plane_step, row_step; /* rows of the input that the windows reach */
     /* a tap's code is its place in the window as a kernel lies in memory: that of the first tap of the first row,
      * and how far it is to the next plane and row; wide: codes are i32, not u8 */
     int32_t code, plane_code, row_code;
     bool wide;
+    bool fresh; /* backward: windows tile the row, and what they give is stored, not added */
     double factor; /* means: what a window's extent is multiplied with before the sum is divided by it */
 } nnl_pool_row;
 

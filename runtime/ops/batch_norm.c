@@ -49,7 +49,7 @@ static void split(images *m, const nnl_tensor *x)
 
 static nnl_status each_task(const images *m, int64_t count, void (*task)(void *context, int64_t i), void *context)
 {
-    if (m->numel > NNL_SERIAL_WORK / 4) return nnl_parallel(m->rt, count, task, context);
+    if (m->numel > NNL_SERIAL_WORK) return nnl_parallel(m->rt, count, task, context);
     for (int64_t i = 0; i < count; i++) task(context, i);
     return NNL_OK;
 }
@@ -182,7 +182,7 @@ static nnl_status find_moments(const images *m, scratch *s, const char *x, doubl
     }
     fold_columns(m, s, mean);
     for (int64_t c = 0; c < m->channels; c++) {
-        mean[c] /= count;
+        mean[c] /= NNL_MAX(1, count);
         for (int64_t j = c; j < m->n; j += m->channels) s->center[j] = mean[c];
     }
     memset(s->total, 0, (size_t)m->n * sizeof(double));
@@ -195,7 +195,7 @@ static nnl_status find_moments(const images *m, scratch *s, const char *x, doubl
         }
     }
     fold_columns(m, s, var);
-    for (int64_t c = 0; c < m->channels; c++) var[c] = NNL_MAX(0, var[c] / count);
+    for (int64_t c = 0; c < m->channels; c++) var[c] = NNL_MAX(0, var[c] / NNL_MAX(1, count));
     return NNL_OK;
 }
 
@@ -355,7 +355,7 @@ static void store(nnl_tensor *t, int64_t i, double value)
  * where mean and variance are the batch's. */
 static nnl_status run_backward(nnl_call *c, const images *m, scratch *s, const char *dy, const char *x)
 {
-    double eps = nnl_value_double(&c->attr[BACK_EPS]), count = per_channel(m);
+    double eps = nnl_value_double(&c->attr[BACK_EPS]), count = NNL_MAX(1, per_channel(m));
     bool training = c->attr[BACK_TRAINING].as.i != 0;
     double *mean = s->sum, *var = s->product;
     for (int64_t i = 0; i < m->channels; i++) {

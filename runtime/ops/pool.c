@@ -1,6 +1,8 @@
 /* Windows over images: their sizes, checks, and the walk over rows that all pooling shares. */
 #include "pool.h"
 
+#include <string.h>
+
 #define TASK 16384 /* taps */
 
 enum { DEPTH, HEIGHT, WIDTH };
@@ -141,6 +143,48 @@ static nnl_pool_window shared(const nnl_pool_dim *dim, int64_t o)
     return (nnl_pool_window){.first = first, .count = (int32_t)count, .extent = count};
 }
 
+/* Last place of a window and one. */
+static int64_t end_of(const nnl_pool_walk *walk, int d, int64_t o)
+{
+    const nnl_pool_window *w = &walk->window[d][o];
+    return w->count ? w->first + (w->count - 1) * walk->pool->dim[d].dilation + 1 : w->first;
+}
+
+static void find_ranges(nnl_pool_walk *walk, int d)
+{
+    struct nnl_pool_range *range = walk->range[d];
+    for (int64_t place = 0; place < walk->pool->dim[d].in; place++) range[place] = (struct nnl_pool_range){0, 0};
+    for (int64_t o = 0; o < walk->pool->dim[d].out; o++) {
+        int64_t end = end_of(walk, d, o);
+        for (int64_t place = walk->window[d][o].first; place < end; place++) {
+            if (range[place].end == 0) range[place].first = o;
+            range[place].end = o + 1;
+        }
+    }
+}
+
+static bool is_tiled(const nnl_pool_walk *walk)
+{
+    int64_t end = 0;
+    for (int64_t o = 0; o < walk->pool->dim[WIDTH].out; o++) {
+        if (walk->window[WIDTH][o].first != end) return false;
+        end = end_of(walk, WIDTH, o);
+    }
+    return walk->pool->dim[WIDTH].dilation == 1 && end == walk->pool->dim[WIDTH].in;
+}
+
+static void find_columns(nnl_pool_walk *walk)
+{
+    int64_t first = walk->pool->dim[WIDTH].in, end = 0;
+    for (int64_t o = 0; o < walk->pool->dim[WIDTH].out; o++) {
+        if (walk->window[WIDTH][o].count == 0) continue;
+        first = NNL_MIN(first, walk->window[WIDTH][o].first);
+        end = NNL_MAX(end, end_of(walk, WIDTH, o));
+    }
+    walk->first_column = first;
+    walk->columns = NNL_MAX(0, end - first);
+}
+
 nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
                               bool channels_last)
 {
@@ -151,7 +195,8 @@ nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_po
     walk->outer = channels_last ? batch : batch * channels;
     walk->inner = channels_last ? channels : 1;
     for (int d = 0; d < NNL_POOL_DIMS; d++) windows += pool->dim[d].out;
-    walk->bytes = (size_t)windows * sizeof(nnl_pool_window);
+    size_t ranges = (size_t)(pool->dim[DEPTH].in + pool->dim[HEIGHT].in) * sizeof(struct nnl_pool_range);
+    walk->bytes = (size_t)windows * sizeof(nnl_pool_window) + ranges;
     NNL_TRY(nnl_alloc(rt, walk->bytes, &walk->block));
     nnl_pool_window *w = walk->block;
     for (int d = 0; d < NNL_POOL_DIMS; d++) {
@@ -159,6 +204,11 @@ nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_po
         for (int64_t o = 0; o < pool->dim[d].out; o++) *w++ = pool->adaptive ? shared(&pool->dim[d], o) : regular(&pool->dim[d], o);
     }
     for (int64_t o = 0; o < pool->dim[WIDTH].out && pool->divisor; o++) walk->window[WIDTH][o].extent = 1;
+    walk->range[DEPTH] = (struct nnl_pool_range *)(void *)w;
+    walk->range[HEIGHT] = walk->range[DEPTH] + pool->dim[DEPTH].in;
+    for (int d = DEPTH; d < WIDTH; d++) find_ranges(walk, d);
+    walk->tiles = is_tiled(walk);
+    find_columns(walk);
     return NNL_OK;
 }
 
@@ -167,12 +217,52 @@ void nnl_pool_walk_close(nnl_pool_walk *walk)
     if (walk->block) nnl_free(walk->rt, walk->block, walk->bytes);
 }
 
-int32_t nnl_pool_tap(const nnl_pool_walk *walk, int d, int64_t window, int64_t place)
+int64_t nnl_pool_result_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height)
+{
+    const nnl_pool_dim *dim = walk->pool->dim;
+    return ((plane * dim[DEPTH].out + depth) * dim[HEIGHT].out + height) * dim[WIDTH].out * walk->inner;
+}
+
+int64_t nnl_pool_input_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height)
+{
+    const nnl_pool_dim *dim = walk->pool->dim;
+    return ((plane * dim[DEPTH].in + depth) * dim[HEIGHT].in + height) * dim[WIDTH].in * walk->inner;
+}
+
+/* Number of the tap by which the window reaches a place along a dimension, or -1. */
+static int32_t tap(const nnl_pool_walk *walk, int d, int64_t window, int64_t place)
 {
     const nnl_pool_window *w = &walk->window[d][window];
     int64_t dilation = walk->pool->dim[d].dilation, from = place - w->first;
-    if (from < 0 || from % dilation != 0 || from / dilation >= w->count) return -1;
-    return w->number + (int32_t)(from / dilation);
+    if (from < 0) return -1;
+    if (dilation > 1) {
+        if (from % dilation != 0) return -1;
+        from /= dilation;
+    }
+    return from < w->count ? w->number + (int32_t)from : -1;
+}
+
+void nnl_pool_collect(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height, nnl_pool_add *add)
+{
+    char *dx = walk->out + nnl_pool_input_row(walk, plane, depth, height) * walk->width;
+    const struct nnl_pool_range *d = &walk->range[DEPTH][depth], *h = &walk->range[HEIGHT][height];
+    size_t length = (size_t)(walk->pool->dim[WIDTH].in * walk->inner * walk->width);
+    bool fresh = walk->tiles && walk->inner > 1;
+    if (!fresh) memset(dx, 0, length);
+    for (int64_t od = d->first; od < d->end; od++) {
+        int32_t tap_depth = tap(walk, DEPTH, od, depth);
+        for (int64_t oh = h->first; oh < h->end && tap_depth >= 0; oh++) {
+            int32_t tap_height = tap(walk, HEIGHT, oh, height);
+            int64_t first;
+            if (tap_height < 0) continue;
+            nnl_pool_row row = nnl_pool_row_at(walk, od, oh, &first);
+            row.code = tap_depth * row.plane_code + tap_height * row.row_code;
+            row.fresh = fresh;
+            add(walk, &row, dx, nnl_pool_result_row(walk, plane, od, oh));
+            fresh = false;
+        }
+    }
+    if (fresh) memset(dx, 0, length); /* no window reaches the row */
 }
 
 nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t height, int64_t *first)
@@ -183,7 +273,8 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
     int32_t row_code = (int32_t)dim[WIDTH].kernel, plane_code = (int32_t)(dim[HEIGHT].kernel * dim[WIDTH].kernel);
     *first = d->first * plane + h->first * row;
     return (nnl_pool_row){
-        .window = walk->window[WIDTH], .windows = dim[WIDTH].out, .inner = walk->inner, .dilation = dim[WIDTH].dilation,
+        .window = walk->window[WIDTH], .windows = dim[WIDTH].out, .inner = walk->inner, .dilation = dim[WIDTH].dilation, .width = dim[WIDTH].in,
+        .first_column = walk->first_column, .columns = walk->columns,
         .planes = d->count, .rows = h->count, .plane_step = dim[DEPTH].dilation * plane, .row_step = dim[HEIGHT].dilation * row,
         .code = d->number * plane_code + h->number * row_code, .plane_code = plane_code, .row_code = row_code, .wide = walk->wide,
         .factor = walk->pool->divisor ? (double)walk->pool->divisor : (double)d->extent * (double)h->extent};

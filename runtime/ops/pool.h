@@ -40,6 +40,9 @@ typedef struct nnl_pool_walk {
     bool wide; /* codes are i32 */
     int64_t width, code_width, outer, inner;
     nnl_pool_window *window[NNL_POOL_DIMS];
+    struct nnl_pool_range { int64_t first, end; } *range[NNL_POOL_DIMS - 1]; /* backward: windows that may reach a place */
+    bool tiles; /* along the width every place is in just one window */
+    int64_t first_column, columns; /* places along the width that windows reach */
     void *block;
     size_t bytes;
     char *out;             /* written */
@@ -57,7 +60,12 @@ void nnl_pool_walk_close(nnl_pool_walk *walk);
 /* The windows of the row of results at (depth, height), for the kernels; *first is the offset in elements, within a
  * plane, of the first row of the input that they reach. */
 nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t height, int64_t *first);
-/* Number of the tap by which the window reaches a place along a dimension, or -1. */
-int32_t nnl_pool_tap(const nnl_pool_walk *walk, int d, int64_t window, int64_t place);
+/* Sets a row of the input's gradient to 0 and hands every row of results that reaches it to add(), with the windows whose
+ * code is that of their taps in this row; at is the element number where the row of results begins. */
+typedef void nnl_pool_add(const nnl_pool_walk *walk, const nnl_pool_row *row, char *dx, int64_t at);
+void nnl_pool_collect(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height, nnl_pool_add *add);
+/* Element numbers where rows of results and of inputs begin. */
+int64_t nnl_pool_result_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height);
+int64_t nnl_pool_input_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height);
 
 #endif

@@ -57,25 +57,12 @@ static int64_t place_of(const nnl_pool_walk *w, int64_t code, int64_t depth, int
     return place;
 }
 
-/* Element number of the first window of a row of results. */
-static int64_t row_start(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
-{
-    const nnl_pool_dim *dim = w->pool->dim;
-    return ((plane * dim[0].out + depth) * dim[1].out + height) * dim[2].out * w->inner;
-}
-
-static int64_t plane_size(const nnl_pool_walk *w)
-{
-    const nnl_pool_dim *dim = w->pool->dim;
-    return dim[0].in * dim[1].in * dim[2].in * w->inner;
-}
-
 static void max_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
 {
-    int64_t first, at = row_start(w, plane, depth, height);
+    int64_t first, at = nnl_pool_result_row(w, plane, depth, height);
     nnl_pool_row row = nnl_pool_row_at(w, depth, height, &first);
     w->rt->kernels->pool_max_row(&row, w->dtype, w->out + at * w->width, w->code ? w->code + at * w->code_width : NULL,
-                                 w->in + (plane * plane_size(w) + first) * w->width);
+                                 w->in + (nnl_pool_input_row(w, plane, 0, 0) + first) * w->width);
 }
 
 static nnl_status walk_open(nnl_call *c, nnl_pool_walk *walk, const nnl_pool *pool, const nnl_tensor *images,
@@ -162,23 +149,14 @@ static nnl_status backward_infer(nnl_call *c)
     return read_backward(c, &pool, &c->spec[0]);
 }
 
+static void add_row(const nnl_pool_walk *w, const nnl_pool_row *row, char *dx, int64_t at)
+{
+    w->rt->kernels->pool_max_back_row(row, w->dtype, dx, w->in + at * w->width, w->code + at * w->code_width);
+}
+
 static void back_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
 {
-    const nnl_pool_dim *dim = w->pool->dim;
-    int64_t length = dim[2].in * w->inner * w->width;
-    char *dx = w->out + ((plane * dim[0].in + depth) * dim[1].in + height) * length;
-    memset(dx, 0, (size_t)length);
-    for (int64_t od = 0; od < dim[0].out; od++) {
-        int32_t tap_depth = nnl_pool_tap(w, 0, od, depth);
-        for (int64_t oh = 0; oh < dim[1].out && tap_depth >= 0; oh++) {
-            int32_t tap_height = nnl_pool_tap(w, 1, oh, height);
-            if (tap_height < 0) continue;
-            int64_t first, at = row_start(w, plane, od, oh);
-            nnl_pool_row row = nnl_pool_row_at(w, od, oh, &first);
-            row.code = tap_depth * row.plane_code + tap_height * row.row_code;
-            w->rt->kernels->pool_max_back_row(&row, w->dtype, dx, w->in + at * w->width, w->code + at * w->code_width);
-        }
-    }
+    nnl_pool_collect(w, plane, depth, height, add_row);
 }
 
 static nnl_status backward_run(nnl_call *c)
@@ -227,8 +205,8 @@ static nnl_status pick_infer(nnl_call *c)
 
 static void pick_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
 {
-    int64_t at = row_start(w, plane, depth, height);
-    const char *in = w->in + plane * plane_size(w) * w->width;
+    int64_t at = nnl_pool_result_row(w, plane, depth, height);
+    const char *in = w->in + nnl_pool_input_row(w, plane, 0, 0) * w->width;
     for (int64_t o = 0; o < w->pool->dim[2].out; o++) {
         for (int64_t c = 0; c < w->inner; c++, at++) {
             int64_t from = place_of(w, code_at(w, at), depth, height, o) * w->inner + c;

@@ -1,8 +1,6 @@
 /* Mean pooling, over regular windows and over windows that share the places out. */
 #include "pool.h"
 
-#include <string.h>
-
 enum { KERNEL_SIZE, STRIDE, PADDING, CEIL_MODE, COUNT_INCLUDE_PAD, DIVISOR_OVERRIDE }; /* attributes */
 enum { OUTPUT_SIZE };                                                                  /* of the adaptive form */
 
@@ -34,41 +32,22 @@ static nnl_status mean_infer(nnl_call *c)
     return nnl_pool_infer(c, &pool, &c->spec[0]);
 }
 
-/* Element numbers where a plane's, or a row's, results and inputs begin. */
-static int64_t result_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
-{
-    const nnl_pool_dim *dim = w->pool->dim;
-    return ((plane * dim[0].out + depth) * dim[1].out + height) * dim[2].out * w->inner;
-}
-
-static int64_t input_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
-{
-    const nnl_pool_dim *dim = w->pool->dim;
-    return ((plane * dim[0].in + depth) * dim[1].in + height) * dim[2].in * w->inner;
-}
-
 static void mean_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
 {
     int64_t first;
     nnl_pool_row row = nnl_pool_row_at(w, depth, height, &first);
-    w->rt->kernels->pool_mean_row(&row, w->dtype, w->out + result_row(w, plane, depth, height) * w->width,
-                                  w->in + (input_row(w, plane, 0, 0) + first) * w->width);
+    w->rt->kernels->pool_mean_row(&row, w->dtype, w->out + nnl_pool_result_row(w, plane, depth, height) * w->width,
+                                  w->in + (nnl_pool_input_row(w, plane, 0, 0) + first) * w->width);
+}
+
+static void add_row(const nnl_pool_walk *w, const nnl_pool_row *row, char *dx, int64_t at)
+{
+    w->rt->kernels->pool_mean_back_row(row, w->dtype, dx, w->in + at * w->width);
 }
 
 static void back_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_t height)
 {
-    const nnl_pool_dim *dim = w->pool->dim;
-    char *dx = w->out + input_row(w, plane, depth, height) * w->width;
-    memset(dx, 0, (size_t)(dim[2].in * w->inner * w->width));
-    for (int64_t od = 0; od < dim[0].out; od++) {
-        if (nnl_pool_tap(w, 0, od, depth) < 0) continue;
-        for (int64_t oh = 0; oh < dim[1].out; oh++) {
-            int64_t first;
-            if (nnl_pool_tap(w, 1, oh, height) < 0) continue;
-            nnl_pool_row row = nnl_pool_row_at(w, od, oh, &first);
-            w->rt->kernels->pool_mean_back_row(&row, w->dtype, dx, w->in + result_row(w, plane, od, oh) * w->width);
-        }
-    }
+    nnl_pool_collect(w, plane, depth, height, add_row);
 }
 
 static nnl_status run_walk(nnl_call *c, const nnl_pool *pool, bool channels_last, bool backward)

@@ -1708,6 +1708,88 @@ def optim():
     return fam
 
 
+# ---------------------------------------------------------------- images: pooling, batch normalisation
+
+
+def image():
+    fam = Family("image")
+    long_, area, volume = apart(2, 3, 9), apart(2, 3, 5, 7), apart(2, 2, 4, 3, 5)
+
+    def pool(op, x, *rest, note=None):
+        """The op of that name with indices as a second result where the last argument asks for them."""
+        fn = getattr(F, op)
+
+        def run(t):
+            out = fn(t, *rest)
+            return [out[0], Pos(out[1])] if isinstance(out, tuple) else out
+
+        fam.case(op, [x, *(list(r) if isinstance(r, tuple) else r for r in rest)], run, note=note)
+
+    # ---- max pooling; the last arguments are dilation, ceil_mode, return_indices
+    pool("max_pool1d", long_, 2)
+    pool("max_pool1d", In(long_, layout="t"), 3, 2, 1, 1, True, True)
+    pool("max_pool2d", area, 2)
+    pool("max_pool2d", In(area, layout="s"), (3, 2), (2, 1), (1, 0), (1, 2), True, True)
+    pool("max_pool2d", apart(3, 4, 4), 3, 1, 1, note="no batch")
+    pool("max_pool2d", torch.zeros(0, 3, 4, 4, dtype=f64), 2)
+    pool("max_pool3d", volume, (2, 1, 2), (1, 2, 2), (1, 0, 1), 1, False, True)
+    for x, size in [(long_, 4), (area, (2, 3)), (volume, (3, 2, 4))]:
+        n = x.dim() - 2
+        pool(f"adaptive_max_pool{n}d", x, size, True)
+        pool(f"adaptive_avg_pool{n}d", In(x, layout="t"), size)
+    pool("adaptive_avg_pool2d", area, 1)
+
+    # ---- mean pooling: stride, padding, ceil_mode, count_include_pad, divisor_override
+    pool("avg_pool1d", long_, 3, 2, 1, True, False)
+    pool("avg_pool2d", area, 2)
+    pool("avg_pool2d", In(area, layout="t"), (3, 2), (2, 1), (1, 0), True, True)
+    pool("avg_pool2d", area, 3, 2, 1, True, False)
+    pool("avg_pool2d", In(area, layout="s"), 3, 2, 1, False, True, 5)
+    pool("avg_pool3d", volume, 2, 1, 1, False, False)
+
+    # ---- batch normalisation
+    mean, var, w, b = In(U(3), grad=False), In(U(3, lo=0.5, hi=2), grad=False), U(3), U(3)
+    for x in (U(5, 3), In(U(2, 3, 4), layout="t"), In(U(2, 3, 3, 2), layout="s"), U(2, 3, 1, 2, 2)):
+        train = lambda x, w, b: F.batch_norm(x, None, None, w, b, True)
+        fam.case("batch_norm", [x, None, None, w, b, True], train)
+        evaluate = lambda x, m, v, w, b: F.batch_norm(x, m, v, w, b, False, 0.1, 0.01)
+        fam.case("batch_norm", [x, mean, var, w, b, False, 0.1, 0.01], evaluate)
+    plain = lambda x: F.batch_norm(x, None, None, None, None, True, 0.1, 0.1)
+    fam.case("batch_norm", [U(4, 3), None, None, None, None, True, 0.1, 0.1], plain)
+    fam.case("batch_norm", [U(4, 3), mean, var, w], lambda x, m, v, w: F.batch_norm(x, m, v, w))
+
+    # ---- modules
+    N = torch.nn
+
+    def after(net, *batches):
+        """Parameters that f32 can hold, and running statistics that have seen something, rounded alike."""
+        fixed(net.double())
+        for x in batches:
+            net(x)
+        for buffer in net.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(buffer.float().double())
+        return net
+
+    x2, x3, x4, x5 = U(5, 3), U(2, 3, 4), U(2, 3, 2, 3), U(2, 3, 1, 2, 2)
+    for name, x in [("BatchNorm1d", x2), ("BatchNorm1d", x3), ("BatchNorm2d", x4), ("BatchNorm3d", x5)]:
+        fam.module_case(name, [3], after(getattr(N, name)(3)), [x])
+        fam.module_case(name, [3], after(getattr(N, name)(3), x * 2 + 1).eval(), [x], mode="eval")
+    bare = dict(affine=False, track_running_stats=False, eps=0.25)
+    fam.module_case("BatchNorm2d", [3], N.BatchNorm2d(3, **bare), [x4], options=bare)
+    fam.module_case("BatchNorm2d", [3], N.BatchNorm2d(3, **bare).eval(), [x4], options=bare, mode="eval")
+    fam.module_case("MaxPool2d", [2], N.MaxPool2d(2), [area])
+    fam.module_case("MaxPool2d", [3], N.MaxPool2d(3, 2, 1), [area], options=dict(stride=2, padding=1))
+    fam.module_case("MaxPool1d", [2], N.MaxPool1d(2), [long_])
+    fam.module_case("MaxPool3d", [2], N.MaxPool3d(2, ceil_mode=True), [volume], options=dict(ceil_mode=True))
+    fam.module_case("AvgPool1d", [2], N.AvgPool1d(2), [long_])
+    fam.module_case("AvgPool2d", [3], N.AvgPool2d(3, divisor_override=2), [area], options=dict(divisor_override=2))
+    fam.module_case("AvgPool3d", [2], N.AvgPool3d(2), [volume])
+    fam.module_case("AdaptiveAvgPool2d", [[2, 3]], N.AdaptiveAvgPool2d((2, 3)), [area])
+    fam.module_case("AdaptiveMaxPool2d", [2], N.AdaptiveMaxPool2d(2), [area])
+    return fam
+
+
 # ---------------------------------------------------------------- convolutions
 
 
@@ -1773,7 +1855,7 @@ def convolution():
     return fam
 
 
-FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim, convolution]
+FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim, image, convolution]
 
 if __name__ == "__main__":
     if not torch.__version__.startswith(PINNED):
