@@ -307,8 +307,8 @@ static const char *kind_wanted(const nnl_param *p)
 static void wrong_value(reading *r, const nnl_param *p, int index)
 {
     char text[NNL_LUA_VALUE_TEXT];
-    FAIL(r, "%s must be %s%s, got %s", p->name, kind_wanted(p), p->list || p->repeat ? " or a list of them" : "",
-         nnl_lua_value_text(r->L, index, text));
+    FAIL(r, "%s must be %s%s%s, got %s", p->name, kind_wanted(p), p->list || p->repeat ? " or a list of them" : "",
+         p->words && p->type != NNL_T_WORD ? " or a string" : "", nnl_lua_value_text(r->L, index, text));
 }
 
 static int64_t read_int(reading *r, const nnl_param *p, int index)
@@ -400,6 +400,10 @@ static nnl_value read_attr(reading *r, const nnl_param *p, int given)
     /* false: torch's None. */
     if (p->optional && p->type != NNL_T_FLAG && p->type != NNL_T_SCALAR && lua_isboolean(r->L, given) && !lua_toboolean(r->L, given))
         return V_NONE;
+    if (p->words && p->type != NNL_T_WORD && lua_type(r->L, given) == LUA_TSTRING) {
+        read_word(r, p, given);
+        return (nnl_value){NNL_KIND_STRING, 0, {.s = lua_tostring(r->L, given)}};
+    }
     nnl_value value = read_one(r, p, given);
     if (p->list) {
         int64_t *out = room(r, 1);

@@ -63,6 +63,10 @@ static void push_param(lua_State *L, const nnl_param *p)
         }
         lua_setfield(L, -2, "words");
     } else {
+        if (p->words) {
+            push_words(L, p->words);
+            lua_setfield(L, -2, "alternatives");
+        }
         push_default(L, p);
         lua_setfield(L, -2, "default");
     }

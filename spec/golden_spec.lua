@@ -32,7 +32,7 @@ local function text(v)
   return "{" .. table.concat(parts, ", ") .. "}"
 end
 
-local layouts = {t = "transposed", s = "stepped"}
+local layouts = {t = "transposed", s = "stepped", c = "channels last"}
 
 -- "3x4 transposed, 2": the arguments of a case, for its name.
 local function arguments_text(case, data)
@@ -196,7 +196,8 @@ function run.module(case, data, dtype)
   local net = make(table.unpack(arguments, 1, arguments.n))
   if case.state then load_state(net, case.state, data, dtype) end
   if case.mode == "eval" then net:eval() end
-  local inputs = prepare({args = {n = #case.inputs, table.unpack(case.inputs)}}, data, dtype, leaves)
+  local given = {args = {n = #case.inputs, table.unpack(case.inputs)}, options = case.call}
+  local inputs = prepare(given, data, dtype, leaves)
   local outs = {net(table.unpack(inputs, 1, inputs.n))}
   check_results(case, data, outs, dtype)
   if not (#leaves > 0 or case.grads and next(case.grads)) then return end
@@ -208,7 +209,10 @@ end
 
 ---------------------------------------------------------------- the specs
 
-local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss", "image"}
+local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss", "image",
+  "convolution"}
+-- functions of nn.functional, as in torch
+local without_methods = {loss = true, activation = true, image = true, convolution = true}
 
 for _, family in ipairs(families) do
   describe("golden results of PyTorch, " .. family .. ":", function()
@@ -237,10 +241,9 @@ describe("golden results of PyTorch, methods:", function()
   for _, family in ipairs(families) do
     local data = read(family)
     for _, case in ipairs(data.cases) do
-      local first = case.args[1]
+      local first = case.args and case.args[1]
       local fit = case.op and type(first) == "table" and first.t and not first.layout
-      -- losses and functions of nn.functional are no methods in torch either
-      if fit and family ~= "loss" and family ~= "activation" and family ~= "image" and not seen[case.op]
+      if fit and not without_methods[family] and not seen[case.op]
         and not ({where = 1, embedding = 1, linear = 1, bilinear = 1, one_hot = 1, zeros_like = 1, ones_like = 1,
           full_like = 1})[case.op] then
         seen[case.op] = true
@@ -253,7 +256,7 @@ describe("golden results of PyTorch, methods:", function()
 end)
 
 describe("golden results of PyTorch, modules:", function()
-  for _, family in ipairs {"module", "image"} do
+  for _, family in ipairs {"module", "image", "convolution"} do
     local data = read(family)
     for _, case in ipairs(data.cases) do
       if case.module then

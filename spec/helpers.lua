@@ -61,7 +61,8 @@ end
 
 function helpers.is_float(x) return x.dtype == "f32" or x.dtype == "f64" end
 
---- The same values in another layout: "t" as a transposed, "s" as a stepped slice of a larger tensor.
+--- The same values in another layout: "t" as a transposed, "s" as a stepped slice of a larger tensor, "c" with the
+--- channels (dimension 2) of batch x channels x ... together, as results of convolutions lie.
 --- The result is a leaf.
 function helpers.layout(x, kind)
   local dims = x:dim()
@@ -71,6 +72,9 @@ function helpers.layout(x, kind)
     local back = {}
     for i = 1, dims do back[i] = dims + 1 - i end
     out = x:permute(back):clone():contiguous():permute(back)
+  elseif kind == "c" then
+    if dims < 3 then return x end
+    out = x:movedim(2, -1):clone():contiguous():movedim(-1, 2)
   elseif kind == "s" then
     -- between any two neighbours of every dimension stands another element
     local values, elements, shape, filler = helpers.flat(x), {}, {}, x.dtype == "bool" and true or 77

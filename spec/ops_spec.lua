@@ -238,7 +238,7 @@ for _, record in ipairs(records) do
         if pure then
           it("does not see how its inputs lie in memory" .. with, function()
             local wanted = samples.everything(record, f, case, "f32")
-            for _, kind in ipairs {"t", "s"} do
+            for _, kind in ipairs {"t", "s", "c"} do
               local options = {map = function(x) return helpers.layout(x, kind) end}
               local got
               local message = helpers.error_of(function() got = samples.everything(record, f, case, "f32", options) end)

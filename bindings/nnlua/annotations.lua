@@ -45,7 +45,8 @@ local function op_type(p)
   local kind = p.words and union(p.words) or op_types[p.type] or TENSOR
   if p.scalar then kind = kind .. "|number" end
   if p.list and p.tensor then return TENSOR .. "[]" end
-  if p.list or p.count then return ("%s|(%s)[]"):format(kind, kind):gsub("%((%a+)%)%[", "%1[") end
+  if p.list or p.count then kind = ("%s|(%s)[]"):format(kind, kind):gsub("%((%a+)%)%[", "%1[") end
+  if p.alternatives then kind = kind .. "|" .. union(p.alternatives) end
   return kind
 end
 
@@ -156,6 +157,7 @@ local function signature_parts(signature)
   for i, p in ipairs(args.parse(signature)) do
     local kind = p.words and union(p.words) or kinds[p.kind] or "any"
     if p.count then kind = ("%s|%s[]"):format(kind, kind) end
+    if p.alternatives then kind = kind .. "|" .. union(p.alternatives) end
     names[i], types[i] = p.name, kind
     if p.optional then options[#options + 1] = ("%s: (%s)?"):format(p.name, kind)
     else required[#required + 1] = i end

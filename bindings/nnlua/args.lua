@@ -3,7 +3,8 @@
 ---
 --- A signature is a list of `name:kind`, with `?` behind it where nil is the default and `=value` where another value
 --- is; kinds are int, size (an integer, 0 or more), num, flag, string, tensor, list, function, module, any and
---- {word|word}.  `[2]` behind a kind takes one value or a list of two.
+--- {word|word}.  `[2]` behind a kind takes one value or a list of two; `|{word|word}` before that lets a word stand
+--- for the value.
 local native = require "nnlua.native"
 
 local args = {}
@@ -91,6 +92,10 @@ local function parse_one(item)
     param.name, kind, rest = item:match "^%s*([%w_]+):(%b{})(.*)$"
     param.kind, param.words = "word", quoted_words(kind:sub(2, -2))
   end
+  local alternatives = rest:match "^|(%b{})"
+  if alternatives then
+    param.alternatives, rest = quoted_words(alternatives:sub(2, -2)), rest:sub(#alternatives + 2)
+  end
   local count = rest:match "^%[(%d+)%]"
   if count then
     param.count, rest = tonumber(count), rest:gsub("^%[%d+%]", "")
@@ -104,7 +109,8 @@ local function parse_one(item)
   return param
 end
 
---- A signature as a list of parameters: {name, kind, optional, default, text (of the default), words, count}.
+--- A signature as a list of parameters: {name, kind, optional, default, text (of the default), words, alternatives,
+--- count}.
 ---@param signature string
 ---@return table[]
 function args.parse(signature)
@@ -120,13 +126,13 @@ end
 local function convert(owner, param, value)
   if value == false and param.optional and param.kind ~= "flag" and param.kind ~= "any" then return nil end
   local result
-  if param.words then
-    for _, word in ipairs(param.words) do
+  local words = param.words or type(value) == "string" and param.alternatives
+  if words then
+    for _, word in ipairs(words) do
       if word == value then return value end
     end
     if type(value) == "string" then
-      native.raise(('%s: %s is "%s", but it can be: %s'):format(owner, param.name, value,
-        table.concat(param.words, ", ")))
+      native.raise(('%s: %s is "%s", but it can be: %s'):format(owner, param.name, value, table.concat(words, ", ")))
     end
   elseif param.count and type(value) == "table" then
     result = #value == param.count and {} or nil
@@ -140,6 +146,7 @@ local function convert(owner, param, value)
   if result ~= nil then return result end
   local want = param.words and "one of the strings " .. table.concat(param.words, ", ") or wanted[param.kind]
   if param.count then want = want .. " or a list of " .. param.count end
+  if param.alternatives then want = want .. " or one of the strings " .. table.concat(param.alternatives, ", ") end
   native.raise(("%s: %s must be %s, got %s"):format(owner, param.name, want, args.describe(value)))
 end
 args.convert = convert

@@ -98,6 +98,7 @@ local function param_words(p)
   elseif p.list and p.tensor then words = "list of " .. words:gsub("^tensor", "tensors")
   elseif p.list then words = words .. "; one, or a list"
   elseif p.count then words = words .. ("; one, or a list of %d"):format(p.count) end
+  if p.alternatives then words = words .. ', or "' .. table.concat(p.alternatives, '", "') .. '"' end
   if p.default ~= nil then words = words .. "; default " .. default_text(p)
   elseif p.optional then words = words .. "; optional" end
   return words
@@ -214,11 +215,12 @@ end
 ---------------------------------------------------------------- what there is
 
 local families = {
-  {"Making tensors", "create"}, {"Random", "random"}, {"Shapes", "view", "join", "copy"},
+  {"Making tensors", "create"}, {"Random", "random"}, {"Shapes", "view", "join", "copy", "pad"},
   {"Choosing, gathering", "index", "index_select", "gather", "mask", "embedding"},
   {"Arithmetic", "arithmetic"}, {"Mathematics", "maths"},
   {"Comparison, logic", "compare"}, {"Reductions", "reduce", "scan"}, {"Order, counts", "sort"},
-  {"Products", "matmul", "einsum"}, {"Activations", "activation", "softmax"}, {"Losses", "loss", "cross_entropy"},
+  {"Products", "matmul", "einsum"}, {"Convolutions", "conv"},
+  {"Activations", "activation", "softmax"}, {"Losses", "loss", "cross_entropy"},
   {"Pooling", "pool_max", "pool_mean"}, {"Normalisation", "batch_norm"},
 }
 
@@ -267,8 +269,8 @@ local function overview()
   section(out, "Tensors: methods and fields besides the ops", by_kind.methods)
   out[#out] = out[#out] .. "\n" .. filled(table.concat(by_kind.fields, " "), "  ")
   section(out, "Tensors: topics", by_kind.topics)
-  for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: pooling", "pooling"},
-    {"Modules: normalisation", "batch_norm"},
+  for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: convolutions", "convolution"},
+    {"Modules: pooling", "pooling"}, {"Modules: normalisation", "batch_norm"},
     {"Modules: activations", "activations"}, {"Modules: losses", "losses"}} do
     section(out, part[1], names_of(require("nnlua." .. part[2])))
   end

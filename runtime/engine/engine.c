@@ -100,6 +100,7 @@ static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_pa
         break;
     case NNL_KIND_STRING:
         if (p->type == NNL_T_STRING) return NNL_OK;
+        if (p->words && p->type != NNL_T_WORD && nnl_word_place(p, v->as.s) >= 0) return NNL_OK;
         if (p->type == NNL_T_DTYPE) {
             nnl_dtype dtype;
             if (nnl_dtype_parse(v->as.s, &dtype) == NNL_OK) {

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "batch_norm.h"
+#include "conv.h"
 #include "gemm_block.h"
 #include "optim.h"
 #include "pool.h"

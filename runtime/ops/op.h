@@ -121,7 +121,7 @@ typedef struct nnl_param {
     bool scalar;     /* "|scalar": a number may stand for the tensor */
     int8_t place;    /* among the tensors, or among the attributes */
     nnl_value value; /* default */
-    const char *words; /* of {a|b|c}: points at the signature behind the brace */
+    const char *words; /* of {a|b|c} or "|{a|b}": points at the signature behind the brace */
 } nnl_param;
 
 typedef struct nnl_result {

@@ -138,6 +138,11 @@ static void param(reader *r, nnl_sig *sig)
     if (!take(r, ":")) r->problem = "a colon is missing";
     type(r, p);
     if (take(r, "|scalar")) p->scalar = true;
+    if (take(r, "|{")) { /* words that may stand for the value */
+        p->words = r->at;
+        r->at += strcspn(r->at, "}");
+        if (!take(r, "}")) r->problem = "a brace is not closed";
+    }
     if (take(r, "...")) p->variadic = p->list = true;
     else if (take(r, "*")) p->list = true;
     else if (take(r, "[")) {

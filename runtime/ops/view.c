@@ -83,18 +83,26 @@ static nnl_status not_a_view(nnl_call *c)
         nnl_call_input_text(c, 0, text));
 }
 
+/* Images are copied: that they lie channels last is this library's choice, not the user's. */
+static nnl_status view_or_images(nnl_call *c)
+{
+    return c->spec[0].view || nnl_is_channels_last(c->in[0]) ? NNL_OK : not_a_view(c);
+}
+
 static nnl_status view_infer(nnl_call *c)
 {
     NNL_TRY(reshape_infer(c));
-    return c->spec[0].view ? NNL_OK : not_a_view(c);
+    return view_or_images(c);
 }
 
 NNL_OP(view,
     .sig = "input:any, shape:int... -> same",
-    .doc = "The same elements as another shape, never a copy; an error where the layout does not "
-           "allow it.",
+    .doc = "The same elements as another shape, in the same memory; an error where the layout does not "
+           "allow it.  Images that lie with their channels together, as results of convolutions do, "
+           "are copied where they must be.",
     .example = "nn.arange(6):view(2, 3)",
     .infer = view_infer,
+    .run = copy_run,
     .grad = reshape_grad,
     .sample = "input:3x4 shape={2, 6}",
     .traits = NNL_VIEW);
@@ -319,14 +327,15 @@ NNL_OP(reshape_as,
 static nnl_status view_to(nnl_call *c)
 {
     NNL_TRY(reshape_to(c));
-    return c->spec[0].view ? NNL_OK : not_a_view(c);
+    return view_or_images(c);
 }
 
 NNL_OP(view_as,
     .sig = "input:any, other:any -> same",
-    .doc = "input seen with other's shape, never a copy.",
+    .doc = "input seen with other's shape, as by view.",
     .example = "nn.arange(6):view_as(nn.ones(2, 3))",
     .infer = view_to,
+    .run = copy_run,
     .grad = reshape_grad,
     .sample = "input:3x4 other:2x6~",
     .traits = NNL_VIEW);

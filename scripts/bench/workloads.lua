@@ -73,30 +73,88 @@ workloads[2] = {"seed-2-3-1", "epochs/s", function()
   end))
 end}
 
-workloads[3] = {"mlp-train-b64", "samples/s", function()
-  local x, y = images(20000)
-  local net, place = mlp(), 0
-  local optimizer = nn.optim.Adam(net:parameters(), {lr = 1e-3})
-  local criterion = nn.CrossEntropyLoss()
+-- One pass after the other over data in memory, 64 samples a step.
+local function train(net, x, y, make_optimizer)
+  local place, batches = 0, x:size(1) // 64
+  local optimizer, criterion = make_optimizer(net:parameters()), nn.CrossEntropyLoss()
   local step = nn.compile(function(xs, ys)
     optimizer:zero_grad()
     criterion(net(xs), ys):backward()
     optimizer:step()
   end)
   return 64 * rate(function()
-    local first = place % (20000 // 64) * 64 + 1
+    local first = place % batches * 64 + 1
     place = place + 1
     step(x:narrow(1, first, 64), y:narrow(1, first, 64))
   end)
-end}
+end
 
-workloads[4] = {"mlp-infer-b1", "us", function()
-  local x = images(1)
-  local net = mlp():eval()
+local function infer(net, x)
+  net:eval()
   return nn.no_grad(function() return 1e6 / rate(function() net(x) end) end)
+end
+
+workloads[3] = {"mlp-train-b64", "samples/s", function()
+  local x, y = images(20000)
+  return train(mlp(), x, y, function(parameters) return nn.optim.Adam(parameters, {lr = 1e-3}) end)
 end}
 
-workloads[5] = {"door-add-4", "us", function()
+workloads[4] = {"mlp-infer-b1", "us", function() return infer(mlp(), (images(1))) end}
+
+-- LeNet-5 with ReLU and max pooling.
+local function lenet()
+  return nn.Sequential(nn.Conv2d(1, 6, 5, {padding = 2}), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(),
+    nn.MaxPool2d(2), nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10))
+end
+
+local function cnn()
+  return nn.Sequential(nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+    nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 10))
+end
+
+local Block = nn.Module:subclass "Block"
+function Block:init(inputs, outputs, stride)
+  self.c1 = nn.Conv2d(inputs, outputs, 3, {stride = stride, padding = 1, bias = false})
+  self.b1 = nn.BatchNorm2d(outputs)
+  self.c2 = nn.Conv2d(outputs, outputs, 3, {padding = 1, bias = false})
+  self.b2 = nn.BatchNorm2d(outputs)
+  if stride ~= 1 or inputs ~= outputs then
+    self.short = nn.Sequential(nn.Conv2d(inputs, outputs, 1, {stride = stride, bias = false}), nn.BatchNorm2d(outputs))
+  end
+end
+
+function Block:forward(x)
+  local y = self.b2(self.c2(self.b1(self.c1(x)):relu()))
+  return (y + (self.short and self.short(x) or x)):relu()
+end
+
+local function resnet20()
+  local layers, channels = {nn.Conv2d(3, 16, 3, {padding = 1, bias = false}), nn.BatchNorm2d(16), nn.ReLU()}, 16
+  for stage, outputs in ipairs {16, 32, 64} do
+    for i = 1, 3 do
+      layers[#layers + 1] = Block(channels, outputs, stage > 1 and i == 1 and 2 or 1)
+      channels = outputs
+    end
+  end
+  for _, module in ipairs {nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)} do layers[#layers + 1] = module end
+  return nn.Sequential(layers)
+end
+
+local function colours(count) return nn.rand(count, 3, 32, 32), nn.randint(1, 10, {count}) end
+local function adam(parameters) return nn.optim.Adam(parameters, {lr = 1e-3}) end
+local function sgd(parameters) return nn.optim.SGD(parameters, {lr = 0.01, momentum = 0.9}) end
+
+for _, row in ipairs {{"lenet", lenet, images, 20000, sgd}, {"cnn", cnn, images, 20000, adam},
+  {"resnet20", resnet20, colours, 2048, sgd}} do
+  local name, make, data, count, optimizer = table.unpack(row)
+  workloads[#workloads + 1] = {name .. "-train-b64", "samples/s", function()
+    local x, y = data(count)
+    return train(make(), x, y, optimizer)
+  end}
+  workloads[#workloads + 1] = {name .. "-infer-b1", "us", function() return infer(make(), (data(1))) end}
+end
+
+workloads[#workloads + 1] = {"door-add-4", "us", function()
   local a, b = nn.rand(4), nn.rand(4)
   return 1e6 / (1000 * rate(function()
     for _ = 1, 1000 do local _ = a + b end

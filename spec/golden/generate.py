@@ -73,7 +73,7 @@ def T(data, dtype=f64):
 
 
 class In:
-    """A tensor argument.  layout: "t" a transposed, "s" a sliced view; expand: repeated by expand(); pos: its
+    """A tensor argument.  layout: "t" a transposed, "s" a sliced view, "c" channels last; expand: repeated by expand(); pos: its
     values are positions, written counting from 1; grad: False asks for no gradient."""
 
     def __init__(self, x, layout=None, expand=None, pos=False, grad=True):
@@ -288,39 +288,6 @@ class Family:
             entry["note"] = note
         self.cases.append(entry)
 
-    def module(self, name, args, net, inputs, options=None, lua_state=None, mode=None):
-        """A module with given parameters: result, gradients of inputs and of parameters."""
-        net = net.double()
-        state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        items, leaves = [], []
-        for x in inputs:
-            a = x if isinstance(x, In) else In(x)
-            leaf = a.x.clone().requires_grad_(a.grad)
-            leaves.append(leaf)
-            items.append({"t": self.put_input(a.x + 1 if a.pos else a.x, False)})
-        out = net(*leaves)
-        entry = {"module": name, "args": Lua(self.list_of(args))}
-        if options is not None:
-            entry["options"] = options
-        scale = lambda v: float(f"{float(v.detach().abs().max()) * 4 + 1:.3g}") if v.numel() else 1.0
-        if out.requires_grad:
-            want = [l for l in leaves if l.requires_grad] + list(net.parameters())
-            grads = torch.autograd.grad((out * weights_of(out.shape, 0)).sum(), want, allow_unused=True)
-            grads = [torch.zeros_like(w) if g is None else g for w, g in zip(want, grads)]
-            for l, item in zip(leaves, items):
-                if l.requires_grad:
-                    g = grads.pop(0)
-                    item["grad"], item["scale"] = self.put(g), scale(g)
-            names = [n for n, _ in net.named_parameters()]
-            entry["grads"] = {n: {"t": self.put(g), "scale": scale(g)} for n, g in zip(names, grads)}
-        entry["inputs"] = items
-        entry["outputs"] = [{"t": self.put(out), "scale": scale(out)}]
-        if state:
-            entry["state"] = {k: self.put_input(v, False) for k, v in state.items()}
-        if mode:
-            entry["mode"] = mode
-        self.add(entry)
-
     @staticmethod
     def list_of(items):
         """A list that may hold nils: n says how long it is."""
@@ -329,6 +296,45 @@ class Family:
 
     def add(self, entry):
         self.cases.append(entry)
+
+    def module_case(self, name, args, net, inputs, options=None, mode=None, call=None):
+        """A module with given parameters: results, gradients of inputs and of parameters.  call: options of the
+        call itself."""
+        net = net.double()
+        state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        items, leaves = [], []
+        for x in inputs:
+            a = x if isinstance(x, In) else In(x)
+            leaf = a.x.clone().requires_grad_(a.grad)
+            leaves.append(leaf)
+            items.append({"t": self.put_input(a.x + 1 if a.pos else a.x, False)})
+        outs = net(*leaves, **(call or {}))
+        outs = [o for o in outs if o is not None] if isinstance(outs, tuple) else [outs]
+        entry = {"module": name, "args": Lua(self.list_of(args))}
+        if options is not None:
+            entry["options"] = options
+        scale = lambda v: float(f"{float(v.detach().abs().max()) * 4 + 1:.3g}") if v.numel() else 1.0
+        flow = [(k, o) for k, o in enumerate(outs) if o.requires_grad]
+        if flow:
+            want = [l for l in leaves if l.requires_grad] + list(net.parameters())
+            total = sum((o * weights_of(o.shape, k)).sum() for k, o in flow)
+            grads = torch.autograd.grad(total, want, allow_unused=True)
+            grads = [torch.zeros_like(w) if g is None else g for w, g in zip(want, grads)]
+            for l, item in zip(leaves, items):
+                if l.requires_grad:
+                    g = grads.pop(0)
+                    item["grad"], item["scale"] = self.put(g), scale(g)
+            names = [n for n, _ in net.named_parameters()]
+            entry["grads"] = {n: {"t": self.put(g), "scale": scale(g)} for n, g in zip(names, grads)}
+        entry["inputs"] = items
+        if call:
+            entry["call"] = {k: {"t": self.put_input(v, False)} if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+        entry["outputs"] = [{"t": self.put(o), "scale": scale(o)} for o in outs]
+        if state:
+            entry["state"] = {k: self.put_input(v, False) for k, v in state.items()}
+        if mode:
+            entry["mode"] = mode
+        self.add(entry)
 
     def write(self):
         header, offset, blobs = {}, 0, []
@@ -1564,8 +1570,7 @@ def fixed(net):
 def module():
     fam = Family("module")
 
-    module_case = fam.module
-
+    module_case = fam.module_case
     N = torch.nn
     for a, k, o, xs in [
         ((4, 3), {}, None, (5, 4)),
@@ -1848,24 +1853,89 @@ def image():
 
     x2, x3, x4, x5 = U(5, 3), U(2, 3, 4), U(2, 3, 2, 3), U(2, 3, 1, 2, 2)
     for name, x in [("BatchNorm1d", x2), ("BatchNorm1d", x3), ("BatchNorm2d", x4), ("BatchNorm3d", x5)]:
-        fam.module(name, [3], after(getattr(N, name)(3)), [x])
-        fam.module(name, [3], after(getattr(N, name)(3), x * 2 + 1).eval(), [x], mode="eval")
+        fam.module_case(name, [3], after(getattr(N, name)(3)), [x])
+        fam.module_case(name, [3], after(getattr(N, name)(3), x * 2 + 1).eval(), [x], mode="eval")
     bare = dict(affine=False, track_running_stats=False, eps=0.25)
-    fam.module("BatchNorm2d", [3], N.BatchNorm2d(3, **bare), [x4], options=bare)
-    fam.module("BatchNorm2d", [3], N.BatchNorm2d(3, **bare).eval(), [x4], options=bare, mode="eval")
-    fam.module("MaxPool2d", [2], N.MaxPool2d(2), [area])
-    fam.module("MaxPool2d", [3], N.MaxPool2d(3, 2, 1), [area], options=dict(stride=2, padding=1))
-    fam.module("MaxPool1d", [2], N.MaxPool1d(2), [long_])
-    fam.module("MaxPool3d", [2], N.MaxPool3d(2, ceil_mode=True), [volume], options=dict(ceil_mode=True))
-    fam.module("AvgPool1d", [2], N.AvgPool1d(2), [long_])
-    fam.module("AvgPool2d", [3], N.AvgPool2d(3, divisor_override=2), [area], options=dict(divisor_override=2))
-    fam.module("AvgPool3d", [2], N.AvgPool3d(2), [volume])
-    fam.module("AdaptiveAvgPool2d", [[2, 3]], N.AdaptiveAvgPool2d((2, 3)), [area])
-    fam.module("AdaptiveMaxPool2d", [2], N.AdaptiveMaxPool2d(2), [area])
+    fam.module_case("BatchNorm2d", [3], N.BatchNorm2d(3, **bare), [x4], options=bare)
+    fam.module_case("BatchNorm2d", [3], N.BatchNorm2d(3, **bare).eval(), [x4], options=bare, mode="eval")
+    fam.module_case("MaxPool2d", [2], N.MaxPool2d(2), [area])
+    fam.module_case("MaxPool2d", [3], N.MaxPool2d(3, 2, 1), [area], options=dict(stride=2, padding=1))
+    fam.module_case("MaxPool1d", [2], N.MaxPool1d(2), [long_])
+    fam.module_case("MaxPool3d", [2], N.MaxPool3d(2, ceil_mode=True), [volume], options=dict(ceil_mode=True))
+    fam.module_case("AvgPool1d", [2], N.AvgPool1d(2), [long_])
+    fam.module_case("AvgPool2d", [3], N.AvgPool2d(3, divisor_override=2), [area], options=dict(divisor_override=2))
+    fam.module_case("AvgPool3d", [2], N.AvgPool3d(2), [volume])
+    fam.module_case("AdaptiveAvgPool2d", [[2, 3]], N.AdaptiveAvgPool2d((2, 3)), [area])
+    fam.module_case("AdaptiveMaxPool2d", [2], N.AdaptiveMaxPool2d(2), [area])
     return fam
 
 
-FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim, image]
+# ---------------------------------------------------------------- convolutions
+
+
+def convolution():
+    fam = Family("convolution")
+    N = torch.nn
+
+    def last(x):
+        """Drawn where it lies: channels adjacent, as results of convolutions are."""
+        return In(x, layout="c")
+
+    def conv(rank, x, w, bias=True, stride=1, padding=0, dilation=1, groups=1):
+        b = U(w[0]) if bias else None
+        options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+        given = {k: v for k, v in options.items() if v != (0 if k == "padding" else 1)}
+        f = getattr(F, f"conv{rank}d")
+        args = [x, U(*w)] + ([b] if bias else [])
+        fam.case(f"conv{rank}d", args, lambda *t: f(*t, **options), options=given or None)
+
+    conv(1, U(2, 3, 8), (4, 3, 3))
+    conv(1, U(3, 9), (2, 3, 4), stride=2, padding=3, dilation=2)
+    conv(1, In(U(2, 4, 7), layout="s"), (6, 2, 4), padding="same", groups=2)
+    conv(1, U(0, 2, 5), (3, 2, 2))
+    conv(1, U(1, 1, 40), (2, 1, 5), bias=False, padding=2)
+    conv(2, U(2, 3, 6, 5), (4, 3, 3, 3))
+    conv(2, U(1, 1, 9, 9), (6, 1, 5, 5), padding=2)
+    conv(2, last(U(2, 6, 7, 6)), (17, 6, 3, 3), padding=1, stride=2)
+    conv(2, In(U(2, 4, 5, 6), layout="t"), (8, 4, 2, 3), stride=[2, 1], padding=[1, 0], dilation=[1, 2])
+    conv(2, U(2, 4, 6, 6), (4, 1, 3, 3), padding=1, groups=4)
+    conv(2, U(2, 3, 7, 6), (6, 1, 3, 2), padding=[2, 1], stride=2, groups=3)
+    conv(2, U(2, 6, 5, 5), (4, 3, 2, 2), bias=False, groups=2, dilation=2)
+    conv(2, last(U(2, 5, 4, 4)), (3, 5, 1, 1))
+    conv(2, U(2, 5, 5, 5), (3, 5, 1, 1), stride=2)
+    conv(2, U(3, 5, 5), (2, 3, 2, 4), padding="same")
+    conv(2, U(1, 18, 4, 4), (20, 18, 3, 3), padding=1)
+    conv(2, U(2, 2, 3, 3), (2, 2, 3, 3))
+    conv(2, U(2, 2, 3, 4), (3, 2, 3, 3), padding=4)
+    conv(3, U(2, 2, 4, 3, 5), (3, 2, 2, 2, 3))
+    conv(3, U(2, 4, 4, 3), (2, 2, 3, 2, 1), padding=[1, 0, 1], stride=[2, 1, 1])
+    conv(3, U(1, 3, 3, 4, 4), (3, 1, 2, 3, 3), padding="same", groups=3)
+
+    x = U(2, 3, 4)
+    for pad, mode, value in [
+        ([1, 2], "constant", 0.5),
+        ([1, -1, 2, 0], "constant", 0.0),
+        ([2, 1], "reflect", None),
+        ([3, 2], "replicate", None),
+        ([4, 1], "circular", None),
+    ]:
+        more = [mode] if value is None else [mode, value]
+        fam.case("pad", [x, pad] + more, lambda x: F.pad(x, pad, mode, value))
+    fam.case("pad", [U(1, 2, 3, 4), [1, 2, 2, 1], "reflect"], lambda x: F.pad(x, [1, 2, 2, 1], "reflect"))
+    fam.case("pad", [T([[1, 2], [3, 4]], i64), [1, 1]], lambda x: F.pad(x, [1, 1]), typed=True)
+
+    for k in ({}, dict(padding=1, stride=2), dict(padding="same", groups=2, bias=False)):
+        fam.module_case("Conv1d", [2, 4, 3], fixed(N.Conv1d(2, 4, 3, **k)), [U(2, 2, 6)], options=k)
+    for mode in ("zeros", "reflect", "replicate", "circular"):
+        k = dict(padding=[1, 2], padding_mode=mode)
+        fam.module_case("Conv2d", [2, 3, [2, 3]], fixed(N.Conv2d(2, 3, (2, 3), **k)), [U(2, 2, 4, 4)], options=k)
+    k = dict(padding="same", dilation=2, padding_mode="reflect")
+    fam.module_case("Conv2d", [2, 3, 2], fixed(N.Conv2d(2, 3, 2, **k)), [U(2, 4, 5)], options=k)
+    fam.module_case("Conv3d", [2, 2, 2], fixed(N.Conv3d(2, 2, 2, padding=1)), [U(1, 2, 2, 3, 2)], options=dict(padding=1))
+    return fam
+
+
+FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim, image, convolution]
 
 if __name__ == "__main__":
     if not torch.__version__.startswith(PINNED):

@@ -1,0 +1,47 @@
+/* Pieces of convolutions, as ops/conv_run.c hands them to the kernels of conv.c.  Images lie with
+ * their channels together; pixels are walked by rows and columns.  Steps are in elements. */
+#ifndef NNL_KERNELS_CONV_H
+#define NNL_KERNELS_CONV_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* y[pixel][c] = act(sum over taps and the run r of x[pixel + tap + r] w[tap][r][c] + bias[c] +
+ * residual[pixel][c]). A result is one chain of fma in the order of taps and run, whatever tile it
+ * lies in. */
+typedef struct nnl_conv_block {
+    int64_t rows, columns;
+    const void *x; /* first tap of pixel (0, 0); with fewer than 4 columns, 4 can be read */
+    int64_t x_row, x_column; /* from pixel to pixel */
+    int64_t taps[3], x_tap[3];
+    int64_t run;   /* elements of x that lie together at a tap */
+    const void *w; /* as conv_pack lays it: taps x run rows */
+    int64_t channels;
+    void *y;
+    int64_t y_row, y_column;
+    const void *bias;     /* channels, or NULL */
+    const void *residual; /* lies as y does, and is another array; or NULL */
+    bool relu;
+} nnl_conv_block;
+
+/* sums[r][c] += sum over pixels of x[pixel + r] dy[pixel][c], for the run r. */
+typedef struct nnl_conv_sums {
+    int64_t rows, columns;
+    const void *x;
+    int64_t x_row, x_column;
+    int64_t run;
+    const void *dy;
+    int64_t dy_row, dy_column;
+    int64_t channels;
+    void *sums; /* run x sums_step, whose rows have room for whole vectors */
+    int64_t sums_step;
+} nnl_conv_sums;
+
+/* A weight in memory, and lanes: element (a, b, c, d, lane) at a step[0] + b step[1] + ... + lane
+ * lane_step. */
+typedef struct nnl_conv_order {
+    int64_t size[4], step[4];
+    int64_t lanes, lane_step;
+} nnl_conv_order;
+
+#endif

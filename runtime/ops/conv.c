@@ -1,0 +1,360 @@
+/* Convolutions of one, two and three dimensions: shapes, gradients, the composition. */
+#include "conv.h"
+
+#include <string.h>
+
+enum { STRIDE, PADDING, DILATION, GROUPS }; /* attributes of convolutions */
+
+/* ---------------------------------------------------------------- shapes */
+
+/* Value d of an attribute that is one number or one a dimension. */
+static int64_t value_at(const nnl_value *value, int d)
+{
+    return value->kind == NNL_KIND_INTS ? value->as.ints[d] : value->as.i;
+}
+
+static bool is_word(const nnl_value *value, const char *word)
+{
+    return value->kind == NNL_KIND_STRING && strcmp(value->as.s, word) == 0;
+}
+
+/* Everything but out, of arguments that were checked. */
+static nnl_conv describe(int rank, const nnl_tensor *x, const nnl_tensor *w, const nnl_value *attr)
+{
+    nnl_conv v = {.rank = rank, .batched = x->ndim == rank + 2, .samples = 1, .groups = attr[GROUPS].as.i};
+    const int64_t *size = x->shape + v.batched;
+    if (v.batched) v.samples = x->shape[0];
+    v.in_channels = size[0];
+    v.out_channels = w->shape[0];
+    for (int i = 0, d = rank - 3; i < 3; i++, d++) {
+        v.in[i] = d < 0 ? 1 : size[1 + d];
+        v.kernel[i] = d < 0 ? 1 : w->shape[2 + d];
+        v.stride[i] = d < 0 ? 1 : value_at(&attr[STRIDE], d);
+        v.dilation[i] = d < 0 ? 1 : value_at(&attr[DILATION], d);
+        bool words = attr[PADDING].kind == NNL_KIND_STRING;
+        if (d >= 0 && !words) v.low[i] = v.high[i] = value_at(&attr[PADDING], d);
+        if (d < 0 || !is_word(&attr[PADDING], "same")) continue;
+        int64_t both = v.dilation[i] * (v.kernel[i] - 1);
+        v.low[i] = both / 2;
+        v.high[i] = both - v.low[i];
+    }
+    return v;
+}
+
+/* The sizes of the result, of sizes that fit. */
+static void fill_out(nnl_conv *v)
+{
+    for (int i = 0; i < 3; i++)
+        v->out[i] = (v->in[i] + v->low[i] + v->high[i] - nnl_conv_reach(v, i)) / v->stride[i] + 1;
+}
+
+static nnl_conv described(int rank, const nnl_tensor *x, const nnl_tensor *w, const nnl_value *attr)
+{
+    nnl_conv v = describe(rank, x, w, attr);
+    fill_out(&v);
+    return v;
+}
+
+static const char *const places[3] = {"length", "height x width", "depth x height x width"};
+
+static nnl_status check_ranks(nnl_call *c, int rank)
+{
+    const nnl_tensor *x = c->in[0], *w = c->in[1], *bias = c->in[2];
+    char text[NNL_NAMED_TEXT];
+    if (x->ndim != rank + 1 && x->ndim != rank + 2)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must be channels x %s or batch x channels x %s",
+                             nnl_call_input_text(c, 0, text), places[rank - 1], places[rank - 1]);
+    if (w->ndim != rank + 2)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must be out_channels x in_channels / groups x %s",
+                             nnl_call_input_text(c, 1, text), places[rank - 1]);
+    if (bias && (bias->ndim != 1 || bias->shape[0] != w->shape[0]))
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have one element for each of the %lld output channels",
+                             nnl_call_input_text(c, 2, text), (long long)w->shape[0]);
+    return NNL_OK;
+}
+
+static nnl_status check_channels(nnl_call *c, int rank)
+{
+    const nnl_tensor *x = c->in[0], *w = c->in[1];
+    int64_t groups = c->attr[GROUPS].as.i, channels = x->shape[x->ndim - rank - 1];
+    char text[NNL_NAMED_TEXT];
+    if (groups < 1 || w->shape[0] % groups != 0)
+        return nnl_call_fail(c, NNL_EINVAL, "groups is %lld, but it must divide the %lld output channels of %s",
+                             (long long)groups, (long long)w->shape[0], nnl_call_input_text(c, 1, text));
+    if (channels == w->shape[1] * groups) return NNL_OK;
+    if (groups == 1)
+        return nnl_call_fail(c, NNL_ESHAPE, "weight has %lld input channels, but %s has %lld", (long long)w->shape[1],
+                             nnl_call_input_text(c, 0, text), (long long)channels);
+    return nnl_call_fail(c, NNL_ESHAPE, "weight has %lld input channels in each of %lld groups, but %s has %lld",
+                         (long long)w->shape[1], (long long)groups, nnl_call_input_text(c, 0, text),
+                         (long long)channels);
+}
+
+static nnl_status check_numbers(nnl_call *c, int rank)
+{
+    static const struct {
+        const char *name;
+        int attr, least;
+    } all[] = {{"stride", STRIDE, 1}, {"padding", PADDING, 0}, {"dilation", DILATION, 1}};
+    for (int i = 0; i < NNL_COUNT(all); i++) {
+        const nnl_value *value = &c->attr[all[i].attr];
+        for (int d = 0; d < rank && value->kind != NNL_KIND_STRING; d++) {
+            if (value_at(value, d) < all[i].least || value_at(value, d) > INT32_MAX)
+                return nnl_call_fail(c, NNL_EINVAL, "%s is %lld, but it must be at least %d", all[i].name,
+                                     (long long)value_at(value, d), all[i].least);
+        }
+    }
+    for (int d = 0; d < rank && is_word(&c->attr[PADDING], "same"); d++) {
+        if (value_at(&c->attr[STRIDE], d) != 1)
+            return nnl_call_fail(c, NNL_EINVAL, "padding \"same\" needs a stride of 1, got %lld",
+                                 (long long)value_at(&c->attr[STRIDE], d));
+    }
+    return NNL_OK;
+}
+
+static nnl_status check_sizes(nnl_call *c, const nnl_conv *v)
+{
+    char text[NNL_NAMED_TEXT];
+    for (int i = 3 - v->rank; i < 3; i++) {
+        int64_t reach;
+        if (v->kernel[i] < 1)
+            return nnl_call_fail(c, NNL_ESHAPE, "%s has no taps", nnl_call_input_text(c, 1, text));
+        if (!nnl_mul_size(v->dilation[i], v->kernel[i] - 1, &reach) ||
+            reach + 1 > v->in[i] + v->low[i] + v->high[i])
+            return nnl_call_fail(c, NNL_ESHAPE, "the kernel reaches over %lld places, but with padding %s has %lld",
+                                 (long long)reach + 1, nnl_call_input_text(c, 0, text),
+                                 (long long)(v->in[i] + v->low[i] + v->high[i]));
+    }
+    return NNL_OK;
+}
+
+/* N x channels x sizes, or without N. */
+static int shape_of(const nnl_conv *v, int64_t channels, const int64_t sizes[3], int64_t *shape)
+{
+    int ndim = 0;
+    if (v->batched) shape[ndim++] = v->samples;
+    shape[ndim++] = channels;
+    for (int i = 3 - v->rank; i < 3; i++) shape[ndim++] = sizes[i];
+    return ndim;
+}
+
+static nnl_status conv_infer(nnl_call *c)
+{
+    int rank = c->op->variant;
+    int64_t shape[NNL_MAX_DIMS];
+    NNL_TRY(check_ranks(c, rank));
+    NNL_TRY(check_channels(c, rank));
+    NNL_TRY(check_numbers(c, rank));
+    nnl_conv v = describe(rank, c->in[0], c->in[1], c->attr);
+    NNL_TRY(check_sizes(c, &v));
+    fill_out(&v);
+    int ndim = shape_of(&v, v.out_channels, v.out, shape);
+    nnl_spec_set(&c->spec[0], (nnl_dtype)c->in[0]->dtype, ndim, shape);
+    c->spec[0].channels_last = v.batched;
+    return NNL_OK;
+}
+
+static nnl_status conv_run(nnl_call *c)
+{
+    nnl_conv v = described(c->op->variant, c->in[0], c->in[1], c->attr);
+    return nnl_conv_forward(c->rt, &v, c->out[0], c->in[0], c->in[1], c->in[2]);
+}
+
+/* ---------------------------------------------------------------- gradients */
+
+enum { BACK_SHAPE, BACK_STRIDE, BACK_PADDING, BACK_DILATION, BACK_GROUPS, BACK_BIAS }; /* attributes */
+
+/* Of shapes of the input, the weight and the result, which fit one another. */
+static nnl_conv describe_back(const nnl_call *c, int ndim, const int64_t *x, int w_ndim, const int64_t *w,
+                              const int64_t *y)
+{
+    nnl_conv v = {.rank = w_ndim - 2, .batched = ndim == w_ndim, .samples = 1, .groups = c->attr[BACK_GROUPS].as.i};
+    if (v.batched) v.samples = x[0];
+    v.in_channels = x[v.batched];
+    v.out_channels = w[0];
+    for (int i = 0, d = v.rank - 3; i < 3; i++, d++) {
+        bool given = d >= 0;
+        v.in[i] = given ? x[1 + v.batched + d] : 1;
+        v.out[i] = given ? y[1 + v.batched + d] : 1;
+        v.kernel[i] = given ? w[2 + d] : 1;
+        v.stride[i] = given ? value_at(&c->attr[BACK_STRIDE], d) : 1;
+        v.dilation[i] = given ? value_at(&c->attr[BACK_DILATION], d) : 1;
+        v.low[i] = given ? value_at(&c->attr[BACK_PADDING], d) : 0;
+        v.high[i] = (v.out[i] - 1) * v.stride[i] + nnl_conv_reach(&v, i) - v.in[i] - v.low[i];
+    }
+    return v;
+}
+
+static nnl_status grad_input_infer(nnl_call *c)
+{
+    const nnl_value *shape = &c->attr[BACK_SHAPE];
+    nnl_spec_set(&c->spec[0], (nnl_dtype)c->in[0]->dtype, shape->count, shape->as.ints);
+    c->spec[0].channels_last = shape->count == c->in[1]->ndim;
+    return NNL_OK;
+}
+
+static nnl_status grad_input_run(nnl_call *c)
+{
+    const nnl_tensor *dx = c->out[0], *dy = c->in[0], *w = c->in[1];
+    nnl_conv v = describe_back(c, dx->ndim, dx->shape, w->ndim, w->shape, dy->shape);
+    return nnl_conv_grad_input(c->rt, &v, c->out[0], dy, w);
+}
+
+NNL_OP(conv_grad_input,
+    .sig = "dy:float, weight:float, shape:int*, stride:int*, padding:int*, dilation:int*, groups:int -> same",
+    .doc = "The gradient of a convolution's input, which has the given shape; padding: zeros before it.",
+    .infer = grad_input_infer,
+    .run = grad_input_run,
+    NNL_NO_GRAD("second derivatives go by the composition"),
+    .traits = NNL_HIDDEN);
+
+static nnl_status grad_weight_infer(nnl_call *c)
+{
+    const nnl_value *shape = &c->attr[BACK_SHAPE];
+    bool bias = c->attr[BACK_BIAS].as.i;
+    NNL_TRY(nnl_call_results(c, bias ? 2 : 1));
+    nnl_spec_set(&c->spec[0], (nnl_dtype)c->in[0]->dtype, shape->count, shape->as.ints);
+    if (bias) nnl_spec_set(&c->spec[1], (nnl_dtype)c->in[0]->dtype, 1, shape->as.ints);
+    return NNL_OK;
+}
+
+static nnl_status grad_weight_run(nnl_call *c)
+{
+    const nnl_tensor *dy = c->in[0], *x = c->in[1], *dw = c->out[0];
+    nnl_conv v = describe_back(c, x->ndim, x->shape, dw->ndim, dw->shape, dy->shape);
+    return nnl_conv_grad_weight(c->rt, &v, c->out[0], c->n_out > 1 ? c->out[1] : NULL, dy, x);
+}
+
+NNL_OP(conv_grad_weight,
+    .sig = "dy:float, input:float, shape:int*, stride:int*, padding:int*, dilation:int*, groups:int, bias:flag -> "
+           "dw:same, db:same",
+    .doc = "The gradients of a convolution's weight, which has the given shape, and, if asked for, of its bias; padding: "
+           "zeros before the input.",
+    .infer = grad_weight_infer,
+    .run = grad_weight_run,
+    NNL_NO_GRAD("second derivatives go by the composition"),
+    .traits = NNL_HIDDEN);
+
+static void conv_grad(nnl_grad *g)
+{
+    nnl_scope *s = g->s;
+    nnl_tensor *x = g->in[0], *w = g->in[1], *dy = g->dy[0], *dw[2] = {NULL, NULL};
+    nnl_conv v = described(g->op->variant, x, w, g->attr);
+    int from = 3 - v.rank;
+    bool with_bias = g->in[2] && g->needs[2];
+    nnl_value values[] = {V_NONE,
+                          V_INTS(v.rank, v.stride + from),
+                          V_INTS(v.rank, v.low + from),
+                          V_INTS(v.rank, v.dilation + from),
+                          V_INT(v.groups),
+                          V_FLAG(with_bias)};
+    if (g->needs[0]) {
+        values[BACK_SHAPE] = V_INTS(x->ndim, x->shape);
+        g->dx[0] = nnl_do(s, &nnl_op_conv_grad_input, 2, (nnl_tensor *[]){dy, w}, BACK_BIAS, values);
+    }
+    if (!g->needs[1] && with_bias) {
+        int64_t dims[NNL_MAX_DIMS];
+        int count = 0;
+        for (int d = 0; d < dy->ndim; d++) {
+            if (d != v.batched) dims[count++] = d;
+        }
+        g->dx[2] = nnl_sum_dims(s, dy, &V_INTS(count, dims), false);
+    }
+    if (!g->needs[1]) return;
+    values[BACK_SHAPE] = V_INTS(w->ndim, w->shape);
+    nnl_do_many(s, &nnl_op_conv_grad_weight, 2, (nnl_tensor *[]){dy, x}, BACK_BIAS + 1, values, 1 + with_bias, dw);
+    g->dx[1] = dw[0];
+    if (with_bias) g->dx[2] = dw[1];
+}
+
+/* ---------------------------------------------------------------- the composition */
+
+/* The input with its padding, N x C x depth x height x width. */
+static nnl_tensor *padded(nnl_scope *s, const nnl_conv *v, nnl_tensor *x, int64_t size[5])
+{
+    int64_t strides[5], offset = 0;
+    int64_t given[5] = {v->samples, v->in_channels, v->in[0], v->in[1], v->in[2]};
+    size[0] = v->samples;
+    size[1] = v->in_channels;
+    for (int i = 0; i < 3; i++) size[2 + i] = v->in[i] + v->low[i] + v->high[i];
+    nnl_strides_contiguous(5, size, strides);
+    for (int i = 0; i < 3; i++) offset += v->low[i] * strides[2 + i];
+    x = nnl_reshaped(s, x, 5, given);
+    return DO_WITH(s, place, (V_INTS(5, size), V_INTS(5, strides), V_INT(offset)), x);
+}
+
+/* Its windows as rows: N x groups x places of the result x (channels of a group x taps). */
+static nnl_tensor *windows(nnl_scope *s, const nnl_conv *v, nnl_tensor *x)
+{
+    static const int64_t order[8] = {0, 2, 3, 4, 1, 5, 6, 7};
+    int64_t whole[5], from[5], channels = v->in_channels / v->groups, places_ = 1, taps = channels;
+    x = padded(s, v, x, whole);
+    nnl_strides_contiguous(5, whole, from);
+    int64_t size[8] = {v->samples * v->groups, channels}, step[8] = {channels * from[1], from[1]};
+    for (int i = 0; i < 3; i++) {
+        size[2 + i] = v->out[i];
+        step[2 + i] = v->stride[i] * from[2 + i];
+        size[5 + i] = v->kernel[i];
+        step[5 + i] = v->dilation[i] * from[2 + i];
+        places_ *= v->out[i];
+        taps *= v->kernel[i];
+    }
+    x = DO_WITH(s, as_strided, (V_INTS(8, size), V_INTS(8, step), V_INT(0)), x);
+    x = DO_WITH(s, permute, (V_INTS(8, order)), x);
+    return nnl_reshaped(s, x, 4, (int64_t[]){v->samples, v->groups, places_, taps});
+}
+
+static void conv_define(nnl_define *d)
+{
+    nnl_scope *s = d->s;
+    nnl_tensor *w = d->in[1], *bias = d->in[2];
+    nnl_conv v = described(d->op->variant, d->in[0], w, d->attr);
+    int64_t shape[NNL_MAX_DIMS], taps = v.in_channels / v.groups * v.kernel[0] * v.kernel[1] * v.kernel[2];
+    nnl_tensor *rows = windows(s, &v, d->in[0]);
+    w = nnl_reshaped(s, w, 4, (int64_t[]){1, v.groups, v.out_channels / v.groups, taps});
+    w = DO_WITH(s, transpose, (V_INT(2), V_INT(3)), w);
+    nnl_tensor *y = DO_WITH(s, transpose, (V_INT(2), V_INT(3)), DO(s, matmul, rows, w));
+    int ndim = shape_of(&v, v.out_channels, v.out, shape);
+    y = nnl_reshaped(s, y, ndim, shape);
+    if (bias) {
+        int64_t ones[4] = {v.out_channels, 1, 1, 1};
+        y = DO(s, add, y, nnl_reshaped(s, bias, 1 + v.rank, ones));
+    }
+    d->out[0] = y;
+}
+
+/* ---------------------------------------------------------------- records */
+
+#define CONVOLUTION(rank_, sizes_, example_, sample_)                                                            \
+    .sig = "input:real, weight:float, bias:float?, stride:int[" #rank_ "]=1, padding:int|{valid|same}[" #rank_   \
+           "]=0, dilation:int[" #rank_ "]=1, groups:int=1 -> same",                                              \
+    .doc = "The " #rank_ "-dimensional convolution (cross-correlation) of input, [N x] C x " sizes_               \
+           ", with weight, out_channels x C / groups x kernel: y[o] = bias[o] + sum over c and the taps k of "   \
+           "weight[o][c][k] x[c][stride i + dilation k - padding].  padding: zeros on both sides, \"valid\" "    \
+           "for none, \"same\" for a result of the input's size.  groups: channels are convolved in so many "    \
+           "groups; as many as channels is depthwise.  The result lies in memory with its channels together.",   \
+    .example = example_,                                                                                          \
+    .infer = conv_infer,                                                                                          \
+    .run = conv_run,                                                                                              \
+    .grad = conv_grad,                                                                                            \
+    .define = conv_define,                                                                                        \
+    .variant = rank_,                                                                                             \
+    .sample = sample_,                                                                                            \
+    .traits = NNL_PROMOTE | NNL_NO_METHOD
+
+NNL_OP(conv1d,
+    CONVOLUTION(1, "length", "nn.F.conv1d(nn.ones(1, 2, 8), nn.ones(4, 2, 3), {padding = 1})",
+        "input:2x3x7 weight:4x3x3 bias:4; input:2x4x9 weight:6x2x2 bias:- stride=2 padding=1 dilation=2 groups=2; "
+        "input:3x6 weight:2x3x4 bias:2 padding=\"same\"; input:2x1x5 weight:3x1x5 bias:3"));
+
+NNL_OP(conv2d,
+    CONVOLUTION(2, "height x width", "nn.F.conv2d(nn.ones(8, 1, 28, 28), nn.ones(16, 1, 3, 3), {padding = 1})",
+        "input:2x3x5x6 weight:4x3x3x3 bias:4 padding=1; "
+        "input:2x4x6x5 weight:6x2x3x2 bias:- stride={2,1} padding={0,2} dilation={1,2} groups=2; "
+        "input:3x6x5 weight:2x3x2x4 bias:2 padding=\"same\"; input:2x3x6x6 weight:3x1x3x3 bias:3 groups=3 stride=2 padding=1; "
+        "input:2x3x3x3 weight:5x3x1x1 bias:5"));
+
+NNL_OP(conv3d,
+    CONVOLUTION(3, "depth x height x width", "nn.F.conv3d(nn.ones(1, 2, 4, 4, 4), nn.ones(3, 2, 3, 3, 3))",
+        "input:2x2x3x4x3 weight:3x2x2x2x2 bias:3 padding=1; "
+        "input:1x2x4x3x5 weight:2x1x2x3x2 bias:- stride={2,1,2} padding={0,1,1} dilation={1,1,2} groups=2"));

@@ -1,0 +1,34 @@
+/* What a convolution is, for its records (conv.c) and for what computes it (conv_run.c). */
+#ifndef NNL_OPS_CONV_H
+#define NNL_OPS_CONV_H
+
+#include "op.h"
+
+/* input N x C x in, weight out_channels x C / groups x kernel, result N x out_channels x out.
+ * Places have three sizes, depth, height and width; those that a 1d or 2d convolution lacks are 1.
+ */
+typedef struct nnl_conv {
+    int rank;     /* 1, 2 or 3 */
+    bool batched; /* else input and result lack the dimension N, which is 1 */
+    int64_t samples, groups, in_channels, out_channels;
+    int64_t in[3], out[3], kernel[3], stride[3], dilation[3];
+    int64_t low[3], high[3]; /* zeros before and behind the input */
+} nnl_conv;
+
+static inline int64_t nnl_conv_reach(const nnl_conv *v, int d)
+{
+    return v->dilation[d] * (v->kernel[d] - 1) + 1;
+}
+
+/* result = input * weight + bias; result lies channels last.  bias may be NULL. */
+nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
+                            const nnl_tensor *input, const nnl_tensor *weight,
+                            const nnl_tensor *bias);
+/* The gradient of the input, which lies channels last. */
+nnl_status nnl_conv_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
+                               const nnl_tensor *dy, const nnl_tensor *weight);
+/* The gradients of weight and bias, both contiguous.  db may be NULL. */
+nnl_status nnl_conv_grad_weight(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dw, nnl_tensor *db,
+                                const nnl_tensor *dy, const nnl_tensor *input);
+
+#endif
