@@ -187,6 +187,15 @@ local function load_state(net, state, data, dtype)
   net:load_state_dict(tensors)
 end
 
+-- Results with the lists among them, as recurrent states are, opened.
+local function flat(results)
+  local all = {}
+  for _, result in ipairs(results) do
+    for _, x in ipairs(nn.is_tensor(result) and {result} or result) do all[#all + 1] = x end
+  end
+  return all
+end
+
 function run.module(case, data, dtype)
   local make = rawget(nn, case.module) or nn[case.module]
   if not make then error("there is no module " .. case.module, 0) end
@@ -196,7 +205,7 @@ function run.module(case, data, dtype)
   if case.state then load_state(net, case.state, data, dtype) end
   if case.mode == "eval" then net:eval() end
   local inputs = prepare({args = {n = #case.inputs, table.unpack(case.inputs)}}, data, dtype, leaves)
-  local outs = {net(table.unpack(inputs, 1, inputs.n))}
+  local outs = flat {net(table.unpack(inputs, 1, inputs.n))}
   check_results(case, data, outs, dtype)
   if not (#leaves > 0 or case.grads and next(case.grads)) then return end
   for name, p in net:named_parameters() do
@@ -258,6 +267,14 @@ describe("golden results of PyTorch, modules:", function()
         run.module(case, data, "f32")
       end)
     end
+  end
+
+  local layers = read "recurrent"
+  for _, case in ipairs(layers.cases) do
+    it(case.module .. " agrees on " .. arguments_text(case, layers), function()
+      run.module(case, layers, "f64")
+      run.module(case, layers, "f32")
+    end)
   end
 
   for _, case in ipairs(data.cases) do

@@ -4,7 +4,7 @@ local native = require "nnlua.native"
 
 local sources = {}
 
-local parts = {"module", "layers", "activations", "optimizer", "optim", "schedules", "loader", "datasets", "data",
+local parts = {"module", "layers", "recurrent", "activations", "optimizer", "optim", "schedules", "loader", "datasets", "data",
   "initializers", "utils"}
 
 local function read_part(part, classes, methods)
