@@ -96,6 +96,12 @@ if part == "large" then
   try("index_select", op "index_select", draw {400, 33}, 1, draw({3000}, {ints = 400}))
   try("scatter_add", op "scatter_add", draw {100, 500}, 2, draw({100, 900}, {ints = 500}), draw {100, 900})
   try("cat", op "cat", {draw {300, 301}, draw {300, 100}}, 2)
+  -- rows are shared out in the first two, columns in the others
+  try("lstm_layer", op "lstm_layer", draw {9, 37, 40}, draw {260, 40}, draw {260, 65}, draw {260}, draw {260})
+  try("gru_layer", op "gru_layer", draw {9, 37, 40}, draw {195, 40}, draw {195, 65}, draw {195}, draw {195})
+  try("lstm_layer.wide", op "lstm_layer", draw {4, 5, 40}, draw({1320, 40}), draw({1320, 330}, {lo = -0.1, hi = 0.1}))
+  try("gru_layer.wide", op "gru_layer", draw {4, 33, 40}, draw({1200, 40}), draw({1200, 400}, {lo = -0.1, hi = 0.1}))
+  try("rnn_layer.wide", op "rnn_layer", draw {4, 33, 40}, draw({650, 40}), draw({650, 650}, {lo = -0.1, hi = 0.1}))
   try("transposed copy", function(x) return x:t():contiguous() end, draw {500, 301})
   try("broadcast add", op "add", draw {300, 1, 31}, draw {40, 31})
 end

@@ -13,11 +13,11 @@ local raise, Parameter = native.raise, Module.Parameter
 local sizes = "input_size:size, hidden_size:size, num_layers:size=1, "
 local options = "bias:flag=true, batch_first:flag=false, dropout:num=0.0, bidirectional:flag=false"
 
-local shapes = "Inputs are steps x batch x input_size, batch x steps x input_size with batch_first, or steps x input_size "
-  .. "without a batch; results have hidden_size features, or twice as many if bidirectional.  "
+local shapes = "Inputs are steps x batch x input_size, batch x steps x input_size with batch_first, or steps x "
+  .. "input_size without a batch; results have hidden_size features, or twice as many if bidirectional.  "
 local states = "num_layers (times 2 if bidirectional) x batch x hidden_size; nil is zeros.  "
-local weights = "Layers after the first read the results of the one before, through dropout in training.  All weights start "
-  .. "uniform in [-k, k), k = 1 / sqrt(hidden_size)."
+local start = "Layers after the first read the results of the one before, through dropout in training.  All weights "
+  .. "start uniform in [-k, k), k = 1 / sqrt(hidden_size)."
 
 ---------------------------------------------------------------- parameters
 
@@ -39,6 +39,11 @@ local function add_weights(self, gates, inputs, ending)
     add("bias_hh", gates * hidden)
   end
   if projected > 0 then add("weight_hr", projected, hidden) end
+end
+
+local function weights_of(self, ending)
+  return self["weight_ih" .. ending], self["weight_hh" .. ending], rawget(self, "bias_ih" .. ending),
+    rawget(self, "bias_hh" .. ending)
 end
 
 -- What stands behind the names: "_l0", "_l0_reverse", "_l1" ...
@@ -111,7 +116,7 @@ end
 
 ---------------------------------------------------------------- all layers
 
--- Runs layer after layer: op(self, x, ending, place, reverse) gives the results of one of them in one direction, and
+-- Runs layer after layer: op(x, place, reverse, weight_ih, ...) gives the results of one of them in one direction, and
 -- keeps its last state at the place.
 local function run(self, input, op)
   local x, directions = steps_first(self, input), self.directions
@@ -120,7 +125,7 @@ local function run(self, input, op)
     local outputs = {}
     for direction = 1, directions do
       local place = (layer - 1) * directions + direction
-      outputs[direction] = op(x, self.endings[place], place, direction == 2)
+      outputs[direction] = op(x, place, direction == 2, weights_of(self, self.endings[place]))
     end
     x = directions == 1 and outputs[1] or native.cat(outputs, 3)
   end
@@ -161,8 +166,8 @@ end
 ---@class nnlua.RNN : nnlua.Module
 ---@overload fun(input_size: integer, hidden_size: integer, options: table?): nnlua.RNN
 local RNN, read_rnn = define("RNN", sizes .. "nonlinearity:{tanh|relu}=tanh, " .. options,
-  "An Elman network: h = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(0, ..).  local out, h = rnn(x, h0): h of the last layer "
-  .. "at every step, and of every layer at the last one.  " .. shapes .. "States are " .. states .. weights,
+  "An Elman network: h = tanh(W_ih x + b_ih + W_hh h + b_hh), or max(0, ..).  local out, h = rnn(x, h0): h of the "
+  .. "last layer at every step, and of every layer at the last one.  " .. shapes .. "States are " .. states .. start,
   "nn.RNN(10, 20, 2)(nn.randn(5, 3, 10))")
 recurrent.RNN = RNN
 
@@ -175,10 +180,9 @@ end
 function RNN:forward(input, state)
   steps_first(self, input)
   local h0, last = each_state(self, "h0", state, input, self.hidden_size), {}
-  local out = run(self, input, function(x, ending, place, reverse)
+  local out = run(self, input, function(x, place, reverse, w_ih, w_hh, b_ih, b_hh)
     local output
-    output, last[place] = native.rnn_layer(x, self["weight_ih" .. ending], self["weight_hh" .. ending],
-      rawget(self, "bias_ih" .. ending), rawget(self, "bias_hh" .. ending), h0[place], self.nonlinearity, reverse)
+    output, last[place] = native.rnn_layer(x, w_ih, w_hh, b_ih, b_hh, h0[place], self.nonlinearity, reverse)
     return output
   end)
   return out, joined(last, input:dim() == 3)
@@ -190,8 +194,8 @@ RNN.extra_repr, RNN.flops = extra_repr, flops
 ---@overload fun(input_size: integer, hidden_size: integer, options: table?): nnlua.GRU
 local GRU, read_gru = define("GRU", sizes .. options,
   "A gated recurrent unit: r, z = sigmoid(W x + b + W' h + b') each, n = tanh(W_in x + b_in + r (W_hn h + b_hn)), "
-  .. "h = (1 - z) n + z h.  local out, h = gru(x, h0): h of the last layer at every step, and of every layer at the last "
-  .. "one.  " .. shapes .. "States are " .. states .. weights .. "  Cho et al., arXiv:1406.1078.",
+  .. "h = (1 - z) n + z h.  local out, h = gru(x, h0): h of the last layer at every step, and of every layer at the "
+  .. "last one.  " .. shapes .. "States are " .. states .. start .. "  Cho et al., arXiv:1406.1078.",
   "nn.GRU(10, 20, 2)(nn.randn(5, 3, 10))")
 recurrent.GRU = GRU
 
@@ -204,10 +208,9 @@ end
 function GRU:forward(input, state)
   steps_first(self, input)
   local h0, last = each_state(self, "h0", state, input, self.hidden_size), {}
-  local out = run(self, input, function(x, ending, place, reverse)
+  local out = run(self, input, function(x, place, reverse, w_ih, w_hh, b_ih, b_hh)
     local output
-    output, last[place] = native.gru_layer(x, self["weight_ih" .. ending], self["weight_hh" .. ending],
-      rawget(self, "bias_ih" .. ending), rawget(self, "bias_hh" .. ending), h0[place], reverse)
+    output, last[place] = native.gru_layer(x, w_ih, w_hh, b_ih, b_hh, h0[place], reverse)
     return output
   end)
   return out, joined(last, input:dim() == 3)
@@ -219,9 +222,9 @@ GRU.extra_repr, GRU.flops = extra_repr, flops
 ---@overload fun(input_size: integer, hidden_size: integer, options: table?): nnlua.LSTM
 local LSTM, read_lstm = define("LSTM", sizes .. options .. ", proj_size:size=0",
   "Long short-term memory: i, f, o = sigmoid(W x + b + W' h + b') each and g = tanh(the same with its own), "
-  .. "c = f c + i g, h = o tanh(c).  local out, state = lstm(x, {h0, c0}): h of the last layer at every step, and {h, c} of "
-  .. "every layer at the last one.  " .. shapes .. "Both states are " .. states .. "With proj_size h has that many "
-  .. "elements, W_hr o tanh(c).  " .. weights .. "  Hochreiter and Schmidhuber, Neural Computation 9 (1997).",
+  .. "c = f c + i g, h = o tanh(c).  local out, state = lstm(x, {h0, c0}): h of the last layer at every step, and {h, "
+  .. "c} of every layer at the last one.  " .. shapes .. "Both states are " .. states .. "With proj_size h has that many "
+  .. "elements, W_hr o tanh(c).  " .. start .. "  Hochreiter and Schmidhuber, Neural Computation 9 (1997).",
   "nn.LSTM(10, 20, 2)(nn.randn(5, 3, 10))")
 recurrent.LSTM = LSTM
 
@@ -250,11 +253,10 @@ function LSTM:forward(input, state)
   local h0 = each_state(self, "h0", h, input, self.state_size)
   local c0 = each_state(self, "c0", c, input, self.hidden_size)
   local last_h, last_c = {}, {}
-  local out = run(self, input, function(x, ending, place, reverse)
+  local out = run(self, input, function(x, place, reverse, w_ih, w_hh, b_ih, b_hh)
     local output
-    output, last_h[place], last_c[place] = native.lstm_layer(x, self["weight_ih" .. ending], self["weight_hh" .. ending],
-      rawget(self, "bias_ih" .. ending), rawget(self, "bias_hh" .. ending), h0[place], c0[place],
-      rawget(self, "weight_hr" .. ending), reverse)
+    output, last_h[place], last_c[place] = native.lstm_layer(x, w_ih, w_hh, b_ih, b_hh, h0[place], c0[place],
+      rawget(self, "weight_hr" .. self.endings[place]), reverse)
     return output
   end)
   local batched = input:dim() == 3
@@ -310,8 +312,8 @@ end
 
 function RNNCell:forward(input, state)
   local x, h0 = one_step(self, input), cell_state(self, "h", state, input)
-  local _, h = native.rnn_layer(x, self.weight_ih, self.weight_hh, rawget(self, "bias_ih"), rawget(self, "bias_hh"), h0,
-    self.nonlinearity)
+  local w_ih, w_hh, b_ih, b_hh = weights_of(self, "")
+  local _, h = native.rnn_layer(x, w_ih, w_hh, b_ih, b_hh, h0, self.nonlinearity)
   return cell_result(h, input)
 end
 
@@ -331,7 +333,8 @@ end
 
 function GRUCell:forward(input, state)
   local x, h0 = one_step(self, input), cell_state(self, "h", state, input)
-  local _, h = native.gru_layer(x, self.weight_ih, self.weight_hh, rawget(self, "bias_ih"), rawget(self, "bias_hh"), h0)
+  local w_ih, w_hh, b_ih, b_hh = weights_of(self, "")
+  local _, h = native.gru_layer(x, w_ih, w_hh, b_ih, b_hh, h0)
   return cell_result(h, input)
 end
 
@@ -353,8 +356,9 @@ function LSTMCell:forward(input, state)
   local x = one_step(self, input)
   local h, c = pair_of(self, state)
   local h0, c0 = cell_state(self, "h", h, input), cell_state(self, "c", c, input)
+  local w_ih, w_hh, b_ih, b_hh = weights_of(self, "")
   local _
-  _, h, c = native.lstm_layer(x, self.weight_ih, self.weight_hh, rawget(self, "bias_ih"), rawget(self, "bias_hh"), h0, c0)
+  _, h, c = native.lstm_layer(x, w_ih, w_hh, b_ih, b_hh, h0, c0)
   return cell_result(h, input), cell_result(c, input)
 end
 
