@@ -194,8 +194,8 @@ RNN.extra_repr, RNN.flops = extra_repr, flops
 ---@overload fun(input_size: integer, hidden_size: integer, options: table?): nnlua.GRU
 local GRU, read_gru = define("GRU", sizes .. options,
   "A gated recurrent unit: r, z = sigmoid(W x + b + W' h + b') each, n = tanh(W_in x + b_in + r (W_hn h + b_hn)), "
-  .. "h = (1 - z) n + z h.  local out, h = gru(x, h0): h of the last layer at every step, and of every layer at the "
-  .. "last one.  " .. shapes .. "States are " .. states .. start .. "  Cho et al., arXiv:1406.1078.",
+  .. "h = (1 - z) n + z h.  local out, h = gru(x, h0): h of the last layer at every step, and of every layer at "
+  .. "the last one.  " .. shapes .. "States are " .. states .. start .. "  Cho et al., arXiv:1406.1078.",
   "nn.GRU(10, 20, 2)(nn.randn(5, 3, 10))")
 recurrent.GRU = GRU
 
@@ -222,9 +222,9 @@ GRU.extra_repr, GRU.flops = extra_repr, flops
 ---@overload fun(input_size: integer, hidden_size: integer, options: table?): nnlua.LSTM
 local LSTM, read_lstm = define("LSTM", sizes .. options .. ", proj_size:size=0",
   "Long short-term memory: i, f, o = sigmoid(W x + b + W' h + b') each and g = tanh(the same with its own), "
-  .. "c = f c + i g, h = o tanh(c).  local out, state = lstm(x, {h0, c0}): h of the last layer at every step, and {h, "
-  .. "c} of every layer at the last one.  " .. shapes .. "Both states are " .. states .. "With proj_size h has that many "
-  .. "elements, W_hr o tanh(c).  " .. start .. "  Hochreiter and Schmidhuber, Neural Computation 9 (1997).",
+  .. "c = f c + i g, h = o tanh(c).  local out, state = lstm(x, {h0, c0}): h of the last layer at every step, and "
+  .. "{h, c} of every layer at the last one.  " .. shapes .. "Both states are " .. states .. "With proj_size h has "
+  .. "that many elements, W_hr o tanh(c).  " .. start .. "  Hochreiter and Schmidhuber, Neural Computation 9 (1997).",
   "nn.LSTM(10, 20, 2)(nn.randn(5, 3, 10))")
 recurrent.LSTM = LSTM
 
@@ -268,7 +268,7 @@ LSTM.extra_repr, LSTM.flops = extra_repr, flops
 ---------------------------------------------------------------- cells
 
 local cell_sizes = "input_size:size, hidden_size:size, bias:flag=true"
-local cell_shapes = "  x is batch x input_size, h batch x hidden_size, or both without the batch; a state of nil is zeros."
+local cell_shapes = "  x is batch x input_size, h batch x hidden_size, or both without the batch; nil is zeros."
 
 -- input as one step of a batch.
 local function one_step(self, input)

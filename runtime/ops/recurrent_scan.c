@@ -2,7 +2,8 @@
  * adds what comes from the state before it and computes the gates, piece by piece of the hidden columns, while
  * the sums are in the cache.  Rows of the batch do not meet: threads take rows through the whole sequence, or,
  * where there are few rows or the weights fill more than a processor's cache, columns of one step after the
- * other.  An element's bits are the same either way. */
+ * other.  An element's bits are the same either way.  Where a few products are all, packing the weights for them
+ * would cost more than it saves. */
 #include "recurrent.h"
 #include "gemm.h"
 #include "panels.h"
@@ -15,10 +16,23 @@
 /* Columns are shared out from this many multiplications a step on: waking takes the time of about as many. */
 #define COLUMNS_WORK 2000000
 #define CACHE_BYTES 1500000
+/* Rows of all steps together, and of a single step, up to which weights are used as they lie. */
+#define UNPACKED_ROWS 8
+#define UNPACKED_STEP 64
+/* Panels of hidden columns that are computed at once: a product's rows stay in the nearest cache meanwhile. */
+#define GROUP 8
 
 int nnl_recurrent_gates(int variant) { return variant == NNL_LSTM ? 4 : variant == NNL_GRU ? 3 : 1; }
 
 /* ---------------------------------------------------------------- a layer on its way */
+
+/* A right operand of the steps' products: depth x columns, or stored the other way round if transposed. */
+typedef struct factor {
+    const char *w;
+    int64_t ldw, depth;
+    bool transposed;
+    nnl_panels packed;
+} factor;
 
 typedef struct scan {
     nnl_runtime *rt;
@@ -31,8 +45,8 @@ typedef struct scan {
     char *gate, *recurrent, *output, *cell;
     const char *h0, *c0;                  /* batch x states, batch x size */
     const char *fresh_bias;               /* GRU: b_hn, or NULL */
-    nnl_panels weight[4], projection;
-    bool projects;
+    factor weight[4], projection;
+    bool projects, unpacked;
     char *scratch;                        /* with a projection: batch x size, h before it, or its gradient */
     /* gradients: dgate and drecurrent as above; dtotal: of output through all ways, with a projection */
     const char *dy;
@@ -41,7 +55,7 @@ typedef struct scan {
     bool initial; /* the gradient of the state before the first step is wanted */
     /* how it is shared out */
     int64_t tasks, group, groups, now;
-    void (*step)(const struct scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns);
+    nnl_status (*step)(const struct scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns);
     void *block;
     size_t bytes;
     nnl_tensor *dense[9];
@@ -98,11 +112,13 @@ static char *take(scan *s, size_t bytes)
 
 static char *take_array(scan *s, int64_t rows, int64_t columns) { return take(s, (size_t)(rows * columns * s->width)); }
 
-static nnl_panels take_panels(scan *s, const char *w, int64_t ldw, bool transposed, int64_t depth, int64_t columns)
+static factor take_factor(scan *s, const char *w, int64_t ldw, bool transposed, int64_t depth, int64_t columns)
 {
+    factor f = {.w = w, .ldw = ldw, .depth = depth, .transposed = transposed};
+    if (s->unpacked) return f;
     void *memory = take(s, nnl_panels_bytes(s->rt, s->dtype, depth, columns));
-    if (!memory) return (nnl_panels){.data = NULL};
-    return nnl_panels_pack(s->rt, s->dtype, memory, w, ldw, transposed, depth, columns);
+    if (memory) f.packed = nnl_panels_pack(s->rt, s->dtype, memory, w, ldw, transposed, depth, columns);
+    return f;
 }
 
 /* Calls lay_out(s) twice: to learn how much memory it takes, and to fill it. */
@@ -118,20 +134,40 @@ static nnl_status allocate(scan *s, void (*lay_out)(scan *s))
 
 static scan open_scan(nnl_call *c, int variant, const nnl_tensor *w_hh, const nnl_tensor *gates)
 {
+    int64_t steps = gates->shape[0], batch = gates->shape[1];
     scan s = {.rt = c->rt, .dtype = (nnl_dtype)w_hh->dtype, .variant = variant, .gates = nnl_recurrent_gates(variant),
-              .width = (int64_t)nnl_width(w_hh->dtype), .steps = gates->shape[0], .batch = gates->shape[1],
+              .width = (int64_t)nnl_width(w_hh->dtype), .steps = steps, .batch = batch,
+              .unpacked = steps * batch <= (steps == 1 ? UNPACKED_STEP : UNPACKED_ROWS),
               .size = w_hh->shape[0] / nnl_recurrent_gates(variant), .states = w_hh->shape[1]};
     return s;
 }
 
+/* c = [c +] a w [+ bias] for some columns of w; fails only where weights are not packed. */
+static nnl_status multiply(const scan *s, const factor *f, int64_t rows, const void *a, int64_t lda, int64_t column,
+                           int64_t columns, void *c, int64_t ldc, bool add, const void *bias)
+{
+    if (!s->unpacked) {
+        nnl_panels_multiply(&f->packed, rows, a, lda, column, columns, c, ldc, add, bias);
+        return NNL_OK;
+    }
+    return nnl_gemm(s->rt, &(nnl_gemm_call){.dtype = s->dtype, .trans_b = f->transposed, .m = rows, .n = columns,
+                                            .k = f->depth, .a = a, .lda = lda,
+                                            .b = f->w + column * (f->transposed ? f->ldw : 1) * s->width, .ldb = f->ldw,
+                                            .c = c, .ldc = ldc, .accumulate = add, .alpha = 1, .bias = bias, .batch = 1});
+}
+
 /* ---------------------------------------------------------------- sharing out */
+
+/* Steps in the order of computing; on the way back one before the first gives the gradient of the state there. */
+static int64_t first_number(const scan *s) { return s->dgate ? s->steps - 1 : 0; }
+static int64_t end_number(const scan *s) { return s->dgate ? (s->initial ? -2 : -1) : s->steps; }
+static int64_t next_number(const scan *s, int64_t number) { return s->dgate ? number - 1 : number + 1; }
 
 static void rows_task(void *context, int64_t i)
 {
     const scan *s = context;
     int64_t first = s->batch * i / s->tasks, rows = s->batch * (i + 1) / s->tasks - first;
-    int64_t from = s->dgate ? s->steps - 1 : 0, to = s->dgate ? (s->initial ? -2 : -1) : s->steps;
-    for (int64_t number = from; number != to; number += s->dgate ? -1 : 1) {
+    for (int64_t number = first_number(s); number != end_number(s); number = next_number(s, number)) {
         for (int64_t column = 0; column < s->size; column += s->group)
             s->step(s, number, first, rows, column, NNL_MIN(s->group, s->size - column));
     }
@@ -146,20 +182,31 @@ static void columns_task(void *context, int64_t i)
 
 static nnl_status run_columns(scan *s)
 {
-    int64_t from = s->dgate ? s->steps - 1 : 0, to = s->dgate ? (s->initial ? -2 : -1) : s->steps;
-    for (s->now = from; s->now != to; s->now += s->dgate ? -1 : 1)
+    for (s->now = first_number(s); s->now != end_number(s); s->now = next_number(s, s->now))
         NNL_TRY(nnl_parallel(s->rt, (s->size + s->group - 1) / s->group, columns_task, s));
+    return NNL_OK;
+}
+
+static nnl_status run_whole_steps(scan *s)
+{
+    for (int64_t number = first_number(s); number != end_number(s); number = next_number(s, number))
+        NNL_TRY(s->step(s, number, 0, s->batch, 0, s->size));
     return NNL_OK;
 }
 
 static nnl_status run_scan(scan *s)
 {
     if (s->batch == 0) return NNL_OK;
+    if (s->unpacked) return run_whole_steps(s);
     int64_t threads = s->rt->threads, panel = nnl_panels_width(s->rt, s->dtype);
     double weights = (double)s->gates * (double)s->size * (double)s->states, work = weights * (double)s->batch;
     bool few = s->batch < LEAST_ROWS * threads, large = weights * (double)s->width > CACHE_BYTES;
-    s->group = panel;
-    if (threads > 1 && (few || large) && work >= COLUMNS_WORK && !s->projects) return run_columns(s);
+    s->group = GROUP * panel;
+    if (threads > 1 && (few || large) && work >= COLUMNS_WORK && !s->projects) {
+        int64_t panels = (s->size + panel - 1) / panel;
+        s->group = NNL_MIN(NNL_MAX(panels / (2 * threads), 1), GROUP) * panel;
+        return run_columns(s);
+    }
     int64_t share = (s->batch + threads - 1) / threads;
     int64_t rows = NNL_MIN(NNL_MAX(share, LEAST_ROWS), MOST_ROWS);
     s->tasks = (s->batch + rows - 1) / rows;
@@ -192,22 +239,22 @@ static nnl_recurrent_tile tile_of(const scan *s, int64_t number, int64_t row, in
         .cell_before = s->cell ? place_before(s, s->cell, s->c0, number, row, s->size, column) : NULL};
 }
 
-static void forward_step(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
+static nnl_status forward_step(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
 {
     nnl_recurrent_tile tile = tile_of(s, number, row, rows, column, columns);
     const char *before = place_before(s, s->output, s->h0, number, row, s->states, 0);
-    int added = s->variant == NNL_GRU ? 2 : s->gates;
-    for (int g = 0; g < added; g++)
-        nnl_panels_multiply(&s->weight[g], rows, before, s->states, column, columns,
-                            (char *)tile.gates + g * s->size * s->width, s->gates * s->size, true, NULL);
-    if (s->variant == NNL_GRU)
-        nnl_panels_multiply(&s->weight[2], rows, before, s->states, column, columns,
-                            place(s, s->recurrent, number, row, s->size, column), s->size, false,
-                            s->fresh_bias ? s->fresh_bias + column * s->width : NULL);
+    bool gru = s->variant == NNL_GRU;
+    for (int g = 0; g < (gru ? 2 : s->gates); g++)
+        NNL_TRY(multiply(s, &s->weight[g], rows, before, s->states, column, columns,
+                         (char *)tile.gates + g * s->size * s->width, s->gates * s->size, true, NULL));
+    if (gru)
+        NNL_TRY(multiply(s, &s->weight[2], rows, before, s->states, column, columns,
+                         place(s, s->recurrent, number, row, s->size, column), s->size, false,
+                         s->fresh_bias ? s->fresh_bias + column * s->width : NULL));
     run_kernel(s, &tile);
-    if (s->projects && column + columns == s->size)
-        nnl_panels_multiply(&s->projection, rows, s->scratch + row * s->size * s->width, s->size, 0, s->states,
-                            place(s, s->output, number, row, s->states, 0), s->states, false, NULL);
+    if (!s->projects || column + columns < s->size) return NNL_OK;
+    return multiply(s, &s->projection, rows, s->scratch + row * s->size * s->width, s->size, 0, s->states,
+                    place(s, s->output, number, row, s->states, 0), s->states, false, NULL);
 }
 
 typedef struct forward {
@@ -233,9 +280,9 @@ static void lay_out_forward(scan *s)
 {
     forward *f = (forward *)s;
     for (int g = 0; g < s->gates; g++)
-        s->weight[g] = take_panels(s, f->w_hh + g * s->size * s->states * s->width, s->states, true, s->states, s->size);
+        s->weight[g] = take_factor(s, f->w_hh + g * s->size * s->states * s->width, s->states, true, s->states, s->size);
     if (s->projects) {
-        s->projection = take_panels(s, f->w_hr, s->size, true, s->size, s->states);
+        s->projection = take_factor(s, f->w_hr, s->size, true, s->size, s->states);
         s->scratch = take_array(s, s->batch, s->size);
     }
     char *zeros = take_array(s, s->batch, NNL_MAX(s->size, s->states));
@@ -305,20 +352,20 @@ nnl_status nnl_recurrent_run(nnl_call *c)
 /* ---------------------------------------------------------------- backward */
 
 /* dstate [+]= what flows back from the gates of step `number` to columns of the state before it. */
-static void flow_back(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
+static nnl_status flow_back(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
 {
     int64_t gates = s->gates * s->size;
     char *to = s->dstate + (row * s->states + column) * s->width;
     bool gru = s->variant == NNL_GRU;
-    nnl_panels_multiply(&s->weight[0], rows, place(s, s->dgate, number, row, gates, 0), gates, column, columns, to,
-                        s->states, gru, NULL);
-    if (gru)
-        nnl_panels_multiply(&s->weight[1], rows, place(s, s->drecurrent, number, row, s->size, 0), s->size, column,
-                            columns, to, s->states, true, NULL);
+    NNL_TRY(multiply(s, &s->weight[0], rows, place(s, s->dgate, number, row, gates, 0), gates, column, columns, to,
+                     s->states, gru, NULL));
+    if (!gru) return NNL_OK;
+    return multiply(s, &s->weight[1], rows, place(s, s->drecurrent, number, row, s->size, 0), s->size, column, columns, to,
+                    s->states, true, NULL);
 }
 
 /* The gradient of h before its projection: into scratch, columns of it; and dtotal when it begins. */
-static void project_back(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
+static nnl_status project_back(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
 {
     char *total = place(s, s->dtotal, number, row, s->states, 0);
     const int32_t step[2] = {1, 1};
@@ -331,21 +378,19 @@ static void project_back(const scan *s, int64_t number, int64_t row, int64_t row
         if (dy) add(to, (const void *[]){own, dy}, step, &scale, s->states);
         else memcpy(to, own, (size_t)(s->states * s->width));
     }
-    nnl_panels_multiply(&s->projection, rows, total, s->states, column, columns,
-                        s->scratch + (row * s->size + column) * s->width, s->size, false, NULL);
+    return multiply(s, &s->projection, rows, total, s->states, column, columns,
+                    s->scratch + (row * s->size + column) * s->width, s->size, false, NULL);
 }
 
-static void backward_step(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
+static nnl_status backward_step(const scan *s, int64_t number, int64_t row, int64_t rows, int64_t column, int64_t columns)
 {
-    if (number < s->steps - 1 && s->projects) {
-        if (column == 0) flow_back(s, number + 1, row, rows, 0, s->states);
-    } else if (number < s->steps - 1) {
-        flow_back(s, number + 1, row, rows, column, columns);
-    }
-    if (number < 0) return;
+    bool last = number == s->steps - 1;
+    if (!last && !s->projects) NNL_TRY(flow_back(s, number + 1, row, rows, column, columns));
+    if (!last && s->projects && column == 0) NNL_TRY(flow_back(s, number + 1, row, rows, 0, s->states));
+    if (number < 0) return NNL_OK;
     nnl_recurrent_tile tile = tile_of(s, number, row, rows, column, columns);
     if (s->projects) {
-        project_back(s, number, row, rows, column, columns);
+        NNL_TRY(project_back(s, number, row, rows, column, columns));
         tile.dstate = tile.state;
     } else {
         tile.dstate = s->dstate + (row * s->size + column) * s->width;
@@ -356,6 +401,7 @@ static void backward_step(const scan *s, int64_t number, int64_t row, int64_t ro
     tile.dgates = place(s, s->dgate, number, row, s->gates * s->size, column);
     tile.drecurrent = place(s, s->drecurrent, number, row, s->size, column);
     run_kernel(s, &tile);
+    return NNL_OK;
 }
 
 typedef struct backward {
@@ -367,11 +413,11 @@ static void lay_out_backward(scan *s)
 {
     backward *b = (backward *)s;
     int64_t depth = (s->variant == NNL_GRU ? 2 : s->gates) * s->size;
-    s->weight[0] = take_panels(s, b->w_hh, s->states, false, depth, s->states);
+    s->weight[0] = take_factor(s, b->w_hh, s->states, false, depth, s->states);
     if (s->variant == NNL_GRU)
-        s->weight[1] = take_panels(s, b->w_hh + depth * s->states * s->width, s->states, false, s->size, s->states);
+        s->weight[1] = take_factor(s, b->w_hh + depth * s->states * s->width, s->states, false, s->size, s->states);
     if (s->projects) {
-        s->projection = take_panels(s, b->w_hr, s->size, false, s->states, s->size);
+        s->projection = take_factor(s, b->w_hr, s->size, false, s->states, s->size);
         s->scratch = take_array(s, s->batch, s->size);
     }
     char *zeros = take_array(s, s->batch, NNL_MAX(s->size, s->states));
