@@ -233,9 +233,10 @@ NNL_OP(lstm_layer,
     .grad = lstm_grad,
     .define = lstm_define,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_OUTPUT(0) | NNL_SAVE_OUTPUT(3) | NNL_SAVE_OUTPUT(4),
-    .sample = "input:3x2x3 weight_ih:16x3[-1,1] weight_hh:16x4[-1,1] bias_ih:16 bias_hh:16 h0:2x4 c0:2x4; "
+    .sample = "input:3x4x3 weight_ih:16x3[-1,1] weight_hh:16x4[-1,1] bias_ih:16 bias_hh:16 h0:4x4 c0:4x4; "
               "input:3x1x2 weight_ih:4x2 weight_hh:4x1 reverse=true; "
-              "input:2x2x3 weight_ih:12x3[-1,1] weight_hh:12x2[-1,1] bias_ih:12 h0:2x2 c0:2x3 weight_hr:2x3 reverse=true; "
+              "input:3x3x2 weight_ih:12x2[-1,1] weight_hh:12x2[-1,1] bias_ih:12 h0:3x2 c0:3x3 weight_hr:2x3 reverse=true; "
+              "input:2x2x3 weight_ih:8x3 weight_hh:8x1 weight_hr:1x2; "
               "input:1x3x2 weight_ih:8x2 weight_hh:8x2 bias_hh:8",
     .traits = NNL_PROMOTE | NNL_NO_METHOD);
 
@@ -319,7 +320,7 @@ NNL_OP(gru_layer,
     .grad = gru_grad,
     .define = gru_define,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_OUTPUT(0) | NNL_SAVE_OUTPUT(2) | NNL_SAVE_OUTPUT(3),
-    .sample = "input:3x2x3 weight_ih:12x3[-1,1] weight_hh:12x4[-1,1] bias_ih:12 bias_hh:12 h0:2x4; "
+    .sample = "input:3x4x3 weight_ih:12x3[-1,1] weight_hh:12x4[-1,1] bias_ih:12 bias_hh:12 h0:4x4; "
               "input:3x1x2 weight_ih:3x2 weight_hh:3x1 reverse=true; "
               "input:2x2x3 weight_ih:6x3 weight_hh:6x2 bias_hh:6 h0:2x2 reverse=true; "
               "input:1x3x2 weight_ih:6x2 weight_hh:6x2 bias_ih:6",
@@ -382,7 +383,7 @@ NNL_OP(rnn_layer,
     .grad = rnn_grad,
     .define = rnn_define,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_OUTPUT(0),
-    .sample = "input:3x2x3 weight_ih:4x3[-1,1] weight_hh:4x4[-1,1] bias_ih:4 bias_hh:4 h0:2x4; "
+    .sample = "input:3x4x3 weight_ih:4x3[-1,1] weight_hh:4x4[-1,1] bias_ih:4 bias_hh:4 h0:4x4; "
               "input:3x1x2 weight_ih:1x2 weight_hh:1x1 reverse=true; "
               "input:2x2x3[0.1,1] weight_ih:2x3[0.1,1] weight_hh:2x2[0.1,1] bias_hh:2[0.1,1] h0:2x2[0.1,1] nonlinearity=\"relu\" reverse=true; "
               "input:1x3x2 weight_ih:2x2 weight_hh:2x2 bias_ih:2",

@@ -1753,11 +1753,11 @@ def recurrent():
         state = (lambda *s: (U(*s), U(*s))) if name == "LSTM" else U
         case(name, [3, 4], [U(3, 2, 3)])
         case(name, [3, 4], [U(3, 2, 3), state(1, 2, 4)])
-        case(name, [2, 3, 2], [U(2, 4, 2), state(4, 2, 3)], dict(batch_first=True, bidirectional=True))
+        case(name, [2, 3, 2], [U(3, 4, 2), state(4, 3, 3)], dict(batch_first=True, bidirectional=True))
         case(name, [3, 5], [U(4, 3), state(1, 5)], dict(bias=False))
         case(name, [3, 17], [U(2, 1, 3)], dict(bidirectional=True))
     case("RNN", [3, 4], [U(3, 2, 3), U(1, 2, 4)], dict(nonlinearity="relu"))
-    case("LSTM", [3, 4, 2], [U(3, 2, 3), (U(4, 2, 2), U(4, 2, 4))], dict(bidirectional=True, proj_size=2))
+    case("LSTM", [3, 4, 2], [U(3, 4, 3), (U(4, 4, 2), U(4, 4, 4))], dict(bidirectional=True, proj_size=2))
     case("LSTM", [2, 3], [U(3, 2)], dict(proj_size=1, bias=False))
     for name in ("RNNCell", "GRUCell", "LSTMCell"):
         state = (lambda *s: (U(*s), U(*s))) if name == "LSTMCell" else U
