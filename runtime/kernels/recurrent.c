@@ -1,4 +1,5 @@
-/* The elementwise part of recurrent layers: all gates of a time step in one pass, and their gradients. */
+/* The elementwise part of recurrent layers: all gates of a time step in one pass, and their
+ * gradients. */
 #include "kernels.h"
 #include "math_f32.h"
 #include "recurrent.h"
@@ -25,8 +26,10 @@
 #define BY_TYPE(name)                                    \
     void K(name)(int dtype, const nnl_recurrent_tile *t) \
     {                                                    \
-        if (dtype == 4) name##_f32(t);                   \
-        else name##_f64(t);                              \
+        if (dtype == 4)                                  \
+            name##_f32(t);                               \
+        else                                             \
+            name##_f64(t);                               \
     }
 BY_TYPE(lstm_step)
 BY_TYPE(lstm_back)

@@ -1,5 +1,5 @@
-/* The kernels of recurrent.c for one type: T the element, V its vector, T_() and V_() names for them.
- * Included twice, hence without a guard. */
+/* The kernels of recurrent.c for one type: T the element, V its vector, T_() and V_() names for
+ * them. Included twice, hence without a guard. */
 
 /* n lanes of an array at its tile's row r, column j; `whole`: n is all of them. */
 VEC_INLINE V T_(at)(const void *array, int64_t place, int64_t n, bool whole)
@@ -21,12 +21,15 @@ VEC_INLINE void T_(put)(void *array, int64_t place, V x, int64_t n, bool whole)
 #define WRITE(array, place, x) T_(put)(t->array, place, x, n, whole)
 #define ONE V_(set1)(1)
 
-/* Calls body(t, r, j, n, whole) for vectors of columns of every row. */
-#define EACH_VECTOR(body)                                                                  \
-    for (int64_t r = 0; r < t->rows; r++) {                                                \
-        int64_t j = 0;                                                                     \
-        for (; j + LANES <= t->columns; j += LANES) body(t, r, j, LANES, true);            \
-        if (j < t->columns) body(t, r, j, t->columns - j, false);                          \
+/* The kernel that calls name_at(t, r, j, n, whole) for vectors of columns of every row. */
+#define BY_VECTORS(name)                                                                     \
+    static void T_(name)(const nnl_recurrent_tile *t)                                        \
+    {                                                                                        \
+        for (int64_t r = 0; r < t->rows; r++) {                                              \
+            int64_t j = 0;                                                                   \
+            for (; j + LANES <= t->columns; j += LANES) T_(name##_at)(t, r, j, LANES, true); \
+            if (j < t->columns) T_(name##_at)(t, r, j, t->columns - j, false);               \
+        }                                                                                    \
     }
 
 /* The gradient of h at a place: through this step's result and through later steps. */
@@ -59,7 +62,7 @@ VEC_INLINE void T_(lstm_step_at)(const nnl_recurrent_tile *t, int64_t r, int64_t
     WRITE(cell, at, c);
     WRITE(state, at, o * V_(tanh)(c));
 }
-static void T_(lstm_step)(const nnl_recurrent_tile *t) { EACH_VECTOR(T_(lstm_step_at)) }
+BY_VECTORS(lstm_step)
 
 VEC_INLINE void T_(lstm_back_at)(const nnl_recurrent_tile *t, int64_t r, int64_t j, int64_t n,
                                  const bool whole)
@@ -75,7 +78,7 @@ VEC_INLINE void T_(lstm_back_at)(const nnl_recurrent_tile *t, int64_t r, int64_t
     WRITE(dgates, gate + 3 * t->size, T_(through_sigmoid)(o, dh * squashed));
     WRITE(dcell, at, dc * f);
 }
-static void T_(lstm_back)(const nnl_recurrent_tile *t) { EACH_VECTOR(T_(lstm_back_at)) }
+BY_VECTORS(lstm_back)
 
 /* ---------------------------------------------------------------- GRU */
 
@@ -91,7 +94,7 @@ VEC_INLINE void T_(gru_step_at)(const nnl_recurrent_tile *t, int64_t r, int64_t 
     WRITE(gates, gate + 2 * t->size, fresh);
     WRITE(state, at, V_(fma)(update, READ(state_before, at) - fresh, fresh));
 }
-static void T_(gru_step)(const nnl_recurrent_tile *t) { EACH_VECTOR(T_(gru_step_at)) }
+BY_VECTORS(gru_step)
 
 VEC_INLINE void T_(gru_back_at)(const nnl_recurrent_tile *t, int64_t r, int64_t j, int64_t n,
                                 const bool whole)
@@ -101,12 +104,13 @@ VEC_INLINE void T_(gru_back_at)(const nnl_recurrent_tile *t, int64_t r, int64_t 
     V fresh = READ(gates, gate + 2 * t->size), dh = T_(state_grad)(t, r, j, n, whole);
     V dfresh = T_(through_tanh)(fresh, dh * (ONE - update));
     WRITE(dgates, gate, T_(through_sigmoid)(reset, dfresh * READ(recurrent, at)));
-    WRITE(dgates, gate + t->size, T_(through_sigmoid)(update, dh * (READ(state_before, at) - fresh)));
+    WRITE(dgates, gate + t->size,
+          T_(through_sigmoid)(update, dh * (READ(state_before, at) - fresh)));
     WRITE(dgates, gate + 2 * t->size, dfresh);
     WRITE(drecurrent, at, dfresh * reset);
     WRITE(dstate, at, dh * update);
 }
-static void T_(gru_back)(const nnl_recurrent_tile *t) { EACH_VECTOR(T_(gru_back_at)) }
+BY_VECTORS(gru_back)
 
 /* ---------------------------------------------------------------- RNN */
 
@@ -117,19 +121,20 @@ VEC_INLINE void T_(rnn_step_at)(const nnl_recurrent_tile *t, int64_t r, int64_t 
     V x = READ(gates, at);
     WRITE(gates, at, t->relu ? V_(max)(V_(zero)(), x) : V_(tanh)(x));
 }
-static void T_(rnn_step)(const nnl_recurrent_tile *t) { EACH_VECTOR(T_(rnn_step_at)) }
+BY_VECTORS(rnn_step)
 
 VEC_INLINE void T_(rnn_back_at)(const nnl_recurrent_tile *t, int64_t r, int64_t j, int64_t n,
                                 const bool whole)
 {
     const int64_t at = r * t->size + j;
     V h = READ(gates, at), dh = T_(state_grad)(t, r, j, n, whole);
-    V through = t->relu ? V_(select)(V_(gt)(h, V_(zero)()), dh, V_(zero)()) : T_(through_tanh)(h, dh);
+    V through =
+        t->relu ? V_(select)(V_(gt)(h, V_(zero)()), dh, V_(zero)()) : T_(through_tanh)(h, dh);
     WRITE(dgates, at, through);
 }
-static void T_(rnn_back)(const nnl_recurrent_tile *t) { EACH_VECTOR(T_(rnn_back_at)) }
+BY_VECTORS(rnn_back)
 
 #undef READ
 #undef WRITE
 #undef ONE
-#undef EACH_VECTOR
+#undef BY_VECTORS

@@ -3,7 +3,8 @@
 #include "panels.h"
 #include "../kernels/kernels.h"
 
-/* As in gemm.c: sums of blocks are added in C, which keeps rounding errors of long products down. */
+/* As in gemm.c: sums of blocks are added in C, which keeps rounding errors of long products down.
+ */
 #define DEPTH 256
 
 static int64_t size_of(nnl_dtype dtype) { return dtype == NNL_F32 ? 4 : 8; }
@@ -30,8 +31,8 @@ size_t nnl_panels_bytes(const nnl_runtime *rt, nnl_dtype dtype, int64_t depth, i
     return (size_t)((depth * padded(&p) * size_of(dtype) + 63) / 64 * 64);
 }
 
-nnl_panels nnl_panels_pack(nnl_runtime *rt, nnl_dtype dtype, void *memory, const void *w, int64_t ldw,
-                           bool transposed, int64_t depth, int64_t columns)
+nnl_panels nnl_panels_pack(nnl_runtime *rt, nnl_dtype dtype, void *memory, const void *w,
+                           int64_t ldw, bool transposed, int64_t depth, int64_t columns)
 {
     nnl_panels p = {rt->kernels, dtype, depth, columns, memory};
     int64_t size = size_of(dtype), row = padded(&p) * size;
@@ -40,9 +41,11 @@ nnl_panels nnl_panels_pack(nnl_runtime *rt, nnl_dtype dtype, void *memory, const
         const char *from = (const char *)w + (transposed ? d : d * ldw) * size;
         void *to = p.data + d * row;
         if (dtype == NNL_F32)
-            p.kernels->gemm_pack_f32(to, (const float *)(const void *)from, ldw, transposed, count, columns);
+            p.kernels->gemm_pack_f32(to, (const float *)(const void *)from, ldw, transposed, count,
+                                     columns);
         else
-            p.kernels->gemm_pack_f64(to, (const double *)(const void *)from, ldw, transposed, count, columns);
+            p.kernels->gemm_pack_f64(to, (const double *)(const void *)from, ldw, transposed, count,
+                                     columns);
     }
     return p;
 }
@@ -51,7 +54,8 @@ void nnl_panels_multiply(const nnl_panels *w, int64_t rows, const void *a, int64
                          int64_t first, int64_t count, void *c, int64_t ldc, bool add,
                          const void *bias)
 {
-    int64_t size = size_of(w->dtype), row = padded(w) * size, width = width_of(w->kernels, w->dtype);
+    int64_t size = size_of(w->dtype), row = padded(w) * size,
+            width = width_of(w->kernels, w->dtype);
     for (int64_t d = 0; d < w->depth; d += DEPTH) {
         int64_t depth = NNL_MIN(DEPTH, w->depth - d);
         nnl_gemm_block block = {.rows = rows,
