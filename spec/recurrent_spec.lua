@@ -151,6 +151,12 @@ describe("recurrent layers", function()
     assert.equal("LSTMCell(3, 4, bias=false)", tostring(nn.LSTMCell(3, 4, false)))
   end)
 
+  it("show their states and products in a summary", function()
+    local rows = nn.LSTM(3, 4):summary({5, 2, 3}, {rows = true})
+    assert.equal("5x2x4, {1x2x4, 1x2x4}", rows[1].output)
+    assert.equal(10 * 2 * 16 * (3 + 4), rows[1].flops)
+  end)
+
   it("stand in a Sequential, which hands on the first result", function()
     assert.equal("5x2x7", tostring(nn.Sequential(nn.GRU(3, 4), nn.Linear(4, 7))(nn.randn(5, 2, 3)).shape))
     says(function() nn.Linear(4, 7)(nn.GRU(3, 4)(nn.randn(5, 2, 3))) end, "parentheses")
