@@ -105,6 +105,12 @@ if part == "large" then
   try("conv2d.depthwise", op "conv2d", draw {9, 35, 30, 30}, draw {35, 1, 3, 3}, draw {35}, {groups = 35, stride = 2})
   try("conv2d.wide", op "conv2d", draw {2, 130, 9, 9}, draw {140, 130, 3, 3}, draw {140}, {dilation = 2, padding = 2})
   try("conv3d", op "conv3d", draw {2, 8, 9, 10, 11}, draw {16, 8, 3, 3, 3}, draw {16}, {padding = 1})
+  -- rows are shared out in the first two, columns in the others
+  try("lstm_layer", op "lstm_layer", draw {9, 37, 40}, draw {260, 40}, draw {260, 65}, draw {260}, draw {260})
+  try("gru_layer", op "gru_layer", draw {9, 37, 40}, draw {195, 40}, draw {195, 65}, draw {195}, draw {195})
+  try("lstm_layer.wide", op "lstm_layer", draw {4, 5, 40}, draw({1320, 40}), draw({1320, 330}, {lo = -0.1, hi = 0.1}))
+  try("gru_layer.wide", op "gru_layer", draw {4, 33, 40}, draw({1200, 40}), draw({1200, 400}, {lo = -0.1, hi = 0.1}))
+  try("rnn_layer.wide", op "rnn_layer", draw {4, 33, 40}, draw({650, 40}), draw({650, 650}, {lo = -0.1, hi = 0.1}))
   try("transposed copy", function(x) return x:t():contiguous() end, draw {500, 301})
   try("broadcast add", op "add", draw {300, 1, 31}, draw {40, 31})
 end

@@ -188,6 +188,15 @@ local function load_state(net, state, data, dtype)
   net:load_state_dict(tensors)
 end
 
+-- Results with the lists among them, as recurrent states are, opened.
+local function flat(results)
+  local all = {}
+  for _, result in ipairs(results) do
+    for _, x in ipairs(nn.is_tensor(result) and {result} or result) do all[#all + 1] = x end
+  end
+  return all
+end
+
 function run.module(case, data, dtype)
   local make = rawget(nn, case.module) or nn[case.module]
   if not make then error("there is no module " .. case.module, 0) end
@@ -198,7 +207,7 @@ function run.module(case, data, dtype)
   if case.mode == "eval" then net:eval() end
   local given = {args = {n = #case.inputs, table.unpack(case.inputs)}, options = case.call}
   local inputs = prepare(given, data, dtype, leaves)
-  local outs = {net(table.unpack(inputs, 1, inputs.n))}
+  local outs = flat {net(table.unpack(inputs, 1, inputs.n))}
   check_results(case, data, outs, dtype)
   if not (#leaves > 0 or case.grads and next(case.grads)) then return end
   for name, p in net:named_parameters() do
@@ -269,6 +278,13 @@ describe("golden results of PyTorch, modules:", function()
     end
   end
 
+  local layers = read "recurrent"
+  for _, case in ipairs(layers.cases) do
+    it(case.module .. " agrees on " .. arguments_text(case, layers), function()
+      run.module(case, layers, "f64")
+      run.module(case, layers, "f32")
+    end)
+  end
   local data = read "module"
 
   for _, case in ipairs(data.cases) do

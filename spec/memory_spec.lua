@@ -122,6 +122,20 @@ local steps = {
       return (nn.grad((g * g):sum(), {m.x})):sum():item()
     end,
   },
+  ["recurrent"] = {
+    make = function()
+      nn.manual_seed(7)
+      local net = nn.LSTM(3, 4, 2, {bidirectional = true, proj_size = 2})
+      return {net = net, x = nn.randn(5, 4, 3), opt = nn.optim.SGD(net:parameters(), {lr = 0.1})}
+    end,
+    run = function(m)
+      m.net:zero_grad()
+      local out, state = m.net(m.x)
+      local loss = (out * out):sum() + state[2]:sum()
+      loss:backward()
+      return loss:item() + m.net.weight_hh_l0.grad:sum():item()
+    end,
+  },
   ["views and lists"] = {
     make = function() return {x = nn.arange(1, 12):to("f32"):reshape(3, 4):requires_grad_()} end,
     run = function(m)

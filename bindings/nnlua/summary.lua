@@ -29,7 +29,11 @@ local function shape_text(...)
   local shapes = {}
   for i = 1, select("#", ...) do
     local value = (select(i, ...))
-    shapes[i] = native.is_tensor(value) and tostring(value.shape) or "?"
+    if type(value) == "table" and #value > 0 then -- as a recurrent state is
+      shapes[i] = "{" .. shape_text(table.unpack(value)) .. "}"
+    else
+      shapes[i] = native.is_tensor(value) and tostring(value.shape) or "?"
+    end
   end
   return table.concat(shapes, ", ")
 end

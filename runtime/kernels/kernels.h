@@ -13,6 +13,7 @@
 #include "gemm_block.h"
 #include "optim.h"
 #include "pool.h"
+#include "recurrent.h"
 #include "reduce.h"
 
 #define NNL_KERNEL_DTYPES 6 /* bool, u8, i32, i64, f32, f64: as nnl_dtype */

@@ -161,6 +161,38 @@ workloads[#workloads + 1] = {"door-add-4", "us", function()
   end))
 end}
 
+-- Embedding, two recurrent layers, a linear one: the next of 96 symbols, 32 sequences of 64 at a time.
+local CharRNN = nn.Module:subclass "CharRNN"
+
+function CharRNN:init(kind)
+  self.emb, self.rnn, self.out = nn.Embedding(96, 256), nn[kind](256, 256, 2, {batch_first = true}), nn.Linear(256, 96)
+end
+
+function CharRNN:forward(x) return self.out((self.rnn(self.emb(x)))) end
+
+local function sequences(net, vocabulary, batch, steps)
+  local data, place = nn.randint(1, vocabulary, {64, batch, steps + 1}), 0
+  local optimizer = nn.optim.Adam(net:parameters(), {lr = 1e-3})
+  local criterion = nn.CrossEntropyLoss()
+  local step = nn.compile(function(x, y)
+    optimizer:zero_grad()
+    criterion(net(x):reshape(batch * steps, vocabulary), y:reshape(batch * steps)):backward()
+    optimizer:step()
+  end)
+  return batch * steps * rate(function()
+    local symbols = data[place % 64 + 1]
+    place = place + 1
+    step(symbols:narrow(2, 1, steps), symbols:narrow(2, 2, steps))
+  end)
+end
+
+workloads[#workloads + 1] = {"lstm-train-b32-t64", "tokens/s", function()
+  return sequences(CharRNN "LSTM", 96, 32, 64)
+end}
+workloads[#workloads + 1] = {"gru-train-b32-t64", "tokens/s", function()
+  return sequences(CharRNN "GRU", 96, 32, 64)
+end}
+
 nn.manual_seed(0)
 for _, workload in ipairs(workloads) do
   local name, unit, run = table.unpack(workload)

@@ -1935,14 +1935,85 @@ def convolution():
     return fam
 
 
-FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim, image, convolution]
+# ---------------------------------------------------------------- recurrent layers
+
+
+def recurrent():
+    fam = Family("recurrent")
+    N = torch.nn
+
+    def scale(v):
+        return float(f"{float(v.detach().abs().max()) * 4 + 1:.3g}") if v.numel() else 1.0
+
+    def flat(values):
+        for v in values:
+            if isinstance(v, tuple):
+                yield from flat(v)
+            else:
+                yield v
+
+    def case(name, args, inputs, options=None, **torch_options):
+        """A module with given parameters: results and states, gradients of inputs, states and parameters."""
+        net = getattr(N, name)(*args, **{**(options or {}), **torch_options}).double()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(U(*p.shape, lo=-1, hi=1, dtype=p.dtype))
+        leaves = []
+
+        def write(x):
+            if isinstance(x, tuple):
+                return {"list": [write(v) for v in x]}
+            leaves.append((x.clone().requires_grad_(), {"t": fam.put_input(x, False)}))
+            return leaves[-1][1]
+
+        items = [write(x) for x in inputs]
+        given = iter(leaf for leaf, _ in leaves)
+        out = net(*[tuple(next(given) for _ in x) if isinstance(x, tuple) else next(given) for x in inputs])
+        outs = list(flat(out if isinstance(out, tuple) else (out,)))
+        loss = sum((o * weights_of(o.shape, k)).sum() for k, o in enumerate(outs))
+        grads = torch.autograd.grad(loss, [leaf for leaf, _ in leaves] + list(net.parameters()))
+        for (_, item), g in zip(leaves, grads):
+            item["grad"], item["scale"] = fam.put(g), scale(g)
+        names = [n for n, _ in net.named_parameters()]
+        entry = {"module": name, "args": Lua(fam.list_of(args))}
+        if options:
+            entry["options"] = options
+        entry["inputs"] = items
+        entry["outputs"] = [{"t": fam.put(o), "scale": scale(o)} for o in outs]
+        entry["grads"] = {n: {"t": fam.put(g), "scale": scale(g)} for n, g in zip(names, grads[len(leaves) :])}
+        entry["state"] = {n: fam.put_input(p, False) for n, p in net.named_parameters()}
+        fam.add(entry)
+
+    for name in ("RNN", "GRU", "LSTM"):
+        state = (lambda *s: (U(*s), U(*s))) if name == "LSTM" else U
+        case(name, [3, 4], [U(3, 2, 3)])
+        case(name, [3, 4], [U(3, 2, 3), state(1, 2, 4)])
+        case(name, [2, 3, 2], [U(3, 4, 2), state(4, 3, 3)], dict(batch_first=True, bidirectional=True))
+        case(name, [3, 5], [U(4, 3), state(1, 5)], dict(bias=False))
+        case(name, [3, 17], [U(2, 1, 3)], dict(bidirectional=True))
+    case("RNN", [3, 4], [U(3, 2, 3), U(1, 2, 4)], dict(nonlinearity="relu"))
+    case("LSTM", [3, 4, 2], [U(3, 4, 3), (U(4, 4, 2), U(4, 4, 4))], dict(bidirectional=True, proj_size=2))
+    case("LSTM", [2, 3], [U(3, 2)], dict(proj_size=1, bias=False))
+    for name in ("RNNCell", "GRUCell", "LSTMCell"):
+        state = (lambda *s: (U(*s), U(*s))) if name == "LSTMCell" else U
+        case(name, [3, 4], [U(2, 3), state(2, 4)])
+        case(name, [3, 4], [U(3)], dict(bias=False))
+    case("RNNCell", [2, 3], [U(2, 2)], dict(nonlinearity="relu"))
+    return fam
+
+
+# Each family's own seed: another one's data stay as they are.
+FAMILIES = {
+    elementwise: 1000, activation: 1001, binary: 1002, reduce: 1003, matmul: 1004, shape: 1005, index: 1006, loss: 1007,
+    module: 1008, optim: 1009, image: 1010, convolution: 1011, recurrent: 1010,
+}
 
 if __name__ == "__main__":
     if not torch.__version__.startswith(PINNED):
         print(f"made with torch {PINNED}, this is {torch.__version__}", file=sys.stderr)
     chosen = sys.argv[1:] or [f.__name__ for f in FAMILIES]
-    for k, make in enumerate(FAMILIES):
+    for make, seed in FAMILIES.items():
         if make.__name__ in chosen:
-            generator.manual_seed(1000 + k)
+            generator.manual_seed(seed)
             unary.pool.clear()
             make().write()
