@@ -195,7 +195,7 @@ function run.module(case, data, dtype)
   local net = make(table.unpack(arguments, 1, arguments.n))
   if case.state then load_state(net, case.state, data, dtype) end
   if case.mode == "eval" then net:eval() end
-  local inputs = prepare({args = {n = #case.inputs, table.unpack(case.inputs)}}, data, dtype, leaves)
+  local inputs = prepare({args = {n = #case.inputs, table.unpack(case.inputs)}, options = case.call}, data, dtype, leaves)
   local outs = {net(table.unpack(inputs, 1, inputs.n))}
   check_results(case, data, outs, dtype)
   if not (#leaves > 0 or case.grads and next(case.grads)) then return end
@@ -207,12 +207,14 @@ end
 
 ---------------------------------------------------------------- the specs
 
-local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss"}
+local families = {"elementwise", "activation", "binary", "reduce", "matmul", "shape", "index", "loss", "transformer"}
+local without_methods = {loss = true, activation = true, transformer = true} -- functions of nn.functional, as in torch
 
 for _, family in ipairs(families) do
   describe("golden results of PyTorch, " .. family .. ":", function()
     local data = read(family)
     for _, case in ipairs(data.cases) do
+      if case.module then goto continue end
       local kind = case.op and "op" or case.expression and "expression" or case.subscript and "subscript" or "assign"
       local name = case.op or case.expression or kind == "subscript" and "x[" .. case.subscript .. "]"
         or "x[" .. case.assign .. "] = v"
@@ -224,6 +226,7 @@ for _, family in ipairs(families) do
           run[kind](case, data, "f32")
         end
       end)
+      ::continue::
     end
   end)
 end
@@ -234,10 +237,9 @@ describe("golden results of PyTorch, methods:", function()
   for _, family in ipairs(families) do
     local data = read(family)
     for _, case in ipairs(data.cases) do
-      local first = case.args[1]
+      local first = case.args and case.args[1]
       local fit = case.op and type(first) == "table" and first.t and not first.layout
-      -- losses and functions of nn.functional are no methods in torch either
-      if fit and family ~= "loss" and family ~= "activation" and not seen[case.op]
+      if fit and not without_methods[family] and not seen[case.op]
         and not ({where = 1, embedding = 1, linear = 1, bilinear = 1, one_hot = 1, zeros_like = 1, ones_like = 1,
           full_like = 1})[case.op] then
         seen[case.op] = true
@@ -250,15 +252,19 @@ describe("golden results of PyTorch, methods:", function()
 end)
 
 describe("golden results of PyTorch, modules:", function()
-  local data = read "module"
-  for _, case in ipairs(data.cases) do
-    if case.module then
-      it(case.module .. " agrees on " .. arguments_text(case, data), function()
-        run.module(case, data, "f64")
-        run.module(case, data, "f32")
-      end)
+  for _, family in ipairs {"module", "transformer"} do
+    local data = read(family)
+    for _, case in ipairs(data.cases) do
+      if case.module then
+        it(case.module .. " agrees on " .. arguments_text(case, data), function()
+          run.module(case, data, "f64")
+          run.module(case, data, "f32")
+        end)
+      end
     end
   end
+
+  local data = read "module"
 
   for _, case in ipairs(data.cases) do
     if case.train then

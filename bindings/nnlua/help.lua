@@ -266,8 +266,8 @@ local function overview()
   section(out, "Tensors: methods and fields besides the ops", by_kind.methods)
   out[#out] = out[#out] .. "\n" .. filled(table.concat(by_kind.fields, " "), "  ")
   section(out, "Tensors: topics", by_kind.topics)
-  for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: activations", "activations"}, {"Modules: losses",
-    "losses"}} do
+  for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: transformers", "transformer"},
+    {"Modules: activations", "activations"}, {"Modules: losses", "losses"}} do
     section(out, part[1], names_of(require("nnlua." .. part[2])))
   end
   for _, library in ipairs {"optim", "init", "utils", "data"} do section(out, "nn." .. library,

@@ -46,7 +46,7 @@ nn.ops = native.ops
 ---------------------------------------------------------------- modules
 
 nn.Module, nn.Parameter = Module, Module.Parameter
-for _, part in ipairs {"layers", "activations", "losses"} do
+for _, part in ipairs {"layers", "transformer", "activations", "losses"} do
   for name, class in pairs(require("nnlua." .. part)) do nn[name] = class end
 end
 

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "gemm_block.h"
+#include "layer_norm.h"
 #include "optim.h"
 #include "reduce.h"
 

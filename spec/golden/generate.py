@@ -297,6 +297,45 @@ class Family:
     def add(self, entry):
         self.cases.append(entry)
 
+    def module_case(self, name, args, net, inputs, options=None, mode=None, call=None):
+        """A module with given parameters: results, gradients of inputs and of parameters.  call: options of the
+        call itself."""
+        net = net.double()
+        state = {k: v.detach().clone() for k, v in net.state_dict().items()}
+        items, leaves = [], []
+        for x in inputs:
+            a = x if isinstance(x, In) else In(x)
+            leaf = a.x.clone().requires_grad_(a.grad)
+            leaves.append(leaf)
+            items.append({"t": self.put_input(a.x + 1 if a.pos else a.x, False)})
+        outs = net(*leaves, **(call or {}))
+        outs = [o for o in outs if o is not None] if isinstance(outs, tuple) else [outs]
+        entry = {"module": name, "args": Lua(self.list_of(args))}
+        if options is not None:
+            entry["options"] = options
+        scale = lambda v: float(f"{float(v.detach().abs().max()) * 4 + 1:.3g}") if v.numel() else 1.0
+        flow = [(k, o) for k, o in enumerate(outs) if o.requires_grad]
+        if flow:
+            want = [l for l in leaves if l.requires_grad] + list(net.parameters())
+            total = sum((o * weights_of(o.shape, k)).sum() for k, o in flow)
+            grads = torch.autograd.grad(total, want, allow_unused=True)
+            grads = [torch.zeros_like(w) if g is None else g for w, g in zip(want, grads)]
+            for l, item in zip(leaves, items):
+                if l.requires_grad:
+                    g = grads.pop(0)
+                    item["grad"], item["scale"] = self.put(g), scale(g)
+            names = [n for n, _ in net.named_parameters()]
+            entry["grads"] = {n: {"t": self.put(g), "scale": scale(g)} for n, g in zip(names, grads)}
+        entry["inputs"] = items
+        if call:
+            entry["call"] = {k: {"t": self.put_input(v, False)} if isinstance(v, torch.Tensor) else v for k, v in call.items()}
+        entry["outputs"] = [{"t": self.put(o), "scale": scale(o)} for o in outs]
+        if state:
+            entry["state"] = {k: self.put_input(v, False) for k, v in state.items()}
+        if mode:
+            entry["mode"] = mode
+        self.add(entry)
+
     def write(self):
         header, offset, blobs = {}, 0, []
         # widest types first, so that every tensor is aligned
@@ -1440,49 +1479,18 @@ def loss():
 # ---------------------------------------------------------------- modules
 
 
+def fixed(net):
+    """Parameters that f32 can hold."""
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(U(*p.shape, lo=-1, hi=1, dtype=p.dtype))
+    return net
+
+
 def module():
     fam = Family("module")
 
-    def module_case(name, args, net, inputs, options=None, lua_state=None, mode=None):
-        """A module with given parameters: result, gradients of inputs and of parameters."""
-        net = net.double()
-        state = {k: v.detach().clone() for k, v in net.state_dict().items()}
-        items, leaves = [], []
-        for x in inputs:
-            a = x if isinstance(x, In) else In(x)
-            leaf = a.x.clone().requires_grad_(a.grad)
-            leaves.append(leaf)
-            items.append({"t": fam.put_input(a.x + 1 if a.pos else a.x, False)})
-        out = net(*leaves)
-        entry = {"module": name, "args": Lua(fam.list_of(args))}
-        if options is not None:
-            entry["options"] = options
-        scale = lambda v: float(f"{float(v.detach().abs().max()) * 4 + 1:.3g}") if v.numel() else 1.0
-        if out.requires_grad:
-            want = [l for l in leaves if l.requires_grad] + list(net.parameters())
-            grads = torch.autograd.grad((out * weights_of(out.shape, 0)).sum(), want, allow_unused=True)
-            grads = [torch.zeros_like(w) if g is None else g for w, g in zip(want, grads)]
-            for l, item in zip(leaves, items):
-                if l.requires_grad:
-                    g = grads.pop(0)
-                    item["grad"], item["scale"] = fam.put(g), scale(g)
-            names = [n for n, _ in net.named_parameters()]
-            entry["grads"] = {n: {"t": fam.put(g), "scale": scale(g)} for n, g in zip(names, grads)}
-        entry["inputs"] = items
-        entry["outputs"] = [{"t": fam.put(out), "scale": scale(out)}]
-        if state:
-            entry["state"] = {k: fam.put_input(v, False) for k, v in state.items()}
-        if mode:
-            entry["mode"] = mode
-        fam.add(entry)
-
-    def fixed(net):
-        """Parameters that f32 can hold."""
-        with torch.no_grad():
-            for p in net.parameters():
-                p.copy_(U(*p.shape, lo=-1, hi=1, dtype=p.dtype))
-        return net
-
+    module_case = fam.module_case
     N = torch.nn
     for a, k, o, xs in [
         ((4, 3), {}, None, (5, 4)),
@@ -1700,7 +1708,47 @@ def optim():
     return fam
 
 
-FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim]
+# ---------------------------------------------------------------- the layers of transformers
+
+
+def transformer():
+    fam = Family("transformer")
+    N = torch.nn
+    for x, dims in [
+        (U(3, 4), 1),
+        (U(2, 3, 5), 1),
+        (In(U(2, 3, 5), layout="t"), 2),
+        (In(U(4, 37), layout="s"), 1),
+        (U(7), 1),
+        (U(0, 3), 1),
+        (U(2, 3, 4, lo=99, hi=101), 2),
+    ]:
+        shape = list((x.x if isinstance(x, In) else x).shape[-dims:])
+        w, b = U(*shape), U(*shape)
+        fam.case("layer_norm", [x, shape, w, b], lambda x, w, b: F.layer_norm(x, shape, w, b))
+        fam.case("layer_norm", [x, shape], lambda x: F.layer_norm(x, shape, eps=0.1), options=dict(eps=0.1))
+        fam.case("layer_norm", [x, shape, w], lambda x, w: F.layer_norm(x, shape, w))
+        fam.case("rms_norm", [x, shape, w, 1e-6], lambda x, w: F.rms_norm(x, shape, w, 1e-6))
+        fam.case("rms_norm", [x, shape], lambda x: F.rms_norm(x, shape, eps=0.1), options=dict(eps=0.1))
+    x = U(2, 3, dtype=f32)
+    fam.case("rms_norm", [x, [3]], lambda x: F.rms_norm(x, [3]), typed=True, note="eps of the type")
+    for x, groups in [(U(2, 6), 2), (U(2, 4, 5), 2), (In(U(3, 4, 2, 3), layout="t"), 1), (U(1, 4, 20), 4), (U(0, 4, 3), 2)]:
+        channels = (x.x if isinstance(x, In) else x).shape[1]
+        w, b = U(channels), U(channels)
+        fam.case("group_norm", [x, groups, w, b], lambda x, w, b: F.group_norm(x, groups, w, b))
+        fam.case("group_norm", [x, groups], lambda x: F.group_norm(x, groups, eps=0.1), options=dict(eps=0.1))
+    for shape, k in [(4, {}), ([3, 4], dict(eps=0.01)), (4, dict(bias=False)), (4, dict(elementwise_affine=False))]:
+        fam.module_case("LayerNorm", [shape], fixed(N.LayerNorm(shape, **k)), [U(2, 3, 4)], options=k)
+    fam.module_case("RMSNorm", [4], fixed(N.RMSNorm(4, eps=0.01)), [U(2, 3, 4)], options=dict(eps=0.01))
+    fam.module_case(
+        "RMSNorm", [[3, 4], 0.1, False], fixed(N.RMSNorm([3, 4], 0.1, elementwise_affine=False)), [U(2, 3, 4)]
+    )
+    fam.module_case("GroupNorm", [2, 4], fixed(N.GroupNorm(2, 4)), [U(2, 4, 3, 3)])
+    fam.module_case("GroupNorm", [4, 4], fixed(N.GroupNorm(4, 4, affine=False)), [U(2, 4, 5)], options=dict(affine=False))
+    return fam
+
+
+FAMILIES = [elementwise, activation, binary, reduce, matmul, shape, index, loss, module, optim, transformer]
 
 if __name__ == "__main__":
     if not torch.__version__.startswith(PINNED):
