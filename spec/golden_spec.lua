@@ -195,7 +195,8 @@ function run.module(case, data, dtype)
   local net = make(table.unpack(arguments, 1, arguments.n))
   if case.state then load_state(net, case.state, data, dtype) end
   if case.mode == "eval" then net:eval() end
-  local inputs = prepare({args = {n = #case.inputs, table.unpack(case.inputs)}, options = case.call}, data, dtype, leaves)
+  local args = {n = #case.inputs, table.unpack(case.inputs)}
+  local inputs = prepare({args = args, options = case.call}, data, dtype, leaves)
   local outs = {net(table.unpack(inputs, 1, inputs.n))}
   check_results(case, data, outs, dtype)
   if not (#leaves > 0 or case.grads and next(case.grads)) then return end

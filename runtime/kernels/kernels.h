@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "attention.h"
 #include "gemm_block.h"
 #include "layer_norm.h"
 #include "optim.h"

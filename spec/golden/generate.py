@@ -1737,6 +1737,39 @@ def transformer():
         w, b = U(channels), U(channels)
         fam.case("group_norm", [x, groups, w, b], lambda x, w, b: F.group_norm(x, groups, w, b))
         fam.case("group_norm", [x, groups], lambda x: F.group_norm(x, groups, eps=0.1), options=dict(eps=0.1))
+    attend = F.scaled_dot_product_attention
+    q, k, v = U(2, 3, 4, 6), U(2, 3, 5, 6), U(2, 3, 5, 2)
+    name = "scaled_dot_product_attention"
+    fam.case(name, [q, k, v], attend)
+    fam.case(name, [In(q, layout="t"), In(k, layout="t"), In(v, layout="s")], attend)
+    fam.case(name, [q, k, v], lambda q, k, v: attend(q, k, v, is_causal=True), options=dict(is_causal=True))
+    fam.case(name, [q, k, v], lambda q, k, v: attend(q, k, v, scale=0.2), options=dict(scale=0.2))
+    fam.case(name, [U(4, 6), U(5, 6), U(5, 3)], attend, note="without a batch")
+    fam.case(name, [U(2, 1, 4, 6), U(1, 3, 5, 6), U(3, 5, 2)], attend, note="broadcast")
+    fam.case(name, [U(2, 4, 6, lo=-5, hi=5), U(2, 5, 6, lo=-5, hi=5), U(2, 5, 2)], attend)
+    for mask in (U(2, 3, 4, 5), U(4, 5), U(2, 1, 1, 5), In(U(4, 5), layout="t")):
+        fam.case(name, [q, k, v, mask], attend)
+    dead = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    for mask in (dead, dead[:, :1], dead[:1], In(B(2, 1, 4, 5), layout="t")):
+        fam.case(name, [q, k, v, mask], attend)
+    fam.case(name, [q, k, v, T([0.0, -inf, 1.0, -inf, 0.5])], attend)
+    fam.case(name, [U(0, 4, 6), U(0, 5, 6), U(0, 5, 2)], attend)
+    fam.case(name, [U(2, 0, 6), U(2, 5, 6), U(2, 5, 2)], attend)
+    fam.case(name, [U(2, 1, 6), U(2, 1, 6), U(2, 1, 2)], attend)
+    for heads in ((2, 2), (1, 1), (4, 4), (2, 1)):
+        fam.case(
+            name,
+            [U(2, 4, 3, 6), U(2, heads[0], 5, 6), U(2, heads[1], 5, 2)],
+            lambda q, k, v: attend(q, k, v, is_causal=True, enable_gqa=True),
+            options=dict(is_causal=True, enable_gqa=True),
+        )
+    fam.case(
+        name,
+        [U(70, 6), U(140, 6), U(140, 3)],
+        lambda q, k, v: attend(q, k, v, is_causal=True),
+        options=dict(is_causal=True),
+        note="several tiles",
+    )
     for shape, k in [(4, {}), ([3, 4], dict(eps=0.01)), (4, dict(bias=False)), (4, dict(elementwise_affine=False))]:
         fam.module_case("LayerNorm", [shape], fixed(N.LayerNorm(shape, **k)), [U(2, 3, 4)], options=k)
     fam.module_case("RMSNorm", [4], fixed(N.RMSNorm(4, eps=0.01)), [U(2, 3, 4)], options=dict(eps=0.01))
