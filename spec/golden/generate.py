@@ -1711,6 +1711,34 @@ def optim():
 # ---------------------------------------------------------------- the layers of transformers
 
 
+def attention_modules(fam):
+    N = torch.nn
+
+    def case(options, inputs, call=None, args=(6, 2)):
+        net = fixed(N.MultiheadAttention(*args, **options))
+        fam.module_case("MultiheadAttention", list(args), net, inputs, options=options or None, call=call)
+
+    q, k, v = U(4, 3, 6), U(5, 3, 6), U(5, 3, 6)
+    no = dict(need_weights=False)
+    case({}, [q, k, v])
+    case({}, [q, k, v], no)
+    case({}, [q, k, v], dict(average_attn_weights=False))
+    case(dict(bias=False, batch_first=True), [U(3, 4, 6), U(3, 5, 6), U(3, 5, 6)], no)
+    case(dict(kdim=4, vdim=5), [q, U(5, 3, 4), U(5, 3, 5)])
+    case(dict(add_bias_kv=True), [q, k, v], no)
+    padding = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [1, 0, 0, 0, 1]]).bool()
+    mask = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]).bool()
+    case(dict(add_bias_kv=True, add_zero_attn=True), [q, k, v], dict(key_padding_mask=padding, attn_mask=mask))
+    case({}, [q, k, v], dict(key_padding_mask=padding, need_weights=False))
+    case({}, [q, k, v], dict(attn_mask=U(4, 5), need_weights=False))
+    case({}, [q, k, v], dict(attn_mask=U(6, 4, 5)))
+    case({}, [q, k, v], dict(attn_mask=U(4, 5), key_padding_mask=padding.double() * -3, need_weights=False))
+    causal = torch.ones(4, 4).triu(1).bool()
+    case({}, [q, k[:4], v[:4]], dict(attn_mask=causal, is_causal=True, need_weights=False))
+    case({}, [U(4, 6), U(5, 6), U(5, 6)])
+    case(dict(batch_first=True), [U(4, 6), U(5, 6), U(5, 6)], dict(key_padding_mask=padding[1]))
+
+
 def transformer():
     fam = Family("transformer")
     N = torch.nn
@@ -1770,6 +1798,7 @@ def transformer():
         options=dict(is_causal=True),
         note="several tiles",
     )
+    attention_modules(fam)
     for shape, k in [(4, {}), ([3, 4], dict(eps=0.01)), (4, dict(bias=False)), (4, dict(elementwise_affine=False))]:
         fam.module_case("LayerNorm", [shape], fixed(N.LayerNorm(shape, **k)), [U(2, 3, 4)], options=k)
     fam.module_case("RMSNorm", [4], fixed(N.RMSNorm(4, eps=0.01)), [U(2, 3, 4)], options=dict(eps=0.01))
