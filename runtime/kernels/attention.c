@@ -1,5 +1,5 @@
 /* What attention does with a block of scores: softmax over blocks that come one after the other (Milakov and
- * Gimelshein, arXiv:1805.02867), and its way back from the kept logarithm of the sum (Dao, arXiv:2307.08691). */
+ * Gimelshein, arXiv:1805.02867), and its way back from each row's kept largest score and sum (Dao, arXiv:2307.08691). */
 #include "kernels.h"
 #include "math_f32.h"
 
@@ -49,17 +49,17 @@ void K(attention_soften)(int dtype, const nnl_scores *block, void *s, void *out,
     else soften_f64(block, s, out, out_step, width, max, sum);
 }
 
-void K(attention_finish)(int dtype, void *out, void *lse, int64_t out_step, int64_t width, const void *max,
-                         const double *sum, int64_t rows)
+void K(attention_finish)(int dtype, void *out, void *top, void *inverse, int64_t out_step, int64_t width,
+                         const void *max, const double *sum, int64_t rows)
 {
-    if (dtype == 4) finish_f32(out, lse, out_step, width, max, sum, rows);
-    else finish_f64(out, lse, out_step, width, max, sum, rows);
+    if (dtype == 4) finish_f32(out, top, inverse, out_step, width, max, sum, rows);
+    else finish_f64(out, top, inverse, out_step, width, max, sum, rows);
 }
 
-void K(attention_weights)(int dtype, const nnl_scores *block, void *s, const void *lse)
+void K(attention_weights)(int dtype, const nnl_scores *block, void *s, const void *top, const void *inverse)
 {
-    if (dtype == 4) weights_f32(block, s, lse);
-    else weights_f64(block, s, lse);
+    if (dtype == 4) weights_f32(block, s, top, inverse);
+    else weights_f64(block, s, top, inverse);
 }
 
 void K(attention_back_scores)(int dtype, const nnl_scores *block, void *ds, const void *p, const void *delta)

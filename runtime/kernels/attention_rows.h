@@ -91,36 +91,38 @@ VEC_INLINE void T_(soften)(const nnl_scores *block, T *s, T *out, int64_t out_st
     }
 }
 
-/* out / sum, and the logarithm of the sum of e^score; of nothing: 0, and infinity, which gives weights of 0. */
-VEC_INLINE void T_(finish)(T *out, T *lse, int64_t out_step, int64_t width, const T *max, const double *sum, int64_t rows)
+/* out / sum, and what makes the weights of scores again: their largest, and 1 / sum; of nothing: 0 and 0, 0. */
+VEC_INLINE void T_(finish)(T *out, T *top, T *inverse, int64_t out_step, int64_t width, const T *max, const double *sum,
+                           int64_t rows)
 {
     for (int64_t r = 0; r < rows; r++, out += out_step) {
         const bool nothing = sum[r] == 0;
-        const V factor = V_(set1)(nothing ? 0 : (T)(1 / sum[r]));
+        top[r] = nothing ? 0 : max[r];
+        inverse[r] = nothing ? 0 : (T)(1 / sum[r]);
+        const V factor = V_(set1)(inverse[r]);
         for (int64_t i = 0; i < width; i += LANES)
             T_(write)(out + i, nothing ? V_(zero)() : T_(read)(out + i, width - i) * factor, width - i);
-        const double log_sum = vd_log(vd_set1(sum[r]))[0];
-        lse[r] = nothing ? (T)__builtin_inf() : (T)((double)max[r] + log_sum);
     }
 }
 
-/* s becomes the weights e^(s + bias - lse). */
-VEC_INLINE void T_(weights)(const nnl_scores *block, T *s, const T *lse)
+/* s becomes the weights inverse e^(s + bias - top). */
+VEC_INLINE void T_(weights)(const nnl_scores *block, T *s, const T *top, const T *inverse)
 {
     for (int64_t r = 0; r < block->rows; r++, s += block->step) {
         const T *bias = block->bias ? (const T *)block->bias + r * block->bias_step : NULL;
         const int64_t n = T_(seen)(block, r);
-        const V less = V_(set1)(lse[r]);
+        const V less = V_(set1)(top[r]), factor = V_(set1)(inverse[r]);
         int64_t i = 0;
         for (; i + LANES <= n; i += LANES) {
             V a = V_(load)(s + i);
             if (bias) a = a + V_(load)(bias + i);
-            V_(store)(s + i, V_(exp)(a - less));
+            V_(store)(s + i, V_(exp)(a - less) * factor);
         }
         if (i < n) {
             V a = V_(load_n)(s + i, n - i);
             if (bias) a = a + V_(load_n)(bias + i, n - i);
-            T_(write)(s + i, V_(select)(FIRST(n - i), V_(exp)(a - less), V_(zero)()), block->columns - i);
+            a = V_(select)(FIRST(n - i), V_(exp)(a - less) * factor, V_(zero)());
+            T_(write)(s + i, a, block->columns - i);
             i += LANES;
         }
         for (; i < block->columns; i += LANES) T_(write)(s + i, V_(zero)(), block->columns - i);

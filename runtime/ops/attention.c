@@ -1,5 +1,5 @@
 /* Scaled dot product attention in tiles: scores exist for a block of queries and keys at a time only, forward
- * (softmax over blocks as they come) and backward (weights made again from the kept logarithms of their sums).
+ * (softmax over blocks as they come) and backward (weights made again from each row's kept largest score and sum).
  * Dao et al., arXiv:2205.14135; Dao, arXiv:2307.08691. */
 #include "composed.h"
 #include "dense.h"
@@ -241,7 +241,7 @@ static nnl_status attention_infer(nnl_call *c)
     NNL_TRY(check_mask(c, dims + 2, shape));
     shape[dims + 1] = v->shape[v->ndim - 1];
     nnl_spec_set(&c->spec[0], type_of(q), dims + 2, shape);
-    nnl_spec_set(&c->spec[1], type_of(q), dims + 1, shape);
+    for (int i = 1; i <= 2; i++) nnl_spec_set(&c->spec[i], type_of(q), dims + 1, shape);
     return NNL_OK;
 }
 
@@ -397,7 +397,7 @@ static double work_of(const attention *a)
 
 typedef struct forward {
     attention a;
-    char *out, *lse;
+    char *out, *top, *inverse;
     int64_t row_tasks; /* of an item */
     int64_t keys, values, scores, bias, max, sum; /* parts of the workspace */
 } forward;
@@ -440,13 +440,13 @@ static void forward_task(void *context, int64_t task, char *workspace)
         }
     }
     int64_t row = item * a->queries + first;
-    a->kernels->attention_finish(a->dtype, f->out + row * a->value_width * a->size, f->lse + row * a->size, a->value_width,
-                                 a->value_width, workspace + f->max, sum, end - first);
+    a->kernels->attention_finish(a->dtype, f->out + row * a->value_width * a->size, f->top + row * a->size,
+                                 f->inverse + row * a->size, a->value_width, a->value_width, workspace + f->max, sum, end - first);
 }
 
 static nnl_status attention_run(nnl_call *c)
 {
-    forward f = {.out = c->out[0]->data, .lse = c->out[1]->data};
+    forward f = {.out = c->out[0]->data, .top = c->out[1]->data, .inverse = c->out[2]->data};
     if (group_of(c->in, c->attr[GROUPED].as.i) == 0) return nnl_run_define(c);
     NNL_TRY(open_attention(&f.a, c->rt, c->in, c->attr, nnl_stream_of(c->rt, c->random)));
     const attention *a = &f.a;
@@ -465,15 +465,15 @@ static nnl_status attention_run(nnl_call *c)
 
 /* ---------------------------------------------------------------- backward */
 
-enum { DY, FROM_QUERY }; /* inputs of the backward op: dy, those of the forward call, out, lse */
-enum { OUT = FROM_QUERY + OPERANDS, LSE };
+enum { DY, FROM_QUERY }; /* inputs of the backward op: dy, those of the forward call, its results */
+enum { OUT = FROM_QUERY + OPERANDS, TOP, INVERSE };
 enum { CALL = GROUPED + 1, SEED };
 
 /* A task takes every splits-th block of keys of one key head, for all queries that share it. */
 typedef struct backward {
     attention a;
     operand dy;
-    const char *out, *lse;
+    const char *out, *top, *inverse;
     char *dq, *dk, *dv;
     char *partial;      /* dq of the second, third ... split */
     int64_t splits, dq_bytes;
@@ -492,11 +492,12 @@ static void backward_block(const backward *w, block *b, const key_block *k, cons
 {
     const attention *a = &w->a;
     const operand *query = &a->in[QUERY];
+    int64_t place = (b->item * a->queries + b->first) * a->size;
     char *p = workspace + w->weights, *ds = workspace + w->grads, *dropped = p;
     const char *q = row_of(a, query, b->item, b->first), *dy = row_of(a, &w->dy, b->item, b->first);
     find_bias(a, b, workspace + w->bias);
     multiply(a, p, COLUMNS, q, query->row, false, k->keys, b->rows, b->columns, a->width, a->scale, false);
-    a->kernels->attention_weights(a->dtype, &b->scores, p, w->lse + (b->item * a->queries + b->first) * a->size);
+    a->kernels->attention_weights(a->dtype, &b->scores, p, w->top + place, w->inverse + place);
     multiply(a, ds, COLUMNS, dy, w->dy.row, false, k->values, b->rows, b->columns, a->value_width, 1, false);
     if (a->dropout > 0) {
         dropped = workspace + w->dropped;
@@ -590,7 +591,7 @@ static nnl_status run_backward(nnl_call *c, backward *w)
 static nnl_status attention_backward_run(nnl_call *c)
 {
     backward w = {.dq = c->out[0]->data, .dk = c->out[1]->data, .dv = c->out[2]->data, .out = c->in[OUT]->data,
-                  .lse = c->in[LSE]->data};
+                  .top = c->in[TOP]->data, .inverse = c->in[INVERSE]->data};
     nnl_stream stream = {c->rt->kernels, (uint64_t)c->attr[SEED].as.i, (uint64_t)c->attr[CALL].as.i};
     NNL_TRY(open_attention(&w.a, c->rt, c->in + FROM_QUERY, c->attr, stream));
     nnl_status status = open_operand(&w.a, &w.dy, c->in[DY], 1);
@@ -620,9 +621,9 @@ static nnl_status attention_backward_infer(nnl_call *c)
 }
 
 NNL_OP(attention_backward,
-    .sig = "dy:float, query:float, key:float, value:float, attn_mask:any?, out:float, lse:float, dropout_p:num, "
-           "is_causal:flag, scale:num?, enable_gqa:flag, call:int, seed:int -> dq:same, dk:same, dv:same",
-    .doc = "The gradients of scaled_dot_product_attention, whose results are out and lse.",
+    .sig = "dy:float, query:float, key:float, value:float, attn_mask:any?, out:float, top:float, "
+           "inverse:float, dropout_p:num, is_causal:flag, scale:num?, enable_gqa:flag, call:int, seed:int -> dq:same, dk:same, dv:same",
+    .doc = "The gradients of scaled_dot_product_attention, whose results are out, top and inverse.",
     .infer = attention_backward_infer,
     .run = attention_backward_run,
     NNL_NO_GRAD("second derivatives go by the composition"),
@@ -634,7 +635,7 @@ static void attention_grad(nnl_grad *g)
         nnl_grad_define(g);
         return;
     }
-    nnl_tensor *in[] = {g->dy[0], g->in[QUERY], g->in[KEY], g->in[VALUE], g->in[MASK], g->out[0], g->out[1]};
+    nnl_tensor *in[] = {g->dy[0], g->in[QUERY], g->in[KEY], g->in[VALUE], g->in[MASK], g->out[0], g->out[1], g->out[2]};
     const nnl_value attr[] = {g->attr[DROPOUT], g->attr[CAUSAL], g->attr[SCALE], g->attr[GROUPED], V_INT((int64_t)g->random),
                               V_INT((int64_t)g->seed)};
     nnl_do_many(g->s, &nnl_op_attention_backward, NNL_COUNT(in), in, NNL_COUNT(attr), attr, 3, g->dx);
@@ -692,7 +693,7 @@ static void attention_define(nnl_define *d)
 
 NNL_OP(scaled_dot_product_attention,
     .sig = "query:float, key:float, value:float, attn_mask:any?, dropout_p:num=0, is_causal:flag=false, scale:num?, "
-           "enable_gqa:flag=false -> same, lse:same!",
+           "enable_gqa:flag=false -> same, top:same!, inverse:same!",
     .doc = "softmax(query key^T scale) value, for query ... x L x E, key ... x S x E and value ... x S x Ev; scale is "
            "1 / sqrt(E), if not given.  attn_mask broadcasts to the scores ... x L x S: bool (true takes part) or numbers that "
            "are added.  is_causal: position i sees the positions up to i.  dropout_p: of the weights, always; pass 0 outside "
@@ -704,7 +705,7 @@ NNL_OP(scaled_dot_product_attention,
     .run = attention_run,
     .grad = attention_grad,
     .define = attention_define,
-    .saves = NNL_SAVE_INPUTS | NNL_SAVE_OUTPUT(0) | NNL_SAVE_OUTPUT(1),
+    .saves = NNL_SAVE_INPUTS | NNL_SAVE_OUTPUT(0) | NNL_SAVE_OUTPUT(1) | NNL_SAVE_OUTPUT(2),
     .sample = "query:2x3x4 key:2x5x4 value:2x5x3; query:3x4 key:3x4 value:3x2 is_causal=true scale=0.3; "
               "query:2x2x3x4 key:2x2x5x4 value:2x2x5x4 attn_mask:2x1x3x5; "
               "query:2x2x3x4 key:2x2x5x4 value:2x2x5x4 attn_mask:2x1x3x5{bool}; "
