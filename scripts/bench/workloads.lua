@@ -103,6 +103,65 @@ workloads[5] = {"door-add-4", "us", function()
   end))
 end}
 
+---------------------------------------------------------------- sequences
+
+-- A decoder block with its normalisation before each part.
+local Block = nn.Module:subclass "Block"
+
+function Block:init(width, heads)
+  self.heads, self.width = heads, width
+  self.n1, self.n2 = nn.LayerNorm(width), nn.LayerNorm(width)
+  self.qkv, self.o = nn.Linear(width, 3 * width), nn.Linear(width, width)
+  self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+end
+
+function Block:forward(x)
+  local batch, length = x:size(1), x:size(2)
+  local function heads(t) return t:reshape(batch, length, self.heads, self.width // self.heads):transpose(2, 3) end
+  local q, k, v = self.qkv(self.n1(x)):split(self.width, 3)
+  local a = nn.F.scaled_dot_product_attention(heads(q), heads(k), heads(v), {is_causal = true})
+  x = x + self.o(a:transpose(2, 3):reshape(batch, length, self.width))
+  return x + self.down(nn.F.gelu(self.up(self.n2(x))))
+end
+
+local GPT = nn.Module:subclass "GPT"
+
+function GPT:init(vocabulary, width, heads, layers, context)
+  self.tok, self.pos = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+  self.blocks = {}
+  for i = 1, layers do self.blocks[i] = Block(width, heads) end
+  self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, {bias = false})
+end
+
+function GPT:forward(x)
+  local y = self.tok(x) + self.pos.weight:narrow(1, 1, x:size(2))
+  for _, block in ipairs(self.blocks) do y = block(y) end
+  return self.head(self.norm(y))
+end
+
+-- Tokens a second of training with Adam on random symbols.
+local function sequence(model, vocabulary, batch, length)
+  local data = nn.randint(1, vocabulary, {64, batch, length + 1})
+  local optimizer = nn.optim.Adam(model:parameters(), {lr = 1e-3})
+  local criterion = nn.CrossEntropyLoss()
+  local place = 0
+  local step = nn.compile(function(x, y)
+    optimizer:zero_grad()
+    criterion(model(x):reshape(batch * length, vocabulary), y:reshape(batch * length)):backward()
+    optimizer:step()
+  end)
+  return batch * length * rate(function()
+    local d = data[place % 64 + 1]
+    place = place + 1
+    step(d:narrow(2, 1, length), d:narrow(2, 2, length))
+  end)
+end
+
+workloads[6] = {"gpt-train-b12-t64", "tokens/s", function() return sequence(GPT(96, 128, 4, 4, 64), 96, 12, 64) end}
+workloads[7] = {"gpt-train-d384-b8-t256", "tokens/s", function()
+  return sequence(GPT(96, 384, 6, 6, 256), 96, 8, 256)
+end}
+
 nn.manual_seed(0)
 for _, workload in ipairs(workloads) do
   local name, unit, run = table.unpack(workload)
