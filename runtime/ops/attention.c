@@ -488,7 +488,8 @@ typedef struct key_block {
 
 /* With P the weights and D their dropout: dv += (D P)^T dy, dP = D (dy v^T), dS = P (dP - delta), dk += dS^T q,
  * dq += dS k; delta_i = sum_j P_ij dP_ij = dy_i out_i. */
-static void backward_block(const backward *w, block *b, const key_block *k, const char *delta, char *dq, char *workspace)
+static void backward_block(const backward *w, block *b, const key_block *k, const char *delta, char *dq, bool add_keys,
+                           bool add_query, char *workspace)
 {
     const attention *a = &w->a;
     const operand *query = &a->in[QUERY];
@@ -507,14 +508,14 @@ static void backward_block(const backward *w, block *b, const key_block *k, cons
     a->kernels->attention_back_scores(a->dtype, &b->scores, ds, p, delta);
     factor dy_rows = right_factor(a, workspace + w->dy_rows, dy, w->dy.row, b->rows, a->value_width);
     factor q_rows = right_factor(a, workspace + w->queries, q, query->row, b->rows, a->width);
-    multiply(a, k->dv, a->value_width, dropped, COLUMNS, true, dy_rows, b->columns, a->value_width, b->rows, 1, true);
-    multiply(a, k->dk, a->width, ds, COLUMNS, true, q_rows, b->columns, a->width, b->rows, a->scale, true);
+    multiply(a, k->dv, a->value_width, dropped, COLUMNS, true, dy_rows, b->columns, a->value_width, b->rows, 1, add_keys);
+    multiply(a, k->dk, a->width, ds, COLUMNS, true, q_rows, b->columns, a->width, b->rows, a->scale, add_keys);
     multiply(a, dq + b->first * a->width * a->size, a->width, ds, COLUMNS, false, k->key_rows, b->rows, a->width, b->columns,
-             a->scale, true);
+             a->scale, add_query);
 }
 
-/* Packs the block's keys and values, and sets their gradients to 0. */
-static key_block open_keys(const backward *w, int64_t unit, int64_t from, char *workspace)
+/* Packs the block's keys and values, and sets their gradients to 0 from key `covered` on. */
+static key_block open_keys(const backward *w, int64_t unit, int64_t from, int64_t covered, char *workspace)
 {
     const attention *a = &w->a;
     const operand *key = &a->in[KEY], *value = &a->in[VALUE];
@@ -524,8 +525,8 @@ static key_block open_keys(const backward *w, int64_t unit, int64_t from, char *
     b.keys = packed(a, workspace + w->keys, k, key->row, true, a->width, columns);
     b.key_rows = right_factor(a, workspace + w->key_rows, k, key->row, columns, a->width);
     b.values = packed(a, workspace + w->values, v, value->row, true, a->value_width, columns);
-    memset(b.dk, 0, (size_t)(columns * a->width * a->size));
-    memset(b.dv, 0, (size_t)(columns * a->value_width * a->size));
+    memset(b.dk + covered * a->width * a->size, 0, (size_t)((columns - covered) * a->width * a->size));
+    memset(b.dv + covered * a->value_width * a->size, 0, (size_t)((columns - covered) * a->value_width * a->size));
     return b;
 }
 
@@ -536,17 +537,22 @@ static void backward_task(void *context, int64_t task, char *workspace)
     int64_t unit = task / w->splits, split = task % w->splits, item = unit * a->group;
     int64_t head_bytes = a->queries * a->width * a->size;
     char *dq = (split == 0 ? w->dq : w->partial + (split - 1) * w->dq_bytes) + item * head_bytes, *delta = workspace + w->delta;
-    memset(dq, 0, (size_t)(a->group * head_bytes));
+    /* the first keys are seen by every query: their block writes all of dq */
+    bool written = split == 0 && a->keys > 0;
+    if (!written) memset(dq, 0, (size_t)(a->group * head_bytes));
     for (int64_t g = 0; g < a->group; g++)
         a->kernels->attention_dots(a->dtype, delta + g * a->queries * a->size,
                                    w->out + (item + g) * a->queries * a->value_width * a->size, a->value_width,
                                    row_of(a, &w->dy, item + g, 0), w->dy.row, a->queries, a->value_width);
     for (int64_t from = split * COLUMNS; from < a->keys; from += w->splits * COLUMNS) {
-        key_block k = open_keys(w, unit, from, workspace);
+        int64_t start = a->causal ? from / ROWS * ROWS : 0;
+        int64_t covered = start < a->queries ? block_of(a, item, start, a->queries, from).columns : 0;
+        key_block k = open_keys(w, unit, from, covered, workspace);
         for (int64_t g = 0; g < a->group; g++) {
-            for (int64_t row = a->causal ? from / ROWS * ROWS : 0; row < a->queries; row += ROWS) {
+            for (int64_t row = start; row < a->queries; row += ROWS) {
                 block b = block_of(a, item + g, row, a->queries, from);
-                backward_block(w, &b, &k, delta + (g * a->queries + row) * a->size, dq + g * head_bytes, workspace);
+                backward_block(w, &b, &k, delta + (g * a->queries + row) * a->size, dq + g * head_bytes, g > 0 || row > start,
+                               !written || from > 0, workspace);
             }
         }
     }
