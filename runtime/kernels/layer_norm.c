@@ -4,6 +4,7 @@
 #include "vec.h"
 
 #define BLOCK 1024
+#define FEW 4 /* rows that pass through backward together */
 
 #define T float
 #define V vf

@@ -94,27 +94,24 @@ VEC_INLINE void T_(forward)(const nnl_norm *norm, T *y, double *mean, double *rs
     }
 }
 
-/* The sums over a row of g = dy w and of g xhat. */
+/* The sums over a row or a channel of g = dy w and of g xhat. */
 typedef struct T_(row_sums) {
     double g, g_xhat;
 } T_(row_sums);
 
-/* One channel for each element; dw += dy xhat and db += dy on the way. */
-VEC_INLINE T_(row_sums) T_(sums_of_elements)(T *dw, T *db, const T *dy, const T *x, T_(line) l, const T *w, int64_t n)
+/* Of a channel of n elements, without its weight. */
+VEC_INLINE T_(row_sums) T_(sums_of_channel)(const T *dy, const T *x, T_(line) l, int64_t n)
 {
     T_(row_sums) total = {0, 0};
-    for (int64_t block = 0; block < n; block += BLOCK) {
-        const int64_t end = n - block < BLOCK ? n : block + BLOCK;
+    for (int64_t i = 0; i < n;) {
+        const int64_t end = n - i < BLOCK ? n : i + BLOCK;
         V sum = V_(zero)(), sum_xhat = V_(zero)();
-        for (int64_t i = block; i < end; i += LANES) {
-            const int64_t count = end - i;
-            V d = T_(read)(dy + i, count), xhat = T_(xhat)(l, T_(read)(x + i, count));
-            V g = w ? d * T_(read)(w + i, count) : d;
-            sum = sum + g;
-            sum_xhat = V_(fma)(g, xhat, sum_xhat);
-            if (dw) T_(write)(dw + i, V_(fma)(d, xhat, T_(read)(dw + i, count)), count);
-            if (db) T_(write)(db + i, T_(read)(db + i, count) + d, count);
+        for (; i < end; i += LANES) {
+            const V d = T_(read)(dy + i, end - i);
+            sum = sum + d;
+            sum_xhat = V_(fma)(d, T_(xhat)(l, T_(read)(x + i, end - i)), sum_xhat);
         }
+        i = end;
         total.g += (double)V_(sum)(sum);
         total.g_xhat += (double)V_(sum)(sum_xhat);
     }
@@ -122,42 +119,105 @@ VEC_INLINE T_(row_sums) T_(sums_of_elements)(T *dw, T *db, const T *dy, const T 
 }
 
 /* dx = rstd (g - a - b xhat), a and b the means of g and of g xhat. */
-VEC_INLINE void T_(grad_run)(T *dx, const T *dy, const T *x, T_(line) l, T a, T b, const T *w, const bool EACH, int64_t n)
+VEC_INLINE V T_(grad_of)(T_(line) l, V dy, V x, V w, V a, V b)
 {
-    const V less = V_(set1)(a), slope = V_(set1)(b);
-    V scale = V_(set1)(w ? *w : 1);
+    return V_(fnma)(T_(xhat)(l, x), b, dy * w - a) * l.factor;
+}
+
+/* A row of channels of `inner` elements. */
+VEC_INLINE void T_(back_channels)(const nnl_norm *norm, T *dx, T *dw, T *db, const T *dy, const T *x, const T *w, T_(line) l)
+{
+    const int64_t channels = norm->channels, inner = norm->inner;
+    double g = 0, g_xhat = 0;
+    for (int64_t c = 0; c < channels; c++) {
+        T_(row_sums) part = T_(sums_of_channel)(dy + c * inner, x + c * inner, l, inner);
+        if (dw) dw[c] += (T)part.g_xhat;
+        if (db) db[c] += (T)part.g;
+        g += w ? (double)w[c] * part.g : part.g;
+        g_xhat += w ? (double)w[c] * part.g_xhat : part.g_xhat;
+    }
+    const double n = (double)(channels * inner);
+    const V a = V_(set1)(norm->center ? (T)(g / n) : 0), b = V_(set1)((T)(g_xhat / n));
+    for (int64_t c = 0; c < channels; c++, dx += inner, dy += inner, x += inner) {
+        const V scale = V_(set1)(w ? w[c] : 1);
+        for (int64_t i = 0; i < inner; i += LANES) {
+            const int64_t count = inner - i;
+            T_(write)(dx + i, T_(grad_of)(l, T_(read)(dy + i, count), T_(read)(x + i, count), scale, a, b), count);
+        }
+    }
+}
+
+/* A vector of each of ROWS rows: adds to the rows' sums of g and of g xhat and, SCALED, to dw and db, which are read
+ * and written once for all. */
+VEC_INLINE void T_(add_column)(const int ROWS, const bool SCALED, V *g, V *g_xhat, T *dw, T *db, const T *dy, const T *x,
+                               const T *w, const T_(line) *l, int64_t n, int64_t count)
+{
+    const V scale = w ? T_(read)(w, count) : V_(set1)(1);
+    V sum_dw = SCALED ? T_(read)(dw, count) : V_(zero)(), sum_db = SCALED ? T_(read)(db, count) : V_(zero)();
+    for (int r = 0; r < ROWS; r++) {
+        const V d = T_(read)(dy + r * n, count), xhat = T_(xhat)(l[r], T_(read)(x + r * n, count));
+        g[r] = V_(fma)(d, scale, g[r]);
+        g_xhat[r] = V_(fma)(d * scale, xhat, g_xhat[r]);
+        sum_dw = V_(fma)(d, xhat, sum_dw);
+        sum_db = sum_db + d;
+    }
+    if (!SCALED) return;
+    T_(write)(dw, sum_dw, count);
+    T_(write)(db, sum_db, count);
+}
+
+/* ROWS rows of n elements, each a channel. */
+VEC_INLINE void T_(back_few)(const int ROWS, const bool SCALED, const nnl_norm *norm, T *dx, T *dw, T *db, const T *dy,
+                             const T *x, const T *w, const T_(line) *l)
+{
+    const int64_t n = norm->channels;
+    double g_total[FEW] = {0}, g_xhat_total[FEW] = {0};
+    for (int64_t i = 0; i < n;) {
+        const int64_t end = n - i < BLOCK ? n : i + BLOCK;
+        V g[FEW], g_xhat[FEW];
+        for (int r = 0; r < ROWS; r++) g[r] = g_xhat[r] = V_(zero)();
+        for (; i < end; i += LANES)
+            T_(add_column)(ROWS, SCALED, g, g_xhat, SCALED ? dw + i : NULL, SCALED ? db + i : NULL, dy + i, x + i,
+                           w ? w + i : NULL, l, n, end - i);
+        i = end;
+        for (int r = 0; r < ROWS; r++) {
+            g_total[r] += (double)V_(sum)(g[r]);
+            g_xhat_total[r] += (double)V_(sum)(g_xhat[r]);
+        }
+    }
+    V a[FEW], b[FEW];
+    const double part = 1 / (double)n;
+    for (int r = 0; r < ROWS; r++) {
+        a[r] = V_(set1)(norm->center ? (T)(g_total[r] * part) : 0);
+        b[r] = V_(set1)((T)(g_xhat_total[r] * part));
+    }
     for (int64_t i = 0; i < n; i += LANES) {
-        if (EACH && w) scale = T_(read)(w + i, n - i);
-        V xhat = T_(xhat)(l, T_(read)(x + i, n - i)), g = T_(read)(dy + i, n - i) * scale;
-        T_(write)(dx + i, V_(fnma)(xhat, slope, g - less) * l.factor, n - i);
+        const int64_t count = n - i;
+        const V scale = w ? T_(read)(w + i, count) : V_(set1)(1);
+        for (int r = 0; r < ROWS; r++) {
+            const int64_t at = r * n + i;
+            T_(write)(dx + at, T_(grad_of)(l[r], T_(read)(dy + at, count), T_(read)(x + at, count), scale, a[r], b[r]), count);
+        }
     }
 }
 
 VEC_INLINE void T_(backward)(const nnl_norm *norm, T *dx, T *dweight, T *dbias, const T *dy, const T *x,
                              const double *mean, const double *rstd, int64_t first, int64_t rows)
 {
-    const int64_t channels = norm->channels, inner = norm->inner, n = channels * inner;
-    for (int64_t r = 0; r < rows; r++, dx += n, dy += n, x += n) {
+    const int64_t channels = norm->channels, n = channels * norm->inner;
+    const bool together = norm->inner == 1 && norm->groups == 1;
+    for (int64_t r = 0, few; r < rows; r += few, dx += few * n, dy += few * n, x += few * n) {
         const int64_t channel = (first + r) % norm->groups * channels;
         const T *w = norm->weight ? (const T *)norm->weight + channel : NULL;
         T *dw = dweight ? dweight + channel : NULL, *db = dbias ? dbias + channel : NULL;
-        const T_(line) l = T_(line_of)(mean ? mean[r] : 0, rstd[r]);
-        T_(row_sums) sums = {0, 0};
-        if (inner == 1) sums = T_(sums_of_elements)(dw, db, dy, x, l, w, n);
-        for (int64_t c = 0; inner > 1 && c < channels; c++) {
-            T_(row_sums) part = T_(sums_of_elements)(NULL, NULL, dy + c * inner, x + c * inner, l, NULL, inner);
-            if (dw) dw[c] += (T)part.g_xhat;
-            if (db) db[c] += (T)part.g;
-            sums.g += w ? (double)w[c] * part.g : part.g;
-            sums.g_xhat += w ? (double)w[c] * part.g_xhat : part.g_xhat;
-        }
-        const T a = norm->center ? (T)(sums.g / (double)n) : 0, b = (T)(sums.g_xhat / (double)n);
-        if (inner == 1) {
-            T_(grad_run)(dx, dy, x, l, a, b, w, true, n);
-            continue;
-        }
-        for (int64_t c = 0; c < channels; c++)
-            T_(grad_run)(dx + c * inner, dy + c * inner, x + c * inner, l, a, b, w ? w + c : NULL, false, inner);
+        T_(line) l[FEW];
+        few = together && rows - r >= FEW ? FEW : 1;
+        for (int64_t k = 0; k < few; k++) l[k] = T_(line_of)(mean ? mean[r + k] : 0, rstd[r + k]);
+        if (norm->inner > 1) T_(back_channels)(norm, dx, dw, db, dy, x, w, l[0]);
+        else if (few == FEW && dw) T_(back_few)(FEW, true, norm, dx, dw, db, dy, x, w, l);
+        else if (few == FEW) T_(back_few)(FEW, false, norm, dx, NULL, NULL, dy, x, w, l);
+        else if (dw) T_(back_few)(1, true, norm, dx, dw, db, dy, x, w, l);
+        else T_(back_few)(1, false, norm, dx, NULL, NULL, dy, x, w, l);
     }
 }
 
