@@ -131,7 +131,7 @@ local MultiheadAttention, read_attention = define("MultiheadAttention",
   .. "is the causal one.  dropout: of the weights, in training.  add_bias_kv, add_zero_attn: a learned position and "
   .. "one of zeros more in key and value.  kdim, vdim: their features, if not embed_dim.  Vaswani et al., "
   .. "arXiv:1706.03762.",
-  "nn.MultiheadAttention(64, 4, {batch_first = true})(x, x, x, {need_weights = false})")
+  "nn.MultiheadAttention(8, 2)(nn.randn(5, 3, 8), nn.randn(6, 3, 8), nn.randn(6, 3, 8))")
 transformer.MultiheadAttention = MultiheadAttention
 
 function MultiheadAttention:init(...)
