@@ -113,6 +113,16 @@ if part == "large" then
   try("rnn_layer.wide", op "rnn_layer", draw {4, 33, 40}, draw({650, 40}), draw({650, 650}, {lo = -0.1, hi = 0.1}))
   try("transposed copy", function(x) return x:t():contiguous() end, draw {500, 301})
   try("broadcast add", op "add", draw {300, 1, 31}, draw {40, 31})
+  try("layer_norm", op "layer_norm", draw {700, 301}, {301}, draw {301}, draw {301})
+  try("rms_norm", op "rms_norm", draw {700, 301}, {301}, draw {301})
+  try("group_norm", op "group_norm", draw {5, 12, 40, 21}, 3, draw {12}, draw {12})
+  local attend = op "scaled_dot_product_attention"
+  try("attention", attend, draw {2, 3, 300, 32}, draw {2, 3, 300, 32}, draw {2, 3, 300, 32}, {is_causal = true})
+  try("attention.grouped", attend, draw {9, 70, 20}, draw {3, 301, 20}, draw {3, 301, 33}, {enable_gqa = true})
+  try("attention.one", function(...)
+    nn.manual_seed(3)
+    return (attend(...))
+  end, draw {500, 20}, draw {600, 20}, draw {600, 20}, {dropout_p = 0.2})
 end
 
 if #failures > 0 then io.stderr:write(table.concat(failures, "\n"), "\n") end

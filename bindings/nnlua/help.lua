@@ -271,7 +271,7 @@ local function overview()
   section(out, "Tensors: topics", by_kind.topics)
   for _, part in ipairs {{"Modules: layers", "layers"}, {"Modules: convolutions", "convolution"},
     {"Modules: pooling", "pooling"}, {"Modules: normalisation", "batch_norm"},
-    {"Modules: recurrent layers", "recurrent"},
+    {"Modules: recurrent layers", "recurrent"}, {"Modules: transformers", "transformer"},
     {"Modules: activations", "activations"}, {"Modules: losses", "losses"}} do
     section(out, part[1], names_of(require("nnlua." .. part[2])))
   end

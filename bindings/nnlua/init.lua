@@ -50,7 +50,8 @@ nn.ops = native.ops
 ---------------------------------------------------------------- modules
 
 nn.Module, nn.Parameter = Module, Module.Parameter
-for _, part in ipairs {"layers", "convolution", "pooling", "batch_norm", "recurrent", "activations", "losses"} do
+for _, part in ipairs {"layers", "convolution", "pooling", "batch_norm", "recurrent", "transformer", "activations",
+  "losses"} do
   for name, class in pairs(require("nnlua." .. part)) do nn[name] = class end
 end
 

@@ -4,8 +4,8 @@ local native = require "nnlua.native"
 
 local sources = {}
 
-local parts = {"module", "layers", "convolution", "pooling", "batch_norm", "recurrent", "activations", "optimizer",
-  "optim", "schedules", "loader", "datasets", "data", "initializers", "utils"}
+local parts = {"module", "layers", "convolution", "pooling", "batch_norm", "recurrent", "transformer", "activations",
+  "optimizer", "optim", "schedules", "loader", "datasets", "data", "initializers", "utils"}
 
 local function read_part(part, classes, methods)
   local block, names = {}, {} -- names: local name -> class

@@ -517,7 +517,7 @@ static nnl_status run_define(nnl_call *c)
     nnl_scope s;
     nnl_scope_open(&s, c->rt, c->index_base);
     nnl_define d = {.s = &s, .op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = c->in, .out = c->out,
-                    .attr = c->attr, .start = c->start, .random = c->random};
+                    .attr = c->attr, .start = c->start, .random = c->random, .seed = c->rt->seed};
     c->op->define(&d);
     for (int i = 0; i < c->n_out; i++) c->out[i] = s.status == NNL_OK && c->out[i] ? nnl_tensor_ref(c->out[i]) : NULL;
     return nnl_scope_close(&s);

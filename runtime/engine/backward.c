@@ -285,7 +285,7 @@ static void grad_by_define(walk *w, nnl_grad *g, nnl_node *node)
         in = (nnl_tensor **)(void *)(inner.targets + n_in);
         for (size_t i = 0; i < n_in; i++) in[i] = node->saved[i];
         nnl_define d = {.s = s, .op = node->op, .n_in = node->n_in, .n_out = node->n_out, .in = in, .out = out,
-                        .attr = node->attr, .start = node->start, .random = node->random};
+                        .attr = node->attr, .start = node->start, .random = node->random, .seed = node->seed};
         node->op->define(&d);
         for (size_t i = 0; i < n_in; i++) {
             if (g->needs[i]) inner.targets[inner.n_targets++].tensor = in[i];

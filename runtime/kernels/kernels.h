@@ -10,7 +10,9 @@
 
 #include "batch_norm.h"
 #include "conv.h"
+#include "attention.h"
 #include "gemm_block.h"
+#include "layer_norm.h"
 #include "optim.h"
 #include "pool.h"
 #include "recurrent.h"

@@ -9,7 +9,8 @@ nnl_status nnl_run_define(nnl_call *c)
     nnl_tensor *out[NNL_MAX_RESULTS] = {NULL};
     bool mode = nnl_set_grad_mode(c->rt, false);
     nnl_scope_open(&s, c->rt, c->index_base);
-    nnl_define d = {.s = &s, .op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = c->in, .out = out, .attr = c->attr};
+    nnl_define d = {.s = &s, .op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = c->in, .out = out, .attr = c->attr,
+                    .random = c->random, .seed = c->rt->seed};
     c->op->define(&d);
     nnl_status status = s.status;
     if (status == NNL_OK) status = nnl_copy_noted(c->out[0], out[0]);
@@ -43,7 +44,8 @@ void nnl_grad_define(nnl_grad *g)
     stand_ins(g, in, wanted, &count);
     if (s->status != NNL_OK || !g->dy[0]) return;
     bool mode = nnl_set_grad_mode(s->rt, true);
-    nnl_define d = {.s = s, .op = g->op, .n_in = g->n_in, .n_out = g->n_out, .in = in, .out = out, .attr = g->attr};
+    nnl_define d = {.s = s, .op = g->op, .n_in = g->n_in, .n_out = g->n_out, .in = in, .out = out, .attr = g->attr,
+                    .random = g->random, .seed = g->seed};
     g->op->define(&d);
     nnl_set_grad_mode(s->rt, mode);
     if (s->status != NNL_OK) return;

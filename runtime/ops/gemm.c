@@ -65,14 +65,18 @@ static void pack_b(const plan *p, void *out, const char *in, int64_t depth, int6
     }
 }
 
+/* An odd number of cache lines, so that the copy's rows spread over all sets. */
+static int64_t copied_step(const plan *p, int64_t n)
+{
+    return (divide_up(n * p->size, ALIGN) | 1) * ALIGN / p->size;
+}
+
 /* Copies a block of A row by row as it is stored; returns the step of the copy's rows. */
 static int64_t copy_a(const plan *p, char *out, const char *in, int64_t rows, int64_t depth)
 {
     const nnl_gemm_call *c = p->call;
     int64_t n = c->trans_a ? rows : depth, stored = c->trans_a ? depth : rows;
-    int64_t step = round_up(n * p->size, ALIGN) / p->size;
-    if (step * p->size % 1024 == 0)
-        step += ALIGN / p->size; /* else the copy's rows would collide, too */
+    int64_t step = copied_step(p, n);
     for (int64_t i = 0; i < stored; i++) {
         memcpy(out + i * step * p->size, in + i * c->lda * p->size, (size_t)(n * p->size));
     }
@@ -249,11 +253,12 @@ static void choose_packing(plan *p, const nnl_gemm_call *c)
     bool a_collides = c->lda * p->size % PAGE == 0, b_collides = c->ldb * p->size % PAGE == 0;
     p->pack_b = c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
-    p->copy_a = a_collides && p->tile_columns >= 4 * p->width;
+    bool across = c->trans_a && c->lda * p->size % 256 == 0 && c->k >= 64;
+    p->copy_a = (a_collides || across) && p->tile_columns >= 2 * p->width;
     int64_t depth = divide_up(c->k, p->depth_blocks);
     if (p->copy_a) {
         int64_t n = c->trans_a ? p->tile_rows : depth, stored = c->trans_a ? depth : p->tile_rows;
-        p->a_bytes = stored * (round_up(n * p->size, ALIGN) + ALIGN);
+        p->a_bytes = stored * copied_step(p, n) * p->size;
     }
     int64_t columns = p->pack_b ? p->tile_columns : p->pack_edge ? p->width : 0;
     p->lane_bytes = round_up(p->a_bytes + depth * columns * p->size, ALIGN);

@@ -296,7 +296,7 @@ struct nnl_define {
     nnl_tensor **out;
     const nnl_value *attr;
     const int16_t *start;
-    uint64_t random;
+    uint64_t random, seed; /* of NNL_RANDOM ops: as in nnl_grad */
 };
 
 #endif

@@ -2002,11 +2002,115 @@ def recurrent():
     return fam
 
 
+# ---------------------------------------------------------------- the layers of transformers
+
+
+def attention_modules(fam):
+    N = torch.nn
+
+    def case(options, inputs, call=None, args=(6, 2)):
+        net = fixed(N.MultiheadAttention(*args, **options))
+        fam.module_case("MultiheadAttention", list(args), net, inputs, options=options or None, call=call)
+
+    q, k, v = U(4, 3, 6), U(5, 3, 6), U(5, 3, 6)
+    no = dict(need_weights=False)
+    case({}, [q, k, v])
+    case({}, [q, k, v], no)
+    case({}, [q, k, v], dict(average_attn_weights=False))
+    case(dict(bias=False, batch_first=True), [U(3, 4, 6), U(3, 5, 6), U(3, 5, 6)], no)
+    case(dict(kdim=4, vdim=5), [q, U(5, 3, 4), U(5, 3, 5)])
+    case(dict(add_bias_kv=True), [q, k, v], no)
+    padding = torch.tensor([[0, 0, 0, 0, 0], [0, 0, 0, 1, 1], [1, 0, 0, 0, 1]]).bool()
+    mask = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]).bool()
+    case(dict(add_bias_kv=True, add_zero_attn=True), [q, k, v], dict(key_padding_mask=padding, attn_mask=mask))
+    case({}, [q, k, v], dict(key_padding_mask=padding, need_weights=False))
+    case({}, [q, k, v], dict(attn_mask=U(4, 5), need_weights=False))
+    case({}, [q, k, v], dict(attn_mask=U(6, 4, 5)))
+    case({}, [q, k, v], dict(attn_mask=U(4, 5), key_padding_mask=padding.double() * -3, need_weights=False))
+    causal = torch.ones(4, 4).triu(1).bool()
+    case({}, [q, k[:4], v[:4]], dict(attn_mask=causal, is_causal=True, need_weights=False))
+    case({}, [U(4, 6), U(5, 6), U(5, 6)])
+    case(dict(batch_first=True), [U(4, 6), U(5, 6), U(5, 6)], dict(key_padding_mask=padding[1]))
+
+
+def transformer():
+    fam = Family("transformer")
+    N = torch.nn
+    for x, dims in [
+        (U(3, 4), 1),
+        (U(2, 3, 5), 1),
+        (In(U(2, 3, 5), layout="t"), 2),
+        (In(U(4, 37), layout="s"), 1),
+        (U(7), 1),
+        (U(0, 3), 1),
+        (U(2, 3, 4, lo=99, hi=101), 2),
+    ]:
+        shape = list((x.x if isinstance(x, In) else x).shape[-dims:])
+        w, b = U(*shape), U(*shape)
+        fam.case("layer_norm", [x, shape, w, b], lambda x, w, b: F.layer_norm(x, shape, w, b))
+        fam.case("layer_norm", [x, shape], lambda x: F.layer_norm(x, shape, eps=0.1), options=dict(eps=0.1))
+        fam.case("layer_norm", [x, shape, w], lambda x, w: F.layer_norm(x, shape, w))
+        fam.case("rms_norm", [x, shape, w, 1e-6], lambda x, w: F.rms_norm(x, shape, w, 1e-6))
+        fam.case("rms_norm", [x, shape], lambda x: F.rms_norm(x, shape, eps=0.1), options=dict(eps=0.1))
+    x = U(2, 3, dtype=f32)
+    fam.case("rms_norm", [x, [3]], lambda x: F.rms_norm(x, [3]), typed=True, note="eps of the type")
+    for x, groups in [(U(2, 6), 2), (U(2, 4, 5), 2), (In(U(3, 4, 2, 3), layout="t"), 1), (U(1, 4, 20), 4), (U(0, 4, 3), 2)]:
+        channels = (x.x if isinstance(x, In) else x).shape[1]
+        w, b = U(channels), U(channels)
+        fam.case("group_norm", [x, groups, w, b], lambda x, w, b: F.group_norm(x, groups, w, b))
+        fam.case("group_norm", [x, groups], lambda x: F.group_norm(x, groups, eps=0.1), options=dict(eps=0.1))
+    attend = F.scaled_dot_product_attention
+    q, k, v = U(2, 3, 4, 6), U(2, 3, 5, 6), U(2, 3, 5, 2)
+    name = "scaled_dot_product_attention"
+    fam.case(name, [q, k, v], attend)
+    fam.case(name, [In(q, layout="t"), In(k, layout="t"), In(v, layout="s")], attend)
+    fam.case(name, [q, k, v], lambda q, k, v: attend(q, k, v, is_causal=True), options=dict(is_causal=True))
+    fam.case(name, [q, k, v], lambda q, k, v: attend(q, k, v, scale=0.2), options=dict(scale=0.2))
+    fam.case(name, [U(4, 6), U(5, 6), U(5, 3)], attend, note="without a batch")
+    fam.case(name, [U(2, 1, 4, 6), U(1, 3, 5, 6), U(3, 5, 2)], attend, note="broadcast")
+    fam.case(name, [U(2, 4, 6, lo=-5, hi=5), U(2, 5, 6, lo=-5, hi=5), U(2, 5, 2)], attend)
+    for mask in (U(2, 3, 4, 5), U(4, 5), U(2, 1, 1, 5), In(U(4, 5), layout="t")):
+        fam.case(name, [q, k, v, mask], attend)
+    dead = torch.tensor([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]]).bool()
+    for mask in (dead, dead[:, :1], dead[:1], In(B(2, 1, 4, 5), layout="t")):
+        fam.case(name, [q, k, v, mask], attend)
+    fam.case(name, [q, k, v, T([0.0, -inf, 1.0, -inf, 0.5])], attend)
+    fam.case(name, [U(0, 4, 6), U(0, 5, 6), U(0, 5, 2)], attend)
+    fam.case(name, [U(2, 0, 6), U(2, 5, 6), U(2, 5, 2)], attend)
+    fam.case(name, [U(2, 1, 6), U(2, 1, 6), U(2, 1, 2)], attend)
+    for heads in ((2, 2), (1, 1), (4, 4), (2, 1)):
+        fam.case(
+            name,
+            [U(2, 4, 3, 6), U(2, heads[0], 5, 6), U(2, heads[1], 5, 2)],
+            lambda q, k, v: attend(q, k, v, is_causal=True, enable_gqa=True),
+            options=dict(is_causal=True, enable_gqa=True),
+        )
+    fam.case(
+        name,
+        [U(70, 6), U(140, 6), U(140, 3)],
+        lambda q, k, v: attend(q, k, v, is_causal=True),
+        options=dict(is_causal=True),
+        note="several tiles",
+    )
+    attention_modules(fam)
+    for shape, k in [(4, {}), ([3, 4], dict(eps=0.01)), (4, dict(bias=False)), (4, dict(elementwise_affine=False))]:
+        fam.module_case("LayerNorm", [shape], fixed(N.LayerNorm(shape, **k)), [U(2, 3, 4)], options=k)
+    fam.module_case("RMSNorm", [4], fixed(N.RMSNorm(4, eps=0.01)), [U(2, 3, 4)], options=dict(eps=0.01))
+    fam.module_case(
+        "RMSNorm", [[3, 4], 0.1, False], fixed(N.RMSNorm([3, 4], 0.1, elementwise_affine=False)), [U(2, 3, 4)]
+    )
+    fam.module_case("GroupNorm", [2, 4], fixed(N.GroupNorm(2, 4)), [U(2, 4, 3, 3)])
+    fam.module_case("GroupNorm", [4, 4], fixed(N.GroupNorm(4, 4, affine=False)), [U(2, 4, 5)], options=dict(affine=False))
+    return fam
+
+
+
 # Each family's own seed: another one's data stay as they are.
 FAMILIES = {
     elementwise: 1000, activation: 1001, binary: 1002, reduce: 1003, matmul: 1004, shape: 1005, index: 1006, loss: 1007,
-    module: 1008, optim: 1009, image: 1010, convolution: 1011, recurrent: 1010,
+    module: 1008, optim: 1009, image: 1010, convolution: 1011, recurrent: 1010, transformer: 1010,
 }
+
 
 if __name__ == "__main__":
     if not torch.__version__.startswith(PINNED):
