@@ -1,0 +1,260 @@
+/* Cuts convolutions into blocks by shape, shares them out to threads, and brings what a block reads
+ * into a buffer with its padding. */
+#include "conv_plan.h"
+
+#include <string.h>
+
+/* Multiplications below which no worker is woken. */
+#define PARALLEL_WORK 1500000
+#define LANES_PER_THREAD 4
+
+nnl_conv_image nnl_conv_image_of(const nnl_tensor *t, const nnl_conv *v)
+{
+    nnl_conv_image m = {.data = t->data,
+                        .sample = v->batched ? t->strides[0] : 0,
+                        .channel = t->strides[v->batched]};
+    for (int i = 0; i < v->rank; i++) m.place[3 - v->rank + i] = t->strides[1 + v->batched + i];
+    return m;
+}
+
+nnl_conv_image nnl_conv_image_dense(const void *data, int64_t channels, const int64_t sizes[3])
+{
+    nnl_conv_image m = {.data = data, .channel = 1};
+    m.place[2] = channels;
+    m.place[1] = m.place[2] * sizes[2];
+    m.place[0] = m.place[1] * sizes[1];
+    m.sample = m.place[0] * sizes[0];
+    return m;
+}
+
+/* ---------------------------------------------------------------- blocks of pixels */
+
+static void run_lane(void *context, int64_t lane)
+{
+    const nnl_conv_plan *p = context;
+    char *buffer = p->memory ? p->memory + lane * p->lane_bytes : NULL;
+    for (int64_t i = p->tasks * lane / p->lanes; i < p->tasks * (lane + 1) / p->lanes; i++)
+        p->task(p, i, buffer);
+}
+
+nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work)
+{
+    bool parallel = rt->threads > 1 && work >= PARALLEL_WORK;
+    p->lanes = NNL_MIN(p->tasks, parallel ? LANES_PER_THREAD * (int64_t)rt->threads : 1);
+    if (p->lanes == 0) return NNL_OK;
+    void *memory = NULL;
+    p->lane_bytes = nnl_round_up(p->lane_bytes, 64);
+    size_t bytes = (size_t)(p->lanes * p->lane_bytes);
+    if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &memory));
+    p->memory = memory;
+    nnl_status status = NNL_OK;
+    if (p->lanes == 1)
+        run_lane(p, 0);
+    else
+        status = nnl_parallel(rt, p->lanes, run_lane, p);
+    if (bytes > 0) nnl_free(rt, memory, bytes);
+    return status;
+}
+
+/* Elements of the window of rows x columns results; with fewer than 4 columns the kernels look
+ * further. */
+static int64_t window_size(const nnl_conv *v, int64_t rows, int64_t columns, int64_t channels)
+{
+    int64_t width = nnl_conv_reach_of(v, 2, columns),
+            more = columns < 4 ? (4 - columns) * v->stride[2] : 0;
+    return (v->kernel[0] * nnl_conv_reach_of(v, 1, rows) * width + more) * channels;
+}
+
+double nnl_conv_work(const nnl_conv *v)
+{
+    double work =
+        (double)v->samples * (double)v->out_channels * (double)(v->in_channels / v->groups);
+    for (int i = 0; i < 3; i++) work *= (double)v->out[i] * (double)v->kernel[i];
+    return work;
+}
+
+void nnl_conv_walk_groups(nnl_conv_plan *p)
+{
+    const nnl_conv *v = p->v;
+    p->depthwise = v->groups > 1 && v->groups == v->in_channels && v->groups == v->out_channels;
+    p->shape.groups = p->depthwise ? 1 : v->groups;
+    p->channels_in = v->in_channels / p->shape.groups;
+    p->channels_out = v->out_channels / p->shape.groups;
+}
+
+/* Of single places, an image or the whole batch is one row of pixels. */
+static void join_places(nnl_conv_plan *p)
+{
+    nnl_conv *s = &p->shape;
+    for (int d = 1; d >= 0; d--) {
+        if (s->kernel[d] > 1 || s->kernel[2] > 1 || s->stride[d] > 1 || s->stride[2] > 1) return;
+        if (s->in[d] != s->out[d] || s->in[2] != s->out[2]) return;
+        if (p->x.place[d] != s->in[2] * p->x.place[2] && s->in[d] > 1) return;
+        s->in[2] = s->out[2] = s->in[2] * s->in[d];
+        s->in[d] = s->out[d] = 1;
+    }
+    if (p->x.sample != s->in[2] * p->x.place[2] && s->samples > 1) return;
+    s->in[2] = s->out[2] = s->in[2] * s->samples;
+    s->samples = 1;
+}
+
+/* No tap of any result lies outside of the image, whose elements are together as the kernels want
+ * them. */
+static bool reads_direct(const nnl_conv_plan *p)
+{
+    const nnl_conv *s = &p->shape;
+    if (p->channels_in > 1 && p->x.channel != 1) return false;
+    for (int d = 0; d < 3; d++) {
+        if (s->low[d] > 0 || nnl_conv_reach_of(s, d, s->out[d]) - s->low[d] > s->in[d])
+            return false;
+    }
+    return true;
+}
+
+/* Cuts the result into blocks, by shape alone: windows that fit a cache, and work for several
+ * threads. */
+static void choose_blocks(nnl_conv_plan *p)
+{
+    const nnl_conv *s = &p->shape;
+    int64_t rows = s->out[1], columns = s->out[2];
+    while (rows > 1 && window_size(s, rows, columns, p->channels_in) * p->size > NNL_CONV_WINDOW)
+        rows = nnl_divide_up(rows, 2);
+    while (columns > 16 &&
+           window_size(s, rows, columns, p->channels_in) * p->size > NNL_CONV_WINDOW)
+        columns = nnl_round_up(nnl_divide_up(columns, 2), 4);
+    double work = nnl_conv_work(p->v) /
+                  (double)NNL_MAX(s->samples * s->groups * s->out[0] * s->out[1] * s->out[2], 1);
+    int64_t images = s->samples * s->groups * s->out[0];
+    for (;;) {
+        int64_t blocks =
+            images * nnl_divide_up(s->out[1], rows) * nnl_divide_up(s->out[2], columns);
+        if (blocks >= NNL_CONV_BLOCKS ||
+            work * (double)rows * (double)columns < 2 * NNL_CONV_BLOCK_WORK)
+            break;
+        if (rows > 1)
+            rows = nnl_divide_up(rows, 2);
+        else if (columns >= 32)
+            columns = nnl_round_up(nnl_divide_up(columns, 2), 4);
+        else
+            break;
+    }
+    p->rows = rows;
+    p->columns = columns;
+    p->row_blocks = nnl_divide_up(s->out[1], rows);
+    p->column_blocks = nnl_divide_up(s->out[2], columns);
+    p->blocks = images * p->row_blocks * p->column_blocks;
+    /* Four columns are always read: not beyond the end of the image itself. */
+    p->direct = p->direct && s->out[2] - (p->column_blocks - 1) * columns >= 4;
+    if (!p->direct)
+        p->window_bytes = nnl_round_up(window_size(s, rows, columns, p->channels_in) * p->size, 64);
+}
+
+nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
+                                 const nnl_conv_image *x, bool pixels)
+{
+    nnl_conv_plan p = {.v = v, .shape = *v, .kernels = rt->kernels, .dtype = dtype, .x = *x};
+    p.size = (int64_t)nnl_width(dtype);
+    nnl_conv_walk_groups(&p);
+    p.direct = reads_direct(&p);
+    if (!pixels && !p.depthwise && v->kernel[2] > 1 && x->place[2] != p.channels_in)
+        p.direct = false;
+    if (p.direct && pixels) join_places(&p);
+    choose_blocks(&p);
+    return p;
+}
+
+nnl_conv_part nnl_conv_part_at(const nnl_conv_plan *p, int64_t i)
+{
+    const nnl_conv *s = &p->shape;
+    nnl_conv_part b;
+    int64_t column = i % p->column_blocks, row = i / p->column_blocks % p->row_blocks;
+    i /= p->column_blocks * p->row_blocks;
+    b.plane = i % s->out[0];
+    i /= s->out[0];
+    b.group = i % s->groups;
+    b.sample = i / s->groups;
+    b.r0 = row * p->rows;
+    b.r1 = NNL_MIN(b.r0 + p->rows, s->out[1]);
+    b.c0 = column * p->columns;
+    b.c1 = NNL_MIN(b.c0 + p->columns, s->out[2]);
+    return b;
+}
+
+/* Copies the window into the buffer: [plane][row][column][channel], zeros outside of the image. */
+static void fill_window(const nnl_conv_plan *p, const nnl_conv_part *b, const char *image_,
+                        char *buffer)
+{
+    const nnl_conv *s = &p->shape;
+    int64_t rows = nnl_conv_reach_of(s, 1, b->r1 - b->r0),
+            columns = nnl_conv_reach_of(s, 2, b->c1 - b->c0);
+    int64_t first = b->c0 * s->stride[2] - s->low[2];
+    int64_t left = NNL_MIN(NNL_MAX(-first, 0), columns),
+            right = NNL_MIN(NNL_MAX(first + columns - s->in[2], 0), columns - left);
+    int64_t row_bytes = columns * p->channels_in * p->size;
+    for (int64_t d = 0; d < s->kernel[0]; d++) {
+        int64_t plane = b->plane * s->stride[0] + d * s->dilation[0] - s->low[0];
+        for (int64_t r = 0; r < rows; r++, buffer += row_bytes) {
+            int64_t row = b->r0 * s->stride[1] + r - s->low[1];
+            if (plane < 0 || plane >= s->in[0] || row < 0 || row >= s->in[1]) {
+                memset(buffer, 0, (size_t)row_bytes);
+                continue;
+            }
+            int64_t place =
+                plane * p->x.place[0] + row * p->x.place[1] + (first + left) * p->x.place[2];
+            p->kernels->conv_row((int)p->size, buffer, left, columns - left - right, right,
+                                 p->channels_in, nnl_conv_at(p, image_, place), p->x.place[2],
+                                 p->x.channel);
+        }
+    }
+}
+
+void nnl_conv_part_open(const nnl_conv_plan *p, nnl_conv_part *b, char *buffer)
+{
+    const nnl_conv *s = &p->shape;
+    const char *image_ = nnl_conv_at(
+        p, p->x.data, b->sample * p->x.sample + b->group * p->channels_in * p->x.channel);
+    int64_t step[3] = {p->x.place[0], p->x.place[1], p->x.place[2]};
+    if (p->direct) {
+        int64_t place = (b->plane * s->stride[0] - s->low[0]) * step[0] +
+                        (b->r0 * s->stride[1] - s->low[1]) * step[1] +
+                        (b->c0 * s->stride[2] - s->low[2]) * step[2];
+        b->x = nnl_conv_at(p, image_, place);
+        for (int d = 0; d < 3; d++) b->x_tap[d] = s->dilation[d] * step[d];
+    } else {
+        fill_window(p, b, image_, buffer);
+        step[2] = p->channels_in;
+        step[1] = step[2] * nnl_conv_reach_of(s, 2, b->c1 - b->c0);
+        step[0] = step[1] * nnl_conv_reach_of(s, 1, b->r1 - b->r0);
+        b->x = buffer;
+        b->x_tap[0] = step[0]; /* only planes that are read are there */
+        for (int d = 1; d < 3; d++) b->x_tap[d] = s->dilation[d] * step[d];
+    }
+    b->x_row = s->stride[1] * step[1];
+    b->x_column = s->stride[2] * step[2];
+    for (int d = 0; d < 3; d++) b->taps[d] = s->kernel[d];
+    b->run = p->channels_in;
+    /* Taps whose elements follow one another are one run; the order of sums over pixels depends on
+     * the run, so that there it may not depend on where the image lies. */
+    for (int d = 2; d >= (p->sums_step > 0 ? 2 : 0) && !p->depthwise; d--) {
+        if (b->taps[d] > 1 && b->x_tap[d] != b->run) break;
+        b->run *= b->taps[d];
+        b->taps[d] = 1;
+    }
+}
+
+nnl_conv_steps nnl_conv_steps_of(const nnl_tensor *w, const nnl_conv *v)
+{
+    nnl_conv_steps s = {.out = w->strides[0], .in = w->strides[1]};
+    for (int i = 0; i < v->rank; i++) s.tap[3 - v->rank + i] = w->strides[2 + i];
+    return s;
+}
+
+nnl_conv_order nnl_conv_order_of(const nnl_conv_plan *p, const nnl_conv_steps *w)
+{
+    const int64_t *kernel = p->v->kernel;
+    return (nnl_conv_order){
+        .size = {kernel[0], kernel[1], kernel[2], p->depthwise ? 1 : p->channels_in},
+        .step = {w->tap[0], w->tap[1], w->tap[2], w->in},
+        .lanes = p->channels_out,
+        .lane_step = w->out};
+}

@@ -1,0 +1,108 @@
+/* What the directions of a convolution share: an image in memory, the result cut into blocks of
+ * pixels that threads take, and the window of the image that a block reads. */
+#ifndef NNL_OPS_CONV_PLAN_H
+#define NNL_OPS_CONV_PLAN_H
+
+#include "conv.h"
+
+/* Bytes of the image that a block may read: a piece of L2. */
+#define NNL_CONV_WINDOW 131072
+/* Multiplications that are worth a block, and blocks enough for the threads to feed. */
+#define NNL_CONV_BLOCK_WORK 400000
+#define NNL_CONV_BLOCKS 16
+
+static inline int64_t nnl_divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t nnl_round_up(int64_t a, int64_t b) { return nnl_divide_up(a, b) * b; }
+
+/* N x C x depth x height x width with its steps in elements. */
+typedef struct nnl_conv_image {
+    const char *data;
+    int64_t sample, channel, place[3];
+} nnl_conv_image;
+
+nnl_conv_image nnl_conv_image_of(const nnl_tensor *t, const nnl_conv *v);
+/* The steps of a dense image whose channels are together. */
+nnl_conv_image nnl_conv_image_dense(const void *data, int64_t channels, const int64_t sizes[3]);
+
+/* What every block of one call has in common. */
+typedef struct nnl_conv_plan {
+    const nnl_conv *v;
+    nnl_conv shape; /* *v, with dimensions joined where nothing tells them apart */
+    const nnl_kernels *kernels;
+    nnl_dtype dtype;
+    int64_t size;                      /* bytes an element */
+    int64_t channels_in, channels_out; /* of a group; depthwise, of all that are walked together */
+    bool depthwise; /* a group for each channel: kernels with channels as lanes */
+    nnl_conv_image x;
+    bool direct;           /* the image is read where it lies */
+    int64_t rows, columns; /* of a block */
+    int64_t row_blocks, column_blocks, blocks;
+    int64_t window_bytes; /* of a block's buffer */
+    /* bytes of each lane's memory, and how the blocks go to lanes */
+    char *memory;
+    int64_t lane_bytes, lanes, tasks;
+    void (*task)(const struct nnl_conv_plan *p, int64_t i, char *buffer);
+    /* the calls' own */
+    const char *weight, *bias;
+    nnl_conv_image y;
+    char *sums;
+    char *dx;
+    int64_t row_bytes, windows_bytes; /* of a row of dx, and of the windows of a row of dy */
+    int64_t parts, panels, panel_width, sums_step, sums_bytes, group_bytes, part_bytes;
+    int64_t dy_bytes; /* of a block's dy, where its channels are apart; else 0 */
+    bool with_bias, lane_sums, across;
+    char *dw, *db;
+    nnl_conv_order order;
+} nnl_conv_plan;
+
+static inline const void *nnl_conv_at(const nnl_conv_plan *p, const char *base, int64_t place)
+{
+    return base + place * p->size;
+}
+
+static inline int64_t nnl_conv_lanes(const nnl_conv_plan *p)
+{
+    return p->kernels->vector_bytes / p->size;
+}
+static inline int64_t nnl_conv_taps(const nnl_conv *v)
+{
+    return v->kernel[0] * v->kernel[1] * v->kernel[2];
+}
+
+/* Places of the input that a run of results reads. */
+static inline int64_t nnl_conv_reach_of(const nnl_conv *v, int d, int64_t results)
+{
+    return (results - 1) * v->stride[d] + nnl_conv_reach(v, d);
+}
+
+double nnl_conv_work(const nnl_conv *v); /* multiplications */
+/* Fills what the plan says of groups and channels; depthwise, all channels are walked together. */
+void nnl_conv_walk_groups(nnl_conv_plan *p);
+/* pixels: results are pixels, whose bits depend neither on blocks nor on runs: rows may be joined
+ * and taps read in the runs that memory allows.  Else these are the same wherever the image is. */
+nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
+                                 const nnl_conv_image *x, bool pixels);
+/* Runs p->tasks, each with p->lane_bytes of memory of its own.  work: multiplications. */
+nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work);
+
+/* One block: results [r0, r1) x [c0, c1) of a plane of the result, and its window. */
+typedef struct nnl_conv_part {
+    int64_t sample, group, plane, r0, r1, c0, c1;
+    const char *x; /* first tap of its first pixel */
+    int64_t x_row, x_column, taps[3], x_tap[3], run;
+} nnl_conv_part;
+
+nnl_conv_part nnl_conv_part_at(const nnl_conv_plan *p, int64_t i);
+/* Fills the block's description of what it reads, from the image or from the buffer. */
+void nnl_conv_part_open(const nnl_conv_plan *p, nnl_conv_part *b, char *buffer);
+
+/* The steps of a weight out_channels x in_channels of a group x taps, in elements. */
+typedef struct nnl_conv_steps {
+    int64_t out, in, tap[3];
+} nnl_conv_steps;
+
+nnl_conv_steps nnl_conv_steps_of(const nnl_tensor *w, const nnl_conv *v);
+/* Taps x input channels, output channels being the lanes; the order of sums in every kernel. */
+nnl_conv_order nnl_conv_order_of(const nnl_conv_plan *p, const nnl_conv_steps *w);
+
+#endif
