@@ -49,6 +49,8 @@ endif
 # ---- instruction sets
 ISAS := base
 ISA_FLAGS_base :=
+# The reference, and for processors without AVX2: a quarter of a megabyte smaller.
+ISA_OPT_base := -O2
 ifneq ($(filter x86_64%,$(ARCH)),)
   ISAS += avx2 avx512
   ISA_FLAGS_avx2 := -mavx2 -mfma -mf16c
@@ -115,7 +117,7 @@ $(OBJ)/runtime/%.o: runtime/%.c $(BUILD)/gen/op_list.h $(FLAGS_NOTE)
 define kernel_rule
 $(OBJ)/kernels/%.$(1).o: runtime/kernels/%.c $(FLAGS_NOTE)
 	@mkdir -p $$(@D)
-	$$(call SAY,CC,$$@)$(CC) $(BASE_FLAGS) -O3 $(ISA_FLAGS_$(1)) $(CFLAGS) -DNNL_ISA_NAME=$(1) -MMD -MP -c $$< -o $$@
+	$$(call SAY,CC,$$@)$(CC) $(BASE_FLAGS) $(or $(ISA_OPT_$(1)),-O3) $(ISA_FLAGS_$(1)) $(CFLAGS) -DNNL_ISA_NAME=$(1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call kernel_rule,$(isa))))
 

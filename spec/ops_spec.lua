@@ -221,7 +221,8 @@ for _, record in ipairs(records) do
           if samples.undefined[name] then return end
           local function all()
             if not record.traits.random then return samples.everything(record, f, case, "f32") end
-            return {f(table.unpack(samples.arguments(record, case, {dtype = "f32"})))} -- without setting the seed
+            local arguments = samples.arguments(record, case, {dtype = "f32"})
+            return {f(table.unpack(arguments, 1, arguments.n))} -- without setting the seed
           end
           nn.manual_seed(11)
           local wanted = all()
