@@ -125,6 +125,90 @@ describe("a captured training step", function()
   end)
 end)
 
+---------------------------------------------------------------- kinds of networks
+
+local Recurrent = nn.Module:subclass "Recurrent"
+
+function Recurrent:init()
+  self.emb, self.rnn = nn.Embedding(20, 16), nn.LSTM(16, 24, 2, {batch_first = true, dropout = 0.1})
+  self.out = nn.Linear(24, 10)
+end
+
+function Recurrent:forward(x)
+  local y = self.rnn(self.emb(x))
+  return self.out(y:select(2, -1))
+end
+
+local Transformer = nn.Module:subclass "Transformer"
+
+function Transformer:init()
+  self.emb, self.norm = nn.Embedding(20, 32), nn.LayerNorm(32)
+  self.attention = nn.MultiheadAttention(32, 4, {batch_first = true, dropout = 0.1})
+  self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 10)
+end
+
+function Transformer:forward(x)
+  local y = self.norm(self.emb(x))
+  y = y + (self.attention(y, y, y, {need_weights = false}))
+  return self.down(nn.F.gelu(self.up(y))):mean(2)
+end
+
+local networks = {
+  {"convolutions, pooling and batch normalisation", function()
+    return nn.Sequential(nn.Conv2d(1, 6, 5, {padding = 2}), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5),
+      nn.BatchNorm2d(16), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(400, 84), nn.Dropout(0.2), nn.ReLU(),
+      nn.Linear(84, 10))
+  end, function() return nn.randn(4, 1, 28, 28) end},
+  {"two LSTM layers", Recurrent, function() return nn.randint(1, 20, {8, 12}) end},
+  {"attention and layer normalisation", Transformer, function() return nn.randint(1, 20, {8, 12}) end},
+}
+
+-- 25 steps with a changing learning rate, and evaluation between them.
+local function train_network(make, draw, wrap)
+  nn.manual_seed(5)
+  local net, loss, losses = make(), nn.CrossEntropyLoss(), {}
+  local opt = nn.optim.SGD(net:parameters(), {lr = 0.05, momentum = 0.9})
+  local step = wrap(function(x, y)
+    opt:zero_grad()
+    local l = loss(net(x), y)
+    l:backward()
+    opt:step()
+    return l
+  end)
+  local evaluate = wrap(function(x) return net(x) end)
+  for i = 1, 25 do
+    local x = draw()
+    losses[#losses + 1] = step(x, nn.randint(1, 10, {#x})):item()
+    if i == 10 then opt.param_groups[1].lr = 0.01 end
+    if i % 6 == 0 then
+      net:eval()
+      losses[#losses + 1] = nn.no_grad(evaluate, draw()):sum():item()
+      net:train()
+    end
+  end
+  return net, losses
+end
+
+describe("a captured network with", function()
+  for _, network in ipairs(networks) do
+    it(network[1] .. " trains and evaluates with the same bits", function()
+      local a, wanted = train_network(network[2], network[3], function(f) return f end)
+      local b, got = train_network(network[2], network[3], nn.compile)
+      assert.same(wanted, got)
+      same_state(a, b)
+    end)
+  end
+
+  it("a relu behind a convolution or a normalisation computes it in their last pass", function()
+    local net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU()):eval()
+    local f = nn.compile(net)
+    local x = nn.randn(2, 1, 9, 9)
+    assert.is_true(same(nn.no_grad(net, x), nn.no_grad(f, x)))
+    assert.matches("conv2d+relu", f:explain(), 1, true)
+    assert.not_matches("= relu", f:explain(), 1, true)
+  end)
+end)
+
 ---------------------------------------------------------------- arguments and results
 
 describe("a captured function", function()

@@ -531,6 +531,7 @@ static nnl_status enter(visit *v, nnl_runtime *rt, const nnl_request *request)
     c->rt = rt;
     c->op = request->op;
     c->inplace = request->inplace;
+    c->relu = false;
     c->index_base = request->index_base;
     c->block = NULL;
     c->random = 0;

@@ -54,7 +54,8 @@ VEC_INLINE void T_(store_pixels)(const int FOURS, const int VECTORS, const nnl_c
                                  V (*sum)[4][2], const int64_t *place, int64_t channel)
 {
     const int64_t step = b->y_column, last = b->channels - channel - (VECTORS - 1) * LANES;
-    if (b->columns >= 4 && !b->residual && !b->relu) {
+    const V floor = V_(set1)(b->relu ? 0 : (T)-__builtin_inf()); /* nothing is below it without relu */
+    if (b->columns >= 4 && !b->residual) {
         UNROLL_FOR (v, VECTORS) {
             const T *bias = b->bias ? (const T *)b->bias + channel + v * LANES : NULL;
             bool whole = v < VECTORS - 1 || last >= LANES;
@@ -62,9 +63,9 @@ VEC_INLINE void T_(store_pixels)(const int FOURS, const int VECTORS, const nnl_c
             UNROLL_FOR (q, FOURS) {
                 T *y = (T *)b->y + place[q] + channel + v * LANES;
                 if (whole) {
-                    UNROLL_FOR (p, 4) V_(store)(y + p * step, sum[q][p][v] + shift);
+                    UNROLL_FOR (p, 4) V_(store)(y + p * step, V_(max)(floor, sum[q][p][v] + shift));
                 } else {
-                    UNROLL_FOR (p, 4) V_(store_n)(y + p * step, sum[q][p][v] + shift, last);
+                    UNROLL_FOR (p, 4) V_(store_n)(y + p * step, V_(max)(floor, sum[q][p][v] + shift), last);
                 }
             }
         }
@@ -400,12 +401,13 @@ VEC_INLINE void T_(depthwise_body)(const int FOURS, const int VECTORS, const boo
         }
     }
     T lanes[DEPTHWISE_FOURS * 4 * 2 * LANES];
-    if (b->columns >= 4 && !PART && !b->residual && !b->relu) {
+    const V floor = V_(set1)(b->relu ? 0 : (T)-__builtin_inf());
+    if (b->columns >= 4 && !PART && !b->residual) {
         UNROLL_FOR (v, VECTORS) {
             V shift = b->bias ? V_(load)((const T *)b->bias + channel + v * LANES) : V_(zero)();
             UNROLL_FOR (q, FOURS) {
                 T *y = (T *)b->y + place[q] + channel + v * LANES;
-                UNROLL_FOR (p, 4) V_(store)(y + p * b->y_column, sum[q][p][v] + shift);
+                UNROLL_FOR (p, 4) V_(store)(y + p * b->y_column, V_(max)(floor, sum[q][p][v] + shift));
             }
         }
         return;

@@ -481,7 +481,7 @@ NNL_OP(batch_norm_train,
     .grad = train_grad,
     .define = train_define,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_OUTPUT(1) | NNL_SAVE_OUTPUT(2),
-    .traits = NNL_HIDDEN);
+    .traits = NNL_HIDDEN | NNL_TAKES_RELU);
 
 NNL_OP(batch_norm_eval,
     .sig = "input:float, weight:float?, bias:float?, mean:float, var:float, eps:num, relu:flag=false -> same",
@@ -491,7 +491,7 @@ NNL_OP(batch_norm_eval,
     .grad = eval_grad,
     .define = eval_define,
     .saves = NNL_SAVE_INPUTS,
-    .traits = NNL_HIDDEN);
+    .traits = NNL_HIDDEN | NNL_TAKES_RELU);
 
 /* ---------------------------------------------------------------- running statistics */
 

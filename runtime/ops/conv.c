@@ -157,7 +157,7 @@ static nnl_status conv_infer(nnl_call *c)
 static nnl_status conv_run(nnl_call *c)
 {
     nnl_conv v = described(c->op->variant, c->in[0], c->in[1], c->attr);
-    return nnl_conv_forward(c->rt, &v, c->out[0], c->in[0], c->in[1], c->in[2]);
+    return nnl_conv_forward(c->rt, &v, c->out[0], c->in[0], c->in[1], c->in[2], c->relu);
 }
 
 /* ---------------------------------------------------------------- gradients */
@@ -340,7 +340,7 @@ static void conv_define(nnl_define *d)
     .define = conv_define,                                                                                        \
     .variant = rank_,                                                                                             \
     .sample = sample_,                                                                                            \
-    .traits = NNL_PROMOTE | NNL_NO_METHOD
+    .traits = NNL_PROMOTE | NNL_NO_METHOD | NNL_TAKES_RELU
 
 NNL_OP(conv1d,
     CONVOLUTION(1, "length", "nn.F.conv1d(nn.ones(1, 2, 8), nn.ones(4, 2, 3), {padding = 1})",

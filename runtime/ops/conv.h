@@ -20,10 +20,10 @@ static inline int64_t nnl_conv_reach(const nnl_conv *v, int d)
     return v->dilation[d] * (v->kernel[d] - 1) + 1;
 }
 
-/* result = input * weight + bias; result lies channels last.  bias may be NULL. */
+/* result = input * weight + bias, its positive part with relu; result lies channels last.  bias may be NULL. */
 nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                             const nnl_tensor *input, const nnl_tensor *weight,
-                            const nnl_tensor *bias);
+                            const nnl_tensor *bias, bool relu);
 /* The gradient of the input, which lies channels last. */
 nnl_status nnl_conv_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
                                const nnl_tensor *dy, const nnl_tensor *weight);

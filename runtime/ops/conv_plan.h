@@ -44,6 +44,7 @@ typedef struct nnl_conv_plan {
     void (*task)(const struct nnl_conv_plan *p, int64_t i, char *buffer);
     /* the calls' own */
     const char *weight, *bias;
+    bool relu;
     nnl_conv_image y;
     char *sums;
     char *dx;

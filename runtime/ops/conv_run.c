@@ -101,7 +101,8 @@ static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer)
         .y = (char *)nnl_conv_at(p, p->y.data, y),
         .y_row = p->y.place[1],
         .y_column = p->y.place[2],
-        .bias = p->bias ? nnl_conv_at(p, p->bias, channel) : NULL};
+        .bias = p->bias ? nnl_conv_at(p, p->bias, channel) : NULL,
+        .relu = p->relu};
     memcpy(call.taps, b.taps, sizeof call.taps);
     memcpy(call.x_tap, b.x_tap, sizeof call.x_tap);
     const nnl_kernels *k = p->kernels;
@@ -125,7 +126,8 @@ static nnl_status run_blocks(nnl_runtime *rt, nnl_conv_plan *p, void *y, const c
 }
 
 static nnl_status forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
-                          const nnl_tensor *input, const nnl_tensor *weight, const nnl_tensor *bias)
+                          const nnl_tensor *input, const nnl_tensor *weight, const nnl_tensor *bias,
+                          bool relu)
 {
     nnl_conv_image x = nnl_conv_image_of(input, v);
     nnl_conv_plan p = nnl_conv_plan_make(rt, v, (nnl_dtype)out->dtype, &x, true);
@@ -134,6 +136,7 @@ static nnl_status forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
     char *packed;
     size_t bytes;
     NNL_TRY(pack_groups(rt, &p, weight->data, p.channels_out * w.out, &order, &packed, &bytes));
+    p.relu = relu;
     nnl_status status = run_blocks(rt, &p, out->data, packed, bias ? bias->data : NULL);
     nnl_free(rt, packed, bytes);
     return status;
@@ -141,7 +144,7 @@ static nnl_status forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
 
 nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                             const nnl_tensor *input, const nnl_tensor *weight,
-                            const nnl_tensor *bias)
+                            const nnl_tensor *bias, bool relu)
 {
     nnl_tensor *made, *adjacent = NULL;
     if (out->numel == 0) return NNL_OK;
@@ -158,7 +161,7 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
     }
     nnl_status status = result_open(rt, v, out, &made);
     if (status == NNL_OK)
-        status = result_close(out, made, forward(rt, v, made, input, weight, bias));
+        status = result_close(out, made, forward(rt, v, made, input, weight, bias, relu));
     nnl_tensor_unref(adjacent);
     return status;
 }

@@ -27,6 +27,7 @@ enum {
     NNL_SATURATE = 1 << 10,    /* with NNL_PROMOTE: a number that an integer type cannot hold becomes its nearest */
     NNL_CAST = 1 << 11,        /* input 0 is first brought to the type that the attribute of kind dtype names */
     NNL_IDS = 1 << 13,         /* positions in data are ids, of which negative ones do not count from the end */
+    NNL_TAKES_RELU = 1 << 14,  /* run applies call->relu to result 0 in its last pass; or it has an attribute relu */
     NNL_TRUE_QUOTIENT = 1 << 12 /* with NNL_PROMOTE: integers and bool become f32, unless attribute 0 says how to round */
 };
 
@@ -169,6 +170,7 @@ struct nnl_call {
     uint64_t random;   /* of NNL_RANDOM ops: the call's number */
     bool inplace;
     bool keep;         /* results will be needed for gradients */
+    bool relu;         /* of NNL_TAKES_RELU ops in programs: the positive part of result 0 is wanted */
     nnl_tensor *in_[NNL_CALL_INLINE], *out_[NNL_CALL_INLINE];
     nnl_spec spec_[NNL_CALL_INLINE];
     nnl_value attr_[NNL_MAX_ATTRS];

@@ -111,7 +111,7 @@ static nnl_status make_call(nnl_context *x, int place)
     x->ready[place] = (nnl_ready){.run = run_as_it_is, .call = c};
     if (step->chain) return NNL_OK;
     *c = (nnl_call){.rt = x->rt, .op = step->op, .n_in = step->n_in, .n_out = step->n_out, .index_base = step->index_base,
-                    .inplace = step->inplace, .keep = step->keep};
+                    .inplace = step->inplace, .keep = step->keep, .relu = step->relu};
     NNL_TRY(nnl_sig_of(x->rt, step->op, &c->sig));
     NNL_TRY(nnl_bump_alloc(&x->bump, sizeof(nnl_tensor *) * (size_t)NNL_MAX(step->n_in + step->n_out, 1), &c->in));
     c->out = c->in + step->n_in;

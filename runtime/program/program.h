@@ -104,6 +104,7 @@ typedef struct nnl_step {
     uint64_t random;      /* number of the call, from the run's first */
     int8_t index_base;
     bool inplace, keep;
+    bool relu;            /* the positive part of result 0, in the op's last pass */
     bool draws;           /* uses .random */
     int16_t call_attr;    /* attribute that holds an earlier call's number (from the run's first), or -1 */
     int32_t live;         /* attributes come from the live table of this number, or -1 */
@@ -157,6 +158,7 @@ void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause);
 
 nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture and the first context */
 void nnl_program_simplify(nnl_program *p);       /* simplify.c: steps that nobody needs go */
+nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
 
