@@ -190,10 +190,10 @@ local function train_network(make, draw, wrap)
 end
 
 describe("a captured network with", function()
-  for _, network in ipairs(networks) do
-    it(network[1] .. " trains and evaluates with the same bits", function()
-      local a, wanted = train_network(network[2], network[3], function(f) return f end)
-      local b, got = train_network(network[2], network[3], nn.compile)
+  for _, kind in ipairs(networks) do
+    it(kind[1] .. " trains and evaluates with the same bits", function()
+      local a, wanted = train_network(kind[2], kind[3], function(f) return f end)
+      local b, got = train_network(kind[2], kind[3], nn.compile)
       assert.same(wanted, got)
       same_state(a, b)
     end)
