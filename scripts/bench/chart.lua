@@ -56,7 +56,7 @@ return function(run, peers)
   add('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d">', left + plot + 45, height,
     left + plot + 45, height)
   add("  <style>\n%s\n  </style>", style)
-  add('  <text class="title" x="8" y="20">Speed as a multiple of PyTorch\'s (%s threads; right of 1 is faster)</text>',
+  add('  <text class="title" x="8" y="20">Speed as a multiple of PyTorch\'s (threads: %s; right of 1 is faster)</text>',
     tostring(run.facts.threads))
 
   local x = 8
