@@ -94,9 +94,12 @@ local function print_curve(title, points, run, drop)
   local before, cliffs = nil, 0
   for _, point in ipairs(points) do
     local step, work, samples = run(point)
-    -- The best of short windows: other processes make a point slower, nothing makes it faster.  A cliff is looked at twice.
+    -- The best of short windows: other processes make a point slower, nothing makes it faster.
     local _, rate = measure.rate(step, 2, 1)
-    if before and rate * work < (1 - drop) * before then rate = math.max(rate, (select(2, measure.rate(step, 2, 1)))) end
+    if before and rate * work < (1 - drop) * before then -- a cliff is looked at twice
+      local _, again = measure.rate(step, 2, 1)
+      rate = math.max(rate, again)
+    end
     local speed = rate * work
     local cliff = before and speed < (1 - drop) * before
     print(("%8d %12.0f %12.1f %9s%s"):format(point, rate * samples, speed * 1e-9,

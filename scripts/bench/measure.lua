@@ -60,12 +60,13 @@ function measure.lacks(names)
   end
 end
 
---- The middle one, the least and the greatest of a list of numbers.
+--- The median, the least and the greatest of a list of numbers.
 ---@param list number[]
 function measure.median(list)
   local sorted = table.move(list, 1, #list, 1, {})
   table.sort(sorted)
-  return sorted[(#sorted + 1) // 2], sorted[1], sorted[#sorted]
+  local middle = (sorted[(#sorted + 1) // 2] + sorted[#sorted // 2 + 1]) / 2
+  return middle, sorted[1], sorted[#sorted]
 end
 
 return measure

@@ -6,25 +6,10 @@
 #                                         COMPILE (1: torch.compile too, which takes minutes), BUILD (build)
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-export LC_ALL=C
-build=${BUILD:-build}
-rounds=${ROUNDS:-3}
-each=${SECONDS_EACH:-2}
-threads=${THREADS:-2}
-python=${PYTHON:-python3}
+. scripts/bench/settings.sh
 out=$build/bench
-export OMP_NUM_THREADS=$threads OPENBLAS_NUM_THREADS=$threads
 mkdir -p "$out/rounds"
 rm -f "$out"/rounds/*.tsv "$out"/*.tsv "$out/errors.log"
-
-say() { echo "$*" >&2; }
-
-# The same cores for every side, no two of them on one physical core.
-pin=()
-if command -v taskset >/dev/null && command -v lscpu >/dev/null; then
-  cores=$(lscpu -p=CPU,CORE,SOCKET | awk -F, '!/^#/ && !seen[$2, $3]++ {print $1}' | head -n "$threads" | paste -sd, -)
-  if taskset -c "$cores" true 2>/dev/null; then pin=(taskset -c "$cores"); fi
-fi
 
 # ---- which peers there are, and which of them have a workload
 declare -A needs=([torch]=torch [jax]=jax [onnx]="onnxruntime onnx" [numpy]=numpy)

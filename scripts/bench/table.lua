@@ -52,7 +52,7 @@ for _, workload in ipairs(run.workloads) do
   rows[#rows + 1] = row
 end
 print(("%s, %s, threads: %s; medians of %s rounds of %s s. A ratio above 1: nnlua is faster.\n"):format(
-  facts.processor, facts.isa, facts.threads, facts.rounds, facts.seconds))
+  facts.processor, facts.isa, facts.threads, math.tointeger(facts.rounds), facts.seconds))
 print_table(rows)
 
 -- ---- memory
