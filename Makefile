@@ -148,7 +148,7 @@ help:
 	@echo 'make test       installs what is missing, builds, runs all specs'
 	@echo 'make install    PREFIX=/usr/local DESTDIR=     make uninstall'
 	@echo 'make bench      workloads beside PyTorch, JAX, ONNX Runtime, NumPy, where they are installed'
-	@echo 'make bench-ops  single ops beside PyTorch      make bench-curves: by width, batch, length, threads'
+	@echo 'make bench-ops  single ops beside PyTorch, oneDNN, OpenBLAS;   make bench-curves: by width, batch, length, threads'
 	@echo 'make annotations  build/nnlua.d.lua, the types for editors (LuaCATS)'
 	@echo 'make check      what continuous integration runs;   make check-all: everything'
 	@echo 'make asan ubsan tsan valgrind isa oom ulp deps symbols lint fmt clean'

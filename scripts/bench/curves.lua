@@ -1,6 +1,6 @@
 -- How the speed of training goes with width, batch, threads, length of sequences and size of images.
 --
---   nnlua scripts/bench/curves.lua [--seconds 0.5] [width|batch|threads|length|attention|image ...]
+--   nnlua scripts/bench/curves.lua [--threads N] [--seconds 0.5] [width|batch|threads|length|attention|image ...]
 --
 -- Beside each figure stands the work done in a second and how it changed from the point before; a cliff is a point that
 -- does at least a fifth less (with more threads: a twentieth less).  Work is floating-point operations, and bytes of
@@ -9,6 +9,8 @@
 local nn = require "nnlua"
 local folder = arg[0]:match "^(.*/)" or ""
 local measure, models = dofile(folder .. "measure.lua"), dofile(folder .. "models.lua")
+measure.seconds = 0.5
+local wanted = measure.arguments(arg)
 
 local function numel(list)
   local count = 0
@@ -110,8 +112,7 @@ local function print_curve(title, points, run, drop)
   return cliffs
 end
 
-measure.seconds = 0.5
-local wanted, cliffs = measure.arguments(arg), 0
+local cliffs = 0
 for _, curve in ipairs(curves) do
   local name, title, points, run = table.unpack(curve)
   local chosen, lacking = #wanted == 0, measure.lacks(curve.needs or {})

@@ -3,7 +3,7 @@ local nn = require "nnlua"
 
 local measure = {seconds = 3}
 
---- Reads --seconds S and --list (a flag); what is left are names.
+--- Reads --seconds S, --threads N and --list (a flag); what is left are names.
 ---@param list string[]
 ---@return string[] names
 function measure.arguments(list)
@@ -11,6 +11,9 @@ function measure.arguments(list)
   while list[i] do
     if list[i] == "--seconds" then
       measure.seconds, i = assert(tonumber(list[i + 1]), "--seconds wants a number"), i + 1
+    elseif list[i] == "--threads" then
+      nn.set_threads(math.tointeger(list[i + 1]))
+      i = i + 1
     elseif list[i] == "--list" then
       measure.list = true
     else

@@ -1,7 +1,7 @@
 -- Our side of `make bench-ops`: microseconds of each op of ops.txt, as name, time and unit, tab-separated.
 -- What this build lacks is skipped with a word.
 --
---   nnlua --threads 2 scripts/bench/ops.lua [--seconds 0.2] [BEGINNING OF A NAME ...]
+--   nnlua scripts/bench/ops.lua [--threads 2] [--seconds 0.2] [BEGINNING OF A NAME ...]
 local nn = require "nnlua"
 local folder = arg[0]:match "^(.*/)" or ""
 local measure, models = dofile(folder .. "measure.lua"), dofile(folder .. "models.lua")

@@ -10,15 +10,21 @@ table.sort(rows, function(a, b)
   return a.name < b.name
 end)
 
+local function beside(peer)
+  return peer and ("%9.2f (%.2f)"):format(peer.value, peer.ratio) or ""
+end
+
 local losers = 0
-print(("%-26s %12s %12s   %s"):format("op, us", "nnlua", "PyTorch", "ratio (spread); above 1 nnlua is faster"))
+print "Ratios above 1: nnlua is faster; in brackets after PyTorch's their spread.\n"
+local layout = "%-26s %12s %12s   %-23s %-18s %s"
+print(layout:format("op, us", "nnlua", "PyTorch", "ratio", "   oneDNN (ratio)", " OpenBLAS (ratio)"))
 for _, row in ipairs(rows) do
-  local torch = row.peers.torch
-  local beside = "-"
+  local torch, spread, time = row.peers.torch, "-", "-"
   if torch then
-    beside = ("%12.2f   %6.2f (%.2f to %.2f)"):format(torch.value, torch.ratio, torch.low, torch.high)
+    time, spread = ("%.2f"):format(torch.value), ("%6.2f (%.2f to %.2f)"):format(torch.ratio, torch.low, torch.high)
     if torch.ratio < 1 / 1.1 then losers = losers + 1 end
   end
-  print(("%-26s %12.2f %s"):format(row.name, row.value, beside))
+  print((layout:format(row.name, ("%.2f"):format(row.value), time, spread, beside(row.peers.onednn),
+    beside(row.peers.openblas)):gsub("%s+$", "")))
 end
 print(("\n%d of %d are slower than PyTorch's by more than 10 %%"):format(losers, #rows))

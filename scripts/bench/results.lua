@@ -7,6 +7,7 @@ local results = {}
 --- The sides beside ours, in the order of tables.
 results.peers = {
   {"torch", "PyTorch"}, {"compile", "torch.compile"}, {"jax", "JAX jit"}, {"onnx", "ONNX Runtime"}, {"numpy", "NumPy"},
+  {"onednn", "oneDNN"}, {"openblas", "OpenBLAS"}, -- of single ops
 }
 
 -- Floating-point operations that a sample or token costs, forward and backward where it is trained.

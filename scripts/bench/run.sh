@@ -12,7 +12,7 @@ mkdir -p "$out/rounds"
 rm -f "$out"/rounds/*.tsv "$out"/*.tsv "$out/errors.log"
 
 # ---- which peers there are, and which of them have a workload
-declare -A needs=([torch]=torch [jax]=jax [onnx]="onnxruntime onnx" [numpy]=numpy)
+declare -A needs=([torch]="torch numpy" [jax]=jax [onnx]="onnxruntime onnx" [numpy]=numpy)
 installed=" "
 for peer in torch jax onnx numpy; do
   if "$python" -c "import ${needs[$peer]// /, }" >/dev/null 2>&1; then
@@ -37,11 +37,11 @@ peers_of() {
 measure() {
   local command
   case $1 in
-    ours) command=("$build/nnlua" --threads "$threads" scripts/bench/workloads.lua) ;;
-    compile) command=("$python" scripts/bench/peers/torch_peer.py --threads "$threads" --compile) ;;
-    *) command=("$python" "scripts/bench/peers/$1_peer.py" --threads "$threads") ;;
+    ours) command=("$build/nnlua" scripts/bench/workloads.lua) ;;
+    compile) command=("$python" scripts/bench/peers/torch_peer.py --compile) ;;
+    *) command=("$python" "scripts/bench/peers/$1_peer.py") ;;
   esac
-  "${pin[@]}" "${command[@]}" --seconds "$each" "$2" >>"$out/rounds/$3-$1.tsv" 2>>"$out/errors.log" ||
+  "${pin[@]}" "${command[@]}" --threads "$threads" --seconds "$each" "$2" >>"$out/rounds/$3-$1.tsv" 2>>"$out/errors.log" ||
     say "$1: $2 failed, see $out/errors.log"
 }
 

@@ -1,7 +1,7 @@
 -- Our side of the side-by-side benchmark: prints name, value and unit, tab-separated, one line a workload, and the
 -- process's peak memory after it.  The peers under peers/ have the same workloads by the same names.
 --
---   nnlua --threads 2 scripts/bench/workloads.lua [--seconds 3] [--list] [NAME ...]
+--   nnlua scripts/bench/workloads.lua [--threads 2] [--seconds 3] [--list] [NAME ...]
 --
 -- --list prints the names of what would run.  What needs modules that this build lacks is skipped with a word.
 local nn = require "nnlua"

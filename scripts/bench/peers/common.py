@@ -73,6 +73,13 @@ def peak_memory():
         return None
 
 
+def ops(names):
+    """Name, inputs and Python's text of the ops of ops.txt whose names begin as asked for."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "ops.txt")) as file:
+        rows = [[cell.strip() for cell in line.split("|")] for line in file if "|" in line and not line.startswith("#")]
+    return [(name, inputs, code) for name, inputs, _, code in rows if not names or name.startswith(tuple(names))]
+
+
 def run(workloads, names):
     """Prints name, value and unit of each; workloads: name -> (function that gives the value, unit)."""
     for name in names or workloads:

@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """PyTorch's side of `make bench-ops`: microseconds of each op of ops.txt, as name, time and unit, tab-separated.
 
-pip install torch
+pip install torch numpy
 """
-import os
 import re
 
 import torch
@@ -39,17 +38,24 @@ def value(text):
 def main():
     parser = common.options(__doc__)
     parser.set_defaults(seconds=0.2)
+    parser.add_argument("--onednn", action="store_true", help="only what oneDNN computes on tensors of its own layouts")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    with open(os.path.join(os.path.dirname(__file__), "..", "ops.txt")) as file:
-        rows = [[cell.strip() for cell in line.split("|")] for line in file if "|" in line and not line.startswith("#")]
-    for name, inputs, _, code in rows:
-        if options.names and not name.startswith(tuple(options.names)):
-            continue
+    for name, inputs, code in common.ops(options.names):
         scope = {"torch": torch, "F": F, **dict(map(value, inputs.split()))}
-        with torch.set_grad_enabled("!" in inputs):
-            time = 1e6 / common.rate(eval("lambda: " + code, scope), options.seconds)
+        if options.onednn:
+            convert = [key for key, x in scope.items() if torch.is_tensor(x) and x.dtype == torch.float32]
+            if not convert or "!" in inputs:
+                continue
+            scope.update((key, scope[key].to_mkldnn()) for key in convert)
+        try:
+            with torch.set_grad_enabled("!" in inputs):
+                time = 1e6 / common.rate(eval("lambda: " + code, scope), options.seconds)
+        except RuntimeError:
+            if not options.onednn:
+                raise
+            continue
         print("%s\t%.3f\tus" % (name, time), flush=True)
 
 

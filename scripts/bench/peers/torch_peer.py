@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """PyTorch's side of scripts/bench/workloads.lua, by the same names, with data in memory.
 
-pip install torch
+pip install torch numpy
 """
 import functools
 
