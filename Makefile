@@ -80,7 +80,7 @@ FLAGS_NOTE := $(BUILD)/gen/flags
 FILES_NOTE := $(BUILD)/gen/files
 
 .PHONY: FORCE all help test mnist install uninstall check check-all clean c-specs asan ubsan asan-build asan-c-specs tsan isa \
-        oom ulp deps fmt lint bench valgrind symbols annotations
+        oom ulp deps fmt lint bench bench-ops bench-curves valgrind symbols annotations
 .DEFAULT_GOAL := all
 all: $(BUILD)/nnlua $(BUILD)/nnlua.so $(BUILD)/libnnlua.a $(BUILD)/libnnlua.so
 
@@ -149,7 +149,8 @@ help:
 	@echo 'make mnist      installs what is missing, builds, trains on real images'
 	@echo 'make test       installs what is missing, builds, runs all specs'
 	@echo 'make install    PREFIX=/usr/local DESTDIR=     make uninstall'
-	@echo 'make bench      figures beside NumPy and PyTorch, where they are installed'
+	@echo 'make bench      workloads beside PyTorch, JAX, ONNX Runtime, NumPy, where they are installed'
+	@echo 'make bench-ops  single ops beside PyTorch, oneDNN, OpenBLAS;   make bench-curves: by width, batch, length, threads'
 	@echo 'make annotations  build/nnlua.d.lua, the types for editors (LuaCATS)'
 	@echo 'make check      what continuous integration runs;   make check-all: everything'
 	@echo 'make asan ubsan tsan valgrind isa oom ulp deps symbols lint fmt clean'
@@ -237,10 +238,20 @@ oom:
 annotations: $(BUILD)/nnlua.d.lua
 $(BUILD)/nnlua.d.lua: $(BUILD)/nnlua
 	$(call SAY,LUA,$@)$< annotations > $@.new && mv $@.new $@
-bench: all
-	@scripts/bench/run.sh $(BUILD)
+
+# Figures of this machine.  Settings by environment: make bench NAMES="mlp-train-b64" ROUNDS=5; run.sh says which.
+BENCHES := $(patsubst scripts/bench/%.c,$(BUILD)/bench/%,$(wildcard scripts/bench/*.c))
+$(BUILD)/bench/%: scripts/bench/%.c $(BUILD)/libnnlua.a
+	@mkdir -p $(@D)
+	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) -MMD -MP -o $@ $< $(BUILD)/libnnlua.a $(LIBS)
+bench: all $(BENCHES)
+	@BUILD=$(BUILD) scripts/bench/run.sh $(NAMES)
+bench-ops: all
+	@BUILD=$(BUILD) scripts/bench/ops.sh $(NAMES)
+bench-curves: all
+	@$(BUILD)/nnlua scripts/bench/curves.lua $(NAMES)
 
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(OBJ) $(BUILD)/spec -name '*.d' 2>/dev/null)
+-include $(shell find $(OBJ) $(BUILD)/spec $(BUILD)/bench -name '*.d' 2>/dev/null)

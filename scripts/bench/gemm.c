@@ -3,9 +3,11 @@
  * one thread reaches.
  *
  *     bench_gemm [base|avx2|avx512|neon] [f32|f64] [m n k [tt]]
+ *     bench_gemm peak THREADS
  *
  * tt is nn, nt, tn or tt: which operands are stored transposed.  Figures are the best of several
- * runs with warm caches. */
+ * runs with warm caches.  peak prints what own kernels and OpenBLAS reach at 1024^3 with so many
+ * threads, tab-separated: the better one is what other benchmarks call the GEMM peak. */
 #include "../../runtime/ops/gemm.h"
 
 #include <stdio.h>
@@ -206,8 +208,37 @@ static int measure(nnl_runtime *const rt[2], nnl_dtype dtype, double peak, const
     return status;
 }
 
+static int print_peak(int threads)
+{
+    nnl_runtime_config config = nnl_runtime_defaults();
+    config.threads = threads;
+    nnl_runtime *rt;
+    if (nnl_runtime_new(&config, &rt) != NNL_OK) return 1;
+    nnl_gemm_call c = {.dtype = NNL_F32,
+                       .m = 1024,
+                       .n = 1024,
+                       .k = 1024,
+                       .lda = 1024,
+                       .ldb = 1024,
+                       .ldc = 1024,
+                       .alpha = 1,
+                       .batch = 1};
+    void *p[3];
+    for (int i = 0; i < 3; i++) {
+        p[i] = aligned_alloc(64, 1024 * 1024 * sizeof(float));
+        if (!p[i]) return 1;
+        fill(p[i], NNL_F32, 1024 * 1024);
+    }
+    c.a = p[0], c.b = p[1], c.c = p[2];
+    printf("own\t%.1f\tGFLOP/s\n", rate(rt, NNL_GEMM_OWN, &c));
+    printf("openblas\t%.1f\tGFLOP/s\n", rate(rt, NNL_GEMM_BLAS, &c));
+    for (int i = 0; i < 3; i++) free(p[i]);
+    return nnl_runtime_free(rt) != 0;
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 3 && strcmp(argv[1], "peak") == 0) return print_peak(atoi(argv[2]));
     nnl_isa isa = NNL_ISA_AUTO;
     nnl_dtype dtype = NNL_F32;
     int place = 1;

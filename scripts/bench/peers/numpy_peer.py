@@ -3,25 +3,11 @@
 
 pip install numpy
 """
-import sys
-import time
+import functools
 
 import numpy as np
 
-
-def rate(step, seconds):
-    for _ in range(5):
-        step()
-    start = time.perf_counter()
-    step()
-    count = max(3, int(seconds / 5 / max(time.perf_counter() - start, 1e-6)))
-    rates = []
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(count):
-            step()
-        rates.append(count / (time.perf_counter() - start))
-    return sorted(rates)[2]
+import common
 
 
 def network(seconds):
@@ -43,7 +29,7 @@ def network(seconds):
         w1 += x.T @ d1 * 0.01
         b1 += d1.sum(0, keepdims=True) * 0.01
 
-    return rate(epoch, seconds)
+    return common.rate(epoch, seconds)
 
 
 def addition(seconds):
@@ -53,9 +39,18 @@ def addition(seconds):
         for _ in range(1000):
             a + b
 
-    return 1e6 / (1000 * rate(many, seconds))
+    return 1e6 / (1000 * common.rate(many, seconds))
 
 
-seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3
-print("seed-2-3-1-formulas\t%.2f\tepochs/s" % network(seconds), flush=True)
-print("door-add-4\t%.2f\tus" % addition(seconds), flush=True)
+def main():
+    options = common.options(__doc__).parse_args()
+    # The formulas are NumPy's only way: they stand beside both of ours.
+    formulas = functools.partial(network, options.seconds), "epochs/s"
+    common.run({
+        "seed-2-3-1-formulas": formulas,
+        "seed-2-3-1": formulas,
+        "door-add-4": (lambda: addition(options.seconds), "us"),
+    }, options.names)
+
+
+main()

@@ -1,51 +1,18 @@
 #!/usr/bin/env python3
 """PyTorch's side of scripts/bench/workloads.lua, by the same names, with data in memory.
 
-pip install torch
+pip install torch numpy
 """
-import argparse
 import functools
-import gzip
-import os
-import struct
-import time
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-FOLDER = os.environ.get("NNLUA_DATA", "/usr/share/datasets/fashion-mnist")
+import common
 
 
-def idx(name):
-    with gzip.open(os.path.join(FOLDER, name)) as file:
-        (magic,) = struct.unpack(">I", file.read(4))
-        shape = struct.unpack(">" + "I" * (magic & 255), file.read(4 * (magic & 255)))
-        return torch.frombuffer(bytearray(file.read()), dtype=torch.uint8).reshape(shape)
-
-
-def images(count):
-    try:
-        x = idx("train-images-idx3-ubyte.gz")[:count].float() / 255
-        return x.unsqueeze(1), idx("train-labels-idx1-ubyte.gz")[:count].long()
-    except OSError:
-        return torch.rand(count, 1, 28, 28), torch.randint(0, 10, (count,))
-
-
-def rate(step, seconds):
-    for _ in range(5):
-        step()
-    start = time.perf_counter()
-    step()
-    count = max(3, int(seconds / 5 / max(time.perf_counter() - start, 1e-6)))
-    rates = []
-    for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(count):
-            step()
-        rates.append(count / (time.perf_counter() - start))
-    return sorted(rates)[2]
-
+# ---- models
 
 def mlp():
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 128), nn.ReLU(), nn.Linear(128, 10))
@@ -63,13 +30,11 @@ def cnn():
         nn.Linear(9216, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
-class Block(nn.Module):
+class Residual(nn.Module):
     def __init__(self, inputs, outputs, stride):
         super().__init__()
-        self.c1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.b1 = nn.BatchNorm2d(outputs)
-        self.c2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.b2 = nn.BatchNorm2d(outputs)
+        self.c1, self.b1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
+        self.c2, self.b2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
         self.short = None
         if stride != 1 or inputs != outputs:
             self.short = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -83,14 +48,49 @@ def resnet20():
     layers, channels = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()], 16
     for outputs, stride in ((16, 1), (32, 2), (64, 2)):
         for i in range(3):
-            layers.append(Block(channels, outputs, stride if i == 0 else 1))
+            layers.append(Residual(channels, outputs, stride if i == 0 else 1))
             channels = outputs
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def colours(count):
-    return torch.rand(count, 3, 32, 32), torch.randint(0, 10, (count,))
+class CharRNN(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.emb, self.rnn, self.out = nn.Embedding(96, 256), kind(256, 256, 2, batch_first=True), nn.Linear(256, 96)
 
+    def forward(self, x):
+        return self.out(self.rnn(self.emb(x))[0])
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.n1, self.n2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.o = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        batch, steps, width = x.shape
+        q, k, v = (t.reshape(batch, steps, self.heads, width // self.heads).transpose(1, 2)
+                   for t in self.qkv(self.n1(x)).split(width, 2))
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.o(a.transpose(1, 2).reshape(batch, steps, width))
+        return x + self.down(F.gelu(self.up(self.n2(x))))
+
+
+class GPT(nn.Module):
+    def __init__(self, width, heads, layers, context):
+        super().__init__()
+        self.tok, self.pos = nn.Embedding(96, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*[Block(width, heads) for _ in range(layers)])
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 96, bias=False)
+
+    def forward(self, x):
+        return self.head(self.norm(self.blocks(self.tok(x) + self.pos.weight[:x.shape[1]])))
+
+
+# ---- what is measured
 
 def adam(parameters):
     return torch.optim.Adam(parameters, 1e-3)
@@ -100,72 +100,90 @@ def sgd(parameters):
     return torch.optim.SGD(parameters, 0.01, momentum=0.9)
 
 
-def seed(seconds):
-    net = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1), nn.Sigmoid())
-    x, y = torch.rand(100, 2), torch.randint(0, 2, (100, 1)).float()
-    optimizer = torch.optim.SGD(net.parameters(), 0.01)
-
-    def epoch():
-        optimizer.zero_grad(set_to_none=True)
-        F.mse_loss(net(x), y).backward()
-        optimizer.step()
-
-    return rate(epoch, seconds)
-
-
-def train(seconds, net, data, count, make_optimizer):
-    x, y = data(count)
-    optimizer = make_optimizer(net.parameters())
-    place = [0]
+def training(net, optimizer, loss, batch, options):
+    """Steps a second; batch(i): input and target of step i, counted from 0."""
+    run = torch.compile(net) if options.compile else net
+    place = 0
 
     def step():
-        first = place[0] % (count // 64) * 64
-        place[0] += 1
+        nonlocal place
+        x, y = batch(place)
+        place += 1
         optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(net(x[first:first + 64]), y[first:first + 64]).backward()
+        loss(run(x), y).backward()
         optimizer.step()
 
-    return 64 * rate(step, seconds)
+    return common.rate(step, options.seconds)
 
 
-def infer(seconds, net, data):
-    x, _ = data(1)
-    net.eval()
+def seed(options):
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1), nn.Sigmoid())
+    x, y = torch.rand(100, 2), torch.randint(0, 2, (100, 1)).float()
+    return training(net, torch.optim.SGD(net.parameters(), 0.01), F.mse_loss, lambda i: (x, y), options)
+
+
+def classify(make, data, optimizer, options):
+    net = make()
+    x, y = (torch.from_numpy(part) for part in data)
+
+    def batch(i):
+        first = i % (len(x) // 64) * 64
+        return x[first:first + 64], y[first:first + 64]
+
+    return 64 * training(net, optimizer(net.parameters()), F.cross_entropy, batch, options)
+
+
+def sequence(make, batch, steps, options):
+    net = make()
+    data = torch.from_numpy(common.symbols(batch, steps))
+
+    def loss(output, target):
+        return F.cross_entropy(output.reshape(batch * steps, 96), target.reshape(batch * steps))
+
+    return batch * steps * training(net, adam(net.parameters()), loss,
+                                    lambda i: (data[i % 64, :, :-1], data[i % 64, :, 1:]), options)
+
+
+def infer(make, shape, options):
+    net, x = make().eval(), torch.rand(1, *shape)
+    run = torch.compile(net) if options.compile else net
     with torch.inference_mode():
-        return 1e6 / rate(lambda: net(x), seconds)
+        return 1e6 / common.rate(lambda: run(x), options.seconds)
 
 
-def addition(seconds):
+def addition(options):
     a, b = torch.ones(4), torch.ones(4)
 
     def many():
         for _ in range(1000):
             a + b
 
-    return 1e6 / (1000 * rate(many, seconds))
+    return 1e6 / (1000 * common.rate(many, options.seconds))
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("names", nargs="*")
+    parser = common.options(__doc__)
+    parser.add_argument("--compile", action="store_true", help="through torch.compile")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    work = {
-        "seed-2-3-1": (seed, "epochs/s"),
-        "door-add-4": (addition, "us"),
-    }
-    for name, make, data, count, optimizer in (
-        ("mlp", mlp, images, 20000, adam), ("lenet", lenet, images, 20000, sgd), ("cnn", cnn, images, 20000, adam),
-        ("resnet20", resnet20, colours, 2048, sgd)):
-        step = functools.partial(train, net=make(), data=data, count=count, make_optimizer=optimizer)
-        work[name + "-train-b64"] = (step, "samples/s")
-        work[name + "-infer-b1"] = (functools.partial(infer, net=make(), data=data), "us")
-    for name in options.names or work:
-        run, unit = work[name]
-        print("%s\t%.2f\t%s" % (name, run(options.seconds), unit), flush=True)
+    workloads = {"seed-2-3-1": (lambda: seed(options), "epochs/s")}
+    for name, make, data, count, optimizer, shape in (
+            ("mlp", mlp, common.images, 20000, adam, (1, 28, 28)),
+            ("lenet", lenet, common.images, 20000, sgd, (1, 28, 28)),
+            ("cnn", cnn, common.images, 20000, adam, (1, 28, 28)),
+            ("resnet20", resnet20, common.colours, 2048, sgd, (3, 32, 32))):
+        workloads[name + "-train-b64"] = (
+            lambda m=make, d=data, c=count, o=optimizer: classify(m, d(c), o, options)), "samples/s"
+        workloads[name + "-infer-b1"] = functools.partial(infer, make, shape, options), "us"
+    for name, make, batch, steps in (
+            ("lstm-train-b32-t64", lambda: CharRNN(nn.LSTM), 32, 64),
+            ("gru-train-b32-t64", lambda: CharRNN(nn.GRU), 32, 64),
+            ("gpt-train-b12-t64", lambda: GPT(128, 4, 4, 64), 12, 64),
+            ("gpt-train-d384-b8-t256", lambda: GPT(384, 6, 6, 256), 8, 256)):
+        workloads[name] = functools.partial(sequence, make, batch, steps, options), "tokens/s"
+    workloads["door-add-4"] = (lambda: addition(options)), "us"
+    common.run(workloads, options.names)
 
 
 main()
