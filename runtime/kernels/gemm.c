@@ -2,7 +2,8 @@
  * of B's columns; every element is one chain of fma along the depth, whatever tile it lies in, so
  * that C may be cut anywhere.  gemm_dot has its vectors along the depth, for operands that are both
  * adjacent there and too small to be worth packing.  gemm_row is one row of A times a wide B, at
- * the speed of memory. */
+ * the speed of memory.  gemm_rows and gemm_deep are for the products of tiny networks: B or C is so
+ * small that it stays in registers. */
 #include "vec.h"
 
 #include "gemm_block.h"
@@ -13,11 +14,14 @@
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
 #define DOT_ROWS 4 /* by 4 columns */
+#define DEEP_CHAINS 4
 #else
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
 #define DOT_ROWS 3
+#define DEEP_CHAINS 2
 #endif
+#define DEEP_PIECE (256 * DEEP_CHAINS)
 
 /* Arrays of vectors live in registers only when every loop over them is unrolled. */
 #ifdef __clang__
