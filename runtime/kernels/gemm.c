@@ -130,6 +130,24 @@ VEC_INLINE void four_sums_f64(double out[4], const vd x[4])
     for (int i = 0; i < 4; i++) out[i] = vd_sum(x[i]);
 }
 
+#ifdef VEC_AVX512
+/* The first n lanes, in a store that seldom crosses a cache line when they are few. */
+VEC_INLINE void store_narrow_f32(float *to, vf x, int64_t n)
+{
+    if (n <= 4)
+        _mm_mask_storeu_ps(to, (__mmask8)mf_first(n), _mm512_castps512_ps128(x));
+    else
+        vf_store_n(to, x, n);
+}
+VEC_INLINE void store_narrow_f64(double *to, vd x, int64_t n)
+{
+    if (n <= 2)
+        _mm_mask_storeu_pd(to, (__mmask8)md_first(n), _mm512_castpd512_pd128(x));
+    else
+        vd_store_n(to, x, n);
+}
+#endif
+
 #define T float
 #define V vf
 #define T_(name) NNL_JOIN(name, _f32)

@@ -404,7 +404,7 @@ VEC_INLINE void T_(rows_body)(const int DEPTH, const int VECTORS, const nnl_gemm
         T_(one_row)(DEPTH, VECTORS, out, a, a_depth, &h);
         UNROLL_FOR (v, VECTORS - 1) V_(store)(c + v * LANES, out[v]);
 #ifdef VEC_AVX512
-        V_(store_n)(c + last, out[VECTORS - 1], columns - last);
+        T_(store_narrow)(c + last, out[VECTORS - 1], columns - last);
 #else
         T_(store_part)(c + last, out[VECTORS - 1], columns - last);
 #endif
@@ -433,14 +433,15 @@ static T_(rows) *const T_(rows_of_depth)[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS] = {
 
 void K(T_(gemm_rows))(const nnl_gemm_block *g)
 {
-    T copy[NNL_GEMM_ROWS_DEPTH + 1][WIDTH];
+    T copy[NNL_GEMM_ROWS_DEPTH + 1][WIDTH]; /* what lies beyond the columns is computed, but not kept */
     const T *b = g->b, *bias = g->bias;
     const int64_t columns = g->columns, depth = g->depth;
-    for (int64_t p = 0; p < depth; p++, b += g->b_step) {
-        for (int64_t j = 0; j < WIDTH; j++) copy[p][j] = j < columns ? b[j * g->b_panel] : 0;
-    }
     /* Without a bias -0 is added, which changes nothing. */
-    for (int64_t j = 0; j < WIDTH; j++) copy[depth][j] = bias && j < columns ? bias[j * g->bias_step] : (T)-0.0;
+    UNROLL_FOR (v, TILE_VECTORS) V_(store)(copy[depth] + v * LANES, V_(set1)((T)-0.0));
+    for (int64_t p = 0; p < depth; p++, b += g->b_step) {
+        for (int64_t j = 0; j < columns; j++) copy[p][j] = b[j * g->b_panel];
+    }
+    for (int64_t j = 0; bias && j < columns; j++) copy[depth][j] = bias[j * g->bias_step];
     T_(rows_of_depth)[depth - 1][(columns - 1) / LANES](g, (const T(*)[WIDTH])copy);
 }
 
