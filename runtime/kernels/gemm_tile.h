@@ -364,7 +364,7 @@ typedef struct T_(held) {
 } T_(held);
 
 VEC_INLINE void T_(one_row)(const int DEPTH, const int VECTORS, V *out, const T *a, int64_t a_depth,
-                            const T_(held) *h)
+                            const T_(held) * h)
 {
     UNROLL_FOR (v, VECTORS) out[v] = V_(zero)();
     UNROLL_FOR (p, DEPTH) {
@@ -381,8 +381,9 @@ VEC_INLINE void T_(rows_body)(const int DEPTH, const int VECTORS, const nnl_gemm
     const int64_t columns = g->columns, last = (VECTORS - 1) * LANES;
     const int64_t a_row = g->a_row, a_depth = g->a_depth, c_row = g->c_row;
     /* Without relu nothing is below -infinity. */
-    T_(held) h = {.alpha = V_(set1)((T)g->alpha),
-                  .low = g->relu ? V_(zero)() : V_(set1)((T)-__builtin_inf())};
+    T_(held) h;
+    h.alpha = V_(set1)((T)g->alpha);
+    h.low = g->relu ? V_(zero)() : V_(set1)((T)-__builtin_inf());
     UNROLL_FOR (v, VECTORS) {
         UNROLL_FOR (p, DEPTH) h.b[p][v] = V_(load)(b[p] + v * LANES);
         h.shift[v] = V_(load)(b[DEPTH] + v * LANES);
@@ -412,16 +413,19 @@ VEC_INLINE void T_(rows_body)(const int DEPTH, const int VECTORS, const nnl_gemm
 }
 
 typedef void T_(rows)(const nnl_gemm_block *g, const T (*b)[WIDTH]);
-#define ROWS(depth)                                                                          \
-    static void T_(rows_##depth##_1)(const nnl_gemm_block *g, const T (*b)[WIDTH])           \
-    {                                                                                        \
-        T_(rows_body)(depth, 1, g, b);                                                       \
-    }                                                                                        \
-    static void T_(rows_##depth##_2)(const nnl_gemm_block *g, const T (*b)[WIDTH])           \
-    {                                                                                        \
-        T_(rows_body)(depth, 2, g, b);                                                       \
+#define ROWS(depth)                                                               \
+    static void T_(rows_##depth##_1)(const nnl_gemm_block *g, const T(*b)[WIDTH]) \
+    {                                                                             \
+        T_(rows_body)(depth, 1, g, b);                                            \
+    }                                                                             \
+    static void T_(rows_##depth##_2)(const nnl_gemm_block *g, const T(*b)[WIDTH]) \
+    {                                                                             \
+        T_(rows_body)(depth, 2, g, b);                                            \
     }
-#define ENTRY(depth) {T_(rows_##depth##_1), T_(rows_##depth##_2)}
+#define ENTRY(depth)                               \
+    {                                              \
+        T_(rows_##depth##_1), T_(rows_##depth##_2) \
+    }
 /* clang-format off */
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8)
 static T_(rows) *const T_(rows_of_depth)[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS] = {
@@ -433,19 +437,22 @@ static T_(rows) *const T_(rows_of_depth)[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS] = {
 
 void K(T_(gemm_rows))(const nnl_gemm_block *g)
 {
-    T copy[NNL_GEMM_ROWS_DEPTH + 1][WIDTH]; /* what lies beyond the columns is computed, but not kept */
+    T copy[NNL_GEMM_ROWS_DEPTH + 1][WIDTH];
     const T *b = g->b, *bias = g->bias;
     const int64_t columns = g->columns, depth = g->depth;
     /* Without a bias -0 is added, which changes nothing. */
     UNROLL_FOR (v, TILE_VECTORS) V_(store)(copy[depth] + v * LANES, V_(set1)((T)-0.0));
     for (int64_t p = 0; p < depth; p++, b += g->b_step) {
+        /* Chance values beyond the columns could be subnormal, which is slow on many processors. */
+        UNROLL_FOR (v, TILE_VECTORS) V_(store)(copy[p] + v * LANES, V_(zero)());
         for (int64_t j = 0; j < columns; j++) copy[p][j] = b[j * g->b_panel];
     }
     for (int64_t j = 0; bias && j < columns; j++) copy[depth][j] = bias[j * g->bias_step];
     T_(rows_of_depth)[depth - 1][(columns - 1) / LANES](g, (const T(*)[WIDTH])copy);
 }
 
-/* ---------------------------------------------------------------- great depth, few rows and columns */
+/* ---------------------------------------------------------------- great depth, few rows and
+ * columns */
 
 /* Chains of fma side by side, each taking every DEEP_CHAINS-th place; pieces keep them short. */
 VEC_INLINE void T_(deep_body)(const int ROWS, const nnl_gemm_block *g)

@@ -136,7 +136,8 @@ VEC_INLINE void strip_f64(int kind, double *acc, const char *x, int64_t step, in
 
 /* One vector of columns or less: APART sums side by side, as one chain of additions would wait for each. */
 #define APART 4
-VEC_INLINE void narrow_f32(int kind, double *acc, const char *x, int64_t step, int64_t rows, const double *parameter, int64_t n)
+VEC_INLINE void narrow_f32(int kind, double *acc, const char *x, int64_t step, int64_t rows, const double *parameter,
+                           int64_t n, const bool two_halves)
 {
     double ends[VF_LANES] = {0}, last_p[VF_LANES] = {0};
     memcpy(ends, acc, (size_t)n * sizeof(double));
@@ -150,16 +151,17 @@ VEC_INLINE void narrow_f32(int kind, double *acc, const char *x, int64_t step, i
         for (int i = 0; i < APART; i++, x += step) {
             terms_f32(kind, vf_load_n((const float *)x, n), p_low, p_high, &a, &b);
             low[i] = combine(kind, low[i], a);
-            high[i] = combine(kind, high[i], b);
+            if (two_halves) high[i] = combine(kind, high[i], b);
         }
     }
     for (; rows > 0; rows--, x += step) {
         terms_f32(kind, vf_load_n((const float *)x, n), p_low, p_high, &a, &b);
         low[0] = combine(kind, low[0], a);
-        high[0] = combine(kind, high[0], b);
+        if (two_halves) high[0] = combine(kind, high[0], b);
     }
     vd_store(ends, combine(kind, combine(kind, low[0], low[1]), combine(kind, low[2], low[3])));
-    vd_store(ends + VD_LANES, combine(kind, combine(kind, high[0], high[1]), combine(kind, high[2], high[3])));
+    if (two_halves)
+        vd_store(ends + VD_LANES, combine(kind, combine(kind, high[0], high[1]), combine(kind, high[2], high[3])));
     memcpy(acc, ends, (size_t)n * sizeof(double));
 }
 
@@ -192,10 +194,11 @@ VEC_INLINE void columns_f32(int kind, double *acc, const char *x, int64_t step, 
         strip_f32(kind, acc + at, x, step, rows, parameter, WIDE);
         if (advance) parameter += WIDE * VF_LANES;
     }
-    for (; at < n; at += VF_LANES, x += VEC_BYTES) {
-        narrow_f32(kind, acc + at, x, step, rows, parameter, n - at < VF_LANES ? n - at : VF_LANES);
+    for (; n - at > VD_LANES; at += VF_LANES, x += VEC_BYTES) {
+        narrow_f32(kind, acc + at, x, step, rows, parameter, n - at < VF_LANES ? n - at : VF_LANES, true);
         if (advance) parameter += VF_LANES;
     }
+    if (at < n) narrow_f32(kind, acc + at, x, step, rows, parameter, n - at, false);
 }
 
 VEC_INLINE void columns_f64(int kind, double *acc, const char *x, int64_t step, int64_t rows, int64_t n,

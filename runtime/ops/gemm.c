@@ -18,8 +18,8 @@
 #define TILE_COLUMNS 256
 /* From so many rows on B is packed even if its rows could be used in place. */
 #define PACK_ROWS 192
-/* m n k below which no worker is woken, and the least worth a task of its own; while workers are kept
- * awake, two tasks are shared. */
+/* m n k below which no worker is woken, and the least worth a task of its own; while workers are
+ * kept awake, two tasks are shared. */
 #define PARALLEL_WORK 1500000
 #define TASK_WORK 150000
 #define TASK_WORK_THIN 40000 /* of up to four rows */
@@ -38,9 +38,9 @@ typedef enum algorithm { BLOCK, DOT, ROW, ROWS, DEEP } algorithm;
 typedef void kernel(const nnl_gemm_block *g);
 
 struct nnl_gemm_plan {
-    nnl_gemm_call call; /* with this run's addresses */
-    nnl_gemm_block whole; /* of a product that is one call of a kernel */
-    kernel *run_whole;    /* that one, or NULL */
+    nnl_gemm_call call;    /* with this run's addresses */
+    nnl_gemm_block whole;  /* of a product that is one call of a kernel */
+    kernel *run_whole;     /* that one, or NULL */
     kernel *block, *piece; /* gemm_block, and the algorithm's own */
     const nnl_kernels *kernels;
     algorithm algorithm;
@@ -101,23 +101,25 @@ static nnl_gemm_block describe(const plan *p, const tile *t)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t a_row = c->trans_a ? 1 : c->lda, a_depth = c->trans_a ? c->lda : 1;
-    return (nnl_gemm_block){
-        .rows = t->r1 - t->r0,
-        .columns = t->c1 - t->c0,
-        .depth = c->k,
-        .a = element(p, c->a, t->item * c->stride_a + t->r0 * a_row),
-        .a_row = a_row,
-        .a_depth = a_depth,
-        .b = element(p, c->b, t->item * c->stride_b + t->c0 * (c->trans_b ? c->ldb : 1)),
-        .b_step = p->algorithm == ROWS && c->trans_b ? 1 : c->ldb,
-        .b_panel = p->algorithm != ROWS ? p->width : c->trans_b ? c->ldb : 1,
-        .c = (char *)c->c + (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size,
-        .c_row = c->ldc,
-        .alpha = c->alpha,
-        .add = c->accumulate,
-        .relu = c->activation == NNL_ACT_RELU,
-        .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
-        .bias_step = p->bias_step};
+    int64_t b_column = c->trans_b ? c->ldb : 1;
+    bool any_steps = p->algorithm == ROWS;
+    return (nnl_gemm_block){.rows = t->r1 - t->r0,
+                            .columns = t->c1 - t->c0,
+                            .depth = c->k,
+                            .a = element(p, c->a, t->item * c->stride_a + t->r0 * a_row),
+                            .a_row = a_row,
+                            .a_depth = a_depth,
+                            .b = element(p, c->b, t->item * c->stride_b + t->c0 * b_column),
+                            .b_step = any_steps && c->trans_b ? 1 : c->ldb,
+                            .b_panel = any_steps ? b_column : p->width,
+                            .c = (char *)c->c +
+                                 (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size,
+                            .c_row = c->ldc,
+                            .alpha = c->alpha,
+                            .add = c->accumulate,
+                            .relu = c->activation == NNL_ACT_RELU,
+                            .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
+                            .bias_step = p->bias_step};
 }
 
 /* One depth block [p0, p1) of a tile, with B in place for whole panels and packed for the others.
@@ -185,7 +187,8 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
         return;
     }
     for (int64_t d = 0; d < p->depth_blocks; d++) {
-        run_block(p, &g, t.c0, c->k * d / p->depth_blocks, c->k * (d + 1) / p->depth_blocks, buffer);
+        run_block(p, &g, t.c0, c->k * d / p->depth_blocks, c->k * (d + 1) / p->depth_blocks,
+                  buffer);
     }
 }
 
