@@ -332,6 +332,14 @@ static bool choose_tiny(plan *p, double work)
     return true;
 }
 
+/* All of it is one call of the algorithm's kernel. */
+static void make_whole(plan *p)
+{
+    tile all = {.r1 = p->call.m, .c1 = p->call.n};
+    p->whole = describe(p, &all);
+    p->run_whole = p->piece;
+}
+
 /* Reading B once for few rows is bound by memory, not by arithmetic. */
 static int64_t task_work(const plan *p) { return p->call.m <= 4 ? TASK_WORK_THIN : TASK_WORK; }
 
@@ -347,6 +355,10 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     choose_kernels(p, rt->kernels);
     double work = (double)c->m * (double)c->n * (double)c->k * (double)c->batch;
     if (choose_tiny(p, work)) return;
+    if (p->algorithm != BLOCK && c->batch == 1 && work <= TINY_WORK) {
+        make_whole(p);
+        return;
+    }
     int64_t least = task_work(p);
     bool parallel = rt->threads > 1 && work >= (held ? 2 * (double)least : PARALLEL_WORK);
     /* Tiles may follow the number of threads: no bit depends on where C is cut. */
@@ -354,10 +366,7 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     choose_tiles(p, (int64_t)NNL_MIN((double)tasks, work / (double)least + 1));
     if (p->algorithm == BLOCK) choose_packing(p);
     p->lanes = NNL_MIN(p->tiles, tasks);
-    if (p->algorithm == BLOCK || p->tiles > 1) return;
-    tile all = {.r1 = c->m, .c1 = c->n};
-    p->whole = describe(p, &all);
-    p->run_whole = p->piece;
+    if (p->algorithm != BLOCK && p->tiles == 1) make_whole(p);
 }
 
 static nnl_status run_plan(nnl_runtime *rt, plan *p)
