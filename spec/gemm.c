@@ -1,6 +1,6 @@
 /* Matrix products against a triple loop in f64, on every instruction set that this machine has:
  * shapes, layouts, batches, epilogues; and the promise that bits depend neither on threads nor on
- * how C is cut. */
+ * how C is cut, nor on whether a product was made ready before. */
 #include "../runtime/kernels/kernels.h"
 #include "../runtime/ops/gemm.h"
 
@@ -104,24 +104,53 @@ static void free_problem(problem *p)
     free(p->bias);
 }
 
-/* A copy of C with the product in it. */
-static void *compute(nnl_runtime *rt, nnl_gemm_backend backend, const problem *p)
+/* A copy of C, in which what is not accumulated must not be read. */
+static void *new_result(const problem *p)
 {
     size_t bytes = (size_t)p->c_size * nnl_dtype_size(p->call.dtype);
-    nnl_gemm_call c = p->call;
-    c.c = malloc(bytes + 1);
-    if (!c.c) exit(2);
-    memcpy(c.c, p->c, bytes);
-    /* what is not accumulated is not read */
-    for (int64_t i = 0; !c.accumulate && i < c.batch * c.m; i++) {
-        for (int64_t j = 0; j < c.n; j++)
-            set(c.dtype, c.c, i / c.m * c.stride_c + i % c.m * c.ldc + j, NAN);
+    const nnl_gemm_call *c = &p->call;
+    void *out = malloc(bytes + 1);
+    if (!out) exit(2);
+    memcpy(out, p->c, bytes);
+    for (int64_t i = 0; !c->accumulate && i < c->batch * c->m; i++) {
+        for (int64_t j = 0; j < c->n; j++)
+            set(c->dtype, out, i / c->m * c->stride_c + i % c->m * c->ldc + j, NAN);
     }
+    return out;
+}
+
+static void *compute(nnl_runtime *rt, nnl_gemm_backend backend, const problem *p)
+{
+    nnl_gemm_call c = p->call;
+    c.c = new_result(p);
     if (nnl_gemm_with(rt, backend, &c) != NNL_OK) {
         printf("%s\n", nnl_error_message(rt));
         failed++;
     }
     return c.c;
+}
+
+/* The second run of a plan that was made without addresses, but for B where that is fixed. */
+static void *compute_ready(nnl_runtime *rt, const problem *p, bool fixed_b)
+{
+    nnl_gemm_call c = p->call;
+    nnl_gemm_plan *plan;
+    size_t bytes;
+    void *first = new_result(p), *second = new_result(p);
+    if (c.m == 0 || c.n == 0) return free(first), second;
+    c.a = c.c = NULL;
+    c.bias = NULL;
+    if (!fixed_b) c.b = NULL;
+    if (nnl_gemm_ready(rt, &c, fixed_b, &plan, &bytes) != NNL_OK ||
+        nnl_gemm_run(rt, plan, p->call.a, p->call.b, first, p->call.bias) != NNL_OK ||
+        nnl_gemm_run(rt, plan, p->call.a, p->call.b, second, p->call.bias) != NNL_OK) {
+        printf("%s\n", nnl_error_message(rt));
+        failed++;
+    } else {
+        nnl_free(rt, plan, bytes);
+    }
+    free(first);
+    return second;
 }
 
 /* |error| <= 8 eps sum |a| |b|, and what lies between C's rows untouched. */
@@ -176,6 +205,11 @@ static void try_problem(nnl_runtime *const rt[2], const char *isa, problem *p, b
     if (oracle) check(is_right(p, blas), isa, "error too large with OpenBLAS", &p->call);
     free(blas);
 #endif
+    for (int i = 0; i < 4; i++) {
+        void *ready = compute_ready(rt[i / 2], p, i % 2);
+        check(same_bits(p, one, ready), isa, "bits depend on being made ready", &p->call);
+        free(ready);
+    }
     free(one);
     free(two);
     free_problem(p);
@@ -272,7 +306,9 @@ static void try_isa(nnl_isa isa)
             {5, 7, 0, 1},     {0, 7, 3, 1},      {7, 0, 3, 1},       {1, 1, 1, 1},
             {1, 1, 1000, 1},  {64, 256, 400, 1}, {100, 128, 130, 1}, {200, 300, 520, 1},
             {3, 40, 900, 2},  {1000, 5, 9, 1},   {17, 33, 385, 1},   {33, 17, 771, 3},
-            {13, 1030, 3, 1}, {4, 4, 4, 50}};
+            {13, 1030, 3, 1}, {4, 4, 4, 50},     {100, 1, 3, 1},     {100, 3, 1, 1},
+            {1, 3, 100, 1},   {3, 2, 100, 1},    {4, 9, 1500, 2},    {2000, 20, 8, 1},
+            {1, 1, 40, 3},    {2, 1, 7000, 1}};
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
             for (int trans = 0; trans < 4; trans++) {
                 p = new_problem(dtype, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3],

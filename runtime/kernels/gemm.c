@@ -2,7 +2,8 @@
  * of B's columns; every element is one chain of fma along the depth, whatever tile it lies in, so
  * that C may be cut anywhere.  gemm_dot has its vectors along the depth, for operands that are both
  * adjacent there and too small to be worth packing.  gemm_row is one row of A times a wide B, at
- * the speed of memory. */
+ * the speed of memory.  gemm_rows and gemm_deep are for the products of tiny networks: B or C is so
+ * small that it stays in registers. */
 #include "vec.h"
 
 #include "gemm_block.h"
@@ -13,11 +14,14 @@
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
 #define DOT_ROWS 4 /* by 4 columns */
+#define DEEP_CHAINS 4
 #else
 #define TILE_ROWS 6
 #define TILE_VECTORS 2
 #define DOT_ROWS 3
+#define DEEP_CHAINS 2
 #endif
+#define DEEP_PIECE (256 * DEEP_CHAINS)
 
 /* Arrays of vectors live in registers only when every loop over them is unrolled. */
 #ifdef __clang__
@@ -125,6 +129,24 @@ VEC_INLINE void four_sums_f64(double out[4], const vd x[4])
 {
     for (int i = 0; i < 4; i++) out[i] = vd_sum(x[i]);
 }
+
+#ifdef VEC_AVX512
+/* The first n lanes, in a store that seldom crosses a cache line when they are few. */
+VEC_INLINE void store_narrow_f32(float *to, vf x, int64_t n)
+{
+    if (n <= 4)
+        _mm_mask_storeu_ps(to, (__mmask8)mf_first(n), _mm512_castps512_ps128(x));
+    else
+        vf_store_n(to, x, n);
+}
+VEC_INLINE void store_narrow_f64(double *to, vd x, int64_t n)
+{
+    if (n <= 2)
+        _mm_mask_storeu_pd(to, (__mmask8)md_first(n), _mm512_castpd512_pd128(x));
+    else
+        vd_store_n(to, x, n);
+}
+#endif
 
 #define T float
 #define V vf

@@ -355,4 +355,148 @@ void K(T_(gemm_row))(const nnl_gemm_block *g)
     }
 }
 #undef ROW_COLUMNS
+
+/* ---------------------------------------------------------------- little depth, few columns */
+
+/* What stays in registers while the rows of a and c pass. */
+typedef struct T_(held) {
+    V b[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS], shift[TILE_VECTORS], alpha, low;
+} T_(held);
+
+VEC_INLINE void T_(one_row)(const int DEPTH, const int VECTORS, V *out, const T *a, int64_t a_depth,
+                            const T_(held) * h)
+{
+    UNROLL_FOR (v, VECTORS) out[v] = V_(zero)();
+    UNROLL_FOR (p, DEPTH) {
+        V x = V_(set1)(a[p * a_depth]);
+        UNROLL_FOR (v, VECTORS) out[v] = V_(fma)(x, h->b[p][v], out[v]);
+    }
+    UNROLL_FOR (v, VECTORS) out[v] = V_(max)(h->low, out[v] * h->alpha + h->shift[v]);
+}
+
+/* The sums are those of tile_body().  b: DEPTH rows of WIDTH, and the bias as one more. */
+VEC_INLINE void T_(rows_body)(const int DEPTH, const int VECTORS, const nnl_gemm_block *g,
+                              const T (*b)[WIDTH])
+{
+    const int64_t columns = g->columns, last = (VECTORS - 1) * LANES;
+    const int64_t a_row = g->a_row, a_depth = g->a_depth, c_row = g->c_row;
+    /* Without relu nothing is below -infinity. */
+    T_(held) h;
+    h.alpha = V_(set1)((T)g->alpha);
+    h.low = g->relu ? V_(zero)() : V_(set1)((T)-__builtin_inf());
+    UNROLL_FOR (v, VECTORS) {
+        UNROLL_FOR (p, DEPTH) h.b[p][v] = V_(load)(b[p] + v * LANES);
+        h.shift[v] = V_(load)(b[DEPTH] + v * LANES);
+    }
+    const T *a = g->a;
+    T *c = g->c;
+    int64_t left = g->rows;
+    V out[TILE_VECTORS];
+#ifndef VEC_AVX512
+    /* Where rows follow each other, what is written too far belongs to the next ones. */
+    bool adjoin = c_row == columns || columns == VECTORS * LANES;
+    int64_t beyond = adjoin ? (VECTORS * LANES - 1) / columns : left;
+    for (; left > beyond; left--, a += a_row, c += c_row) {
+        T_(one_row)(DEPTH, VECTORS, out, a, a_depth, &h);
+        UNROLL_FOR (v, VECTORS) V_(store)(c + v * LANES, out[v]);
+    }
+#endif
+    for (; left > 0; left--, a += a_row, c += c_row) {
+        T_(one_row)(DEPTH, VECTORS, out, a, a_depth, &h);
+        UNROLL_FOR (v, VECTORS - 1) V_(store)(c + v * LANES, out[v]);
+#ifdef VEC_AVX512
+        T_(store_narrow)(c + last, out[VECTORS - 1], columns - last);
+#else
+        T_(store_part)(c + last, out[VECTORS - 1], columns - last);
+#endif
+    }
+}
+
+typedef void T_(rows)(const nnl_gemm_block *g, const T (*b)[WIDTH]);
+#define ROWS(depth)                                                               \
+    static void T_(rows_##depth##_1)(const nnl_gemm_block *g, const T(*b)[WIDTH]) \
+    {                                                                             \
+        T_(rows_body)(depth, 1, g, b);                                            \
+    }                                                                             \
+    static void T_(rows_##depth##_2)(const nnl_gemm_block *g, const T(*b)[WIDTH]) \
+    {                                                                             \
+        T_(rows_body)(depth, 2, g, b);                                            \
+    }
+#define ENTRY(depth)                               \
+    {                                              \
+        T_(rows_##depth##_1), T_(rows_##depth##_2) \
+    }
+/* clang-format off */
+ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8)
+static T_(rows) *const T_(rows_of_depth)[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS] = {
+    ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6), ENTRY(7), ENTRY(8),
+};
+/* clang-format on */
+#undef ROWS
+#undef ENTRY
+
+void K(T_(gemm_rows))(const nnl_gemm_block *g)
+{
+    T copy[NNL_GEMM_ROWS_DEPTH + 1][WIDTH];
+    const T *b = g->b, *bias = g->bias;
+    const int64_t columns = g->columns, depth = g->depth;
+    /* Without a bias -0 is added, which changes nothing. */
+    UNROLL_FOR (v, TILE_VECTORS) V_(store)(copy[depth] + v * LANES, V_(set1)((T)-0.0));
+    for (int64_t p = 0; p < depth; p++, b += g->b_step) {
+        /* Chance values beyond the columns could be subnormal, which is slow on many processors. */
+        UNROLL_FOR (v, TILE_VECTORS) V_(store)(copy[p] + v * LANES, V_(zero)());
+        for (int64_t j = 0; j < columns; j++) copy[p][j] = b[j * g->b_panel];
+    }
+    for (int64_t j = 0; bias && j < columns; j++) copy[depth][j] = bias[j * g->bias_step];
+    T_(rows_of_depth)[depth - 1][(columns - 1) / LANES](g, (const T(*)[WIDTH])copy);
+}
+
+/* ---------------------------------------------------------------- great depth, few rows and
+ * columns */
+
+/* Chains of fma side by side, each taking every DEEP_CHAINS-th place; pieces keep them short. */
+VEC_INLINE void T_(deep_body)(const int ROWS, const nnl_gemm_block *g)
+{
+    V total[NNL_GEMM_DEEP_ROWS][TILE_VECTORS];
+    const T *a = g->a, *b = g->b;
+    const int64_t a_row = g->a_row, a_depth = g->a_depth, b_step = g->b_step, columns = g->columns;
+    UNROLL_FOR (i, ROWS) total[i][0] = V_(zero)();
+    for (int64_t left = g->depth; left > 0; left -= DEEP_PIECE) {
+        int64_t n = left < DEEP_PIECE ? left : DEEP_PIECE;
+        V sum[NNL_GEMM_DEEP_ROWS][DEEP_CHAINS];
+        UNROLL_FOR (i, ROWS) {
+            UNROLL_FOR (q, DEEP_CHAINS) sum[i][q] = V_(zero)();
+        }
+        for (; n >= DEEP_CHAINS; n -= DEEP_CHAINS) {
+            UNROLL_FOR (q, DEEP_CHAINS) {
+                V y = V_(load_n)(b, columns);
+                UNROLL_FOR (i, ROWS) {
+                    sum[i][q] = V_(fma)(V_(set1)(a[i * a_row]), y, sum[i][q]);
+                }
+                a += a_depth;
+                b += b_step;
+            }
+        }
+        for (; n > 0; n--, a += a_depth, b += b_step) {
+            V y = V_(load_n)(b, columns);
+            UNROLL_FOR (i, ROWS) sum[i][0] = V_(fma)(V_(set1)(a[i * a_row]), y, sum[i][0]);
+        }
+        UNROLL_FOR (i, ROWS) {
+            V piece = sum[i][0];
+            UNROLL_FOR (q, DEEP_CHAINS - 1) piece = piece + sum[i][q + 1];
+            total[i][0] = total[i][0] + piece;
+        }
+    }
+    T_(store_tile)(ROWS, 1, g, total, g->c, g->bias, columns);
+}
+
+void K(T_(gemm_deep))(const nnl_gemm_block *g)
+{
+    switch (g->rows) {
+    case 1: T_(deep_body)(1, g); break;
+    case 2: T_(deep_body)(2, g); break;
+    case 3: T_(deep_body)(3, g); break;
+    default: T_(deep_body)(4, g); break;
+    }
+}
 #undef WIDTH

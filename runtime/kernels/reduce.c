@@ -1,5 +1,5 @@
 /* Reductions of the rows or the columns of a matrix.  Floats are accumulated in f64, integers in i64; each
- * result's terms are added in an order that depends on the row length only. */
+ * result's terms are added in an order that depends on the matrix's shape only. */
 #include "kernels.h"
 #include "math_f32.h"
 
@@ -134,11 +134,56 @@ VEC_INLINE void strip_f64(int kind, double *acc, const char *x, int64_t step, in
     for (int i = 0; i < vectors; i++) vd_store(acc + i * VD_LANES, sum[i]);
 }
 
+/* One vector of columns or less: APART sums side by side, as one chain of additions would wait for each. */
+#define APART 4
+VEC_INLINE void narrow_f32(int kind, double *acc, const char *x, int64_t step, int64_t rows, const double *parameter,
+                           int64_t n, const bool two_halves)
+{
+    double ends[VF_LANES] = {0}, last_p[VF_LANES] = {0};
+    memcpy(ends, acc, (size_t)n * sizeof(double));
+    if (parameter) memcpy(last_p, parameter, (size_t)n * sizeof(double));
+    const vd p_low = vd_load(last_p), p_high = vd_load(last_p + VD_LANES);
+    vd low[APART], high[APART], a, b;
+    for (int i = 0; i < APART; i++) low[i] = high[i] = neutral(kind);
+    low[0] = vd_load(ends);
+    high[0] = vd_load(ends + VD_LANES);
+    for (; rows >= APART; rows -= APART) {
+        for (int i = 0; i < APART; i++, x += step) {
+            terms_f32(kind, vf_load_n((const float *)x, n), p_low, p_high, &a, &b);
+            low[i] = combine(kind, low[i], a);
+            if (two_halves) high[i] = combine(kind, high[i], b);
+        }
+    }
+    for (; rows > 0; rows--, x += step) {
+        terms_f32(kind, vf_load_n((const float *)x, n), p_low, p_high, &a, &b);
+        low[0] = combine(kind, low[0], a);
+        if (two_halves) high[0] = combine(kind, high[0], b);
+    }
+    vd_store(ends, combine(kind, combine(kind, low[0], low[1]), combine(kind, low[2], low[3])));
+    if (two_halves)
+        vd_store(ends + VD_LANES, combine(kind, combine(kind, high[0], high[1]), combine(kind, high[2], high[3])));
+    memcpy(acc, ends, (size_t)n * sizeof(double));
+}
+
+VEC_INLINE void narrow_f64(int kind, double *acc, const char *x, int64_t step, int64_t rows, const double *parameter, int64_t n)
+{
+    const vd p = parameter ? vd_load_n(parameter, n) : vd_zero();
+    vd sum[APART];
+    for (int i = 1; i < APART; i++) sum[i] = neutral(kind);
+    sum[0] = vd_load_n(acc, n);
+    for (; rows >= APART; rows -= APART) {
+        for (int i = 0; i < APART; i++, x += step)
+            sum[i] = combine(kind, sum[i], term(kind, vd_load_n((const double *)x, n), p));
+    }
+    for (; rows > 0; rows--, x += step) sum[0] = combine(kind, sum[0], term(kind, vd_load_n((const double *)x, n), p));
+    vd_store_n(acc, combine(kind, combine(kind, sum[0], sum[1]), combine(kind, sum[2], sum[3])), n);
+}
+
 /* shared: one parameter for all columns */
 VEC_INLINE void columns_f32(int kind, double *acc, const char *x, int64_t step, int64_t rows, int64_t n,
                             const double *parameter)
 {
-    double same[2 * WIDE * VD_LANES], last_acc[VF_LANES] = {0}, last_p[VF_LANES] = {0};
+    double same[2 * WIDE * VD_LANES];
     bool shared = kind == NNL_REDUCE_POWERS;
     if (shared) {
         for (int i = 0; i < 2 * WIDE * VD_LANES; i++) same[i] = *parameter;
@@ -149,24 +194,11 @@ VEC_INLINE void columns_f32(int kind, double *acc, const char *x, int64_t step, 
         strip_f32(kind, acc + at, x, step, rows, parameter, WIDE);
         if (advance) parameter += WIDE * VF_LANES;
     }
-    for (; at + VF_LANES <= n; at += VF_LANES, x += VEC_BYTES) {
-        strip_f32(kind, acc + at, x, step, rows, parameter, 1);
+    for (; n - at > VD_LANES; at += VF_LANES, x += VEC_BYTES) {
+        narrow_f32(kind, acc + at, x, step, rows, parameter, n - at < VF_LANES ? n - at : VF_LANES, true);
         if (advance) parameter += VF_LANES;
     }
-    if (at == n) return;
-    n -= at;
-    memcpy(last_acc, acc + at, (size_t)n * sizeof(double));
-    if (parameter) memcpy(last_p, parameter, (size_t)n * sizeof(double));
-    vd low, high, p_low = vd_load(last_p), p_high = vd_load(last_p + VD_LANES);
-    vd sum_low = vd_load(last_acc), sum_high = vd_load(last_acc + VD_LANES);
-    for (int64_t r = 0; r < rows; r++, x += step) {
-        terms_f32(kind, vf_load_n((const float *)x, n), p_low, p_high, &low, &high);
-        sum_low = combine(kind, sum_low, low);
-        sum_high = combine(kind, sum_high, high);
-    }
-    vd_store(last_acc, sum_low);
-    vd_store(last_acc + VD_LANES, sum_high);
-    memcpy(acc + at, last_acc, (size_t)n * sizeof(double));
+    if (at < n) narrow_f32(kind, acc + at, x, step, rows, parameter, n - at, false);
 }
 
 VEC_INLINE void columns_f64(int kind, double *acc, const char *x, int64_t step, int64_t rows, int64_t n,
@@ -183,16 +215,10 @@ VEC_INLINE void columns_f64(int kind, double *acc, const char *x, int64_t step, 
         strip_f64(kind, acc + at, x, step, rows, parameter, 2 * WIDE);
         if (advance) parameter += 2 * WIDE * VD_LANES;
     }
-    for (; at + VD_LANES <= n; at += VD_LANES, x += VEC_BYTES) {
-        strip_f64(kind, acc + at, x, step, rows, parameter, 1);
+    for (; at < n; at += VD_LANES, x += VEC_BYTES) {
+        narrow_f64(kind, acc + at, x, step, rows, parameter, n - at < VD_LANES ? n - at : VD_LANES);
         if (advance) parameter += VD_LANES;
     }
-    if (at == n) return;
-    n -= at;
-    vd sum = vd_load_n(acc + at, n), p = parameter ? vd_load_n(parameter, n) : vd_zero();
-    for (int64_t r = 0; r < rows; r++, x += step)
-        sum = combine(kind, sum, term(kind, vd_load_n((const double *)x, n), p));
-    vd_store_n(acc + at, sum, n);
 }
 
 /* ---------------------------------------------------------------- extremes of f32 and f64 */

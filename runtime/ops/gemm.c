@@ -18,10 +18,12 @@
 #define TILE_COLUMNS 256
 /* From so many rows on B is packed even if its rows could be used in place. */
 #define PACK_ROWS 192
-/* m n k below which no worker is woken, and the least worth a task of its own. */
+/* m n k below which no worker is woken, and the least worth a task of its own; while workers are
+ * kept awake, two tasks are shared. */
 #define PARALLEL_WORK 1500000
-#define PARALLEL_WORK_HELD 300000 /* while workers are kept awake */
-#define TASK_WORK 250000
+#define TASK_WORK 150000
+#define TASK_WORK_THIN 40000 /* of up to four rows */
+#define TINY_WORK 65536
 #define TASKS_PER_THREAD 4
 /* Bytes of B that are packed on the stack: no allocation for tiny products. */
 #define STACK_BYTES 8192
@@ -30,32 +32,38 @@
 #define PAGE 4096
 #define DOT_ROWS_MAX 12
 #define DOT_DEPTH 16
+#define DEEP_DEPTH 16 /* from so much on, short chains side by side pay */
 
-typedef enum algorithm { BLOCK, DOT, ROW } algorithm;
+typedef enum algorithm { BLOCK, DOT, ROW, ROWS, DEEP } algorithm;
+typedef void kernel(const nnl_gemm_block *g);
 
-typedef struct plan {
+struct nnl_gemm_plan {
     nnl_runtime *rt;
-    const nnl_gemm_call *call;
+    nnl_gemm_call call;    /* with this run's addresses */
+    nnl_gemm_block whole;  /* of a product that is one call of a kernel */
+    kernel *run_whole;     /* that one, or NULL */
+    kernel *block, *piece; /* gemm_block, and the algorithm's own */
+    const nnl_kernels *kernels;
     algorithm algorithm;
+    bool turned;         /* A and B changed places: see turn_column() */
     int64_t size, width; /* bytes an element; columns of a kernel's tile */
     int64_t depth_blocks, row_tiles, column_tiles, tiles, lanes;
     int64_t tile_rows, tile_columns; /* of the largest tile */
     bool copy_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
+    const char *packed;              /* all of B, block after block of the depth, or NULL */
+    int64_t packed_columns;          /* whole panels */
     int64_t bias_step;
     char *buffers;
     int64_t lane_bytes, a_bytes;
-    void (*block)(const nnl_gemm_block *g);
-    void (*dot)(const nnl_gemm_block *g);
-    void (*row)(const nnl_gemm_block *g);
-    const nnl_kernels *kernels;
-} plan;
+};
+typedef nnl_gemm_plan plan;
 
 static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 static void pack_b(const plan *p, void *out, const char *in, int64_t depth, int64_t columns)
 {
-    const nnl_gemm_call *c = p->call;
+    const nnl_gemm_call *c = &p->call;
     if (c->dtype == NNL_F32) {
         p->kernels->gemm_pack_f32((float *)out, (const float *)(const void *)in, c->ldb, c->trans_b,
                                   depth, columns);
@@ -74,7 +82,7 @@ static int64_t copied_step(const plan *p, int64_t n)
 /* Copies a block of A row by row as it is stored; returns the step of the copy's rows. */
 static int64_t copy_a(const plan *p, char *out, const char *in, int64_t rows, int64_t depth)
 {
-    const nnl_gemm_call *c = p->call;
+    const nnl_gemm_call *c = &p->call;
     int64_t n = c->trans_a ? rows : depth, stored = c->trans_a ? depth : rows;
     int64_t step = copied_step(p, n);
     for (int64_t i = 0; i < stored; i++) {
@@ -96,33 +104,35 @@ static const char *element(const plan *p, const void *base, int64_t place)
 /* The kernel's description of a tile, with the whole depth and B in place. */
 static nnl_gemm_block describe(const plan *p, const tile *t)
 {
-    const nnl_gemm_call *c = p->call;
+    const nnl_gemm_call *c = &p->call;
     int64_t a_row = c->trans_a ? 1 : c->lda, a_depth = c->trans_a ? c->lda : 1;
-    return (nnl_gemm_block){
-        .rows = t->r1 - t->r0,
-        .columns = t->c1 - t->c0,
-        .depth = c->k,
-        .a = element(p, c->a, t->item * c->stride_a + t->r0 * a_row),
-        .a_row = a_row,
-        .a_depth = a_depth,
-        .b = element(p, c->b, t->item * c->stride_b + t->c0 * (c->trans_b ? c->ldb : 1)),
-        .b_step = c->ldb,
-        .b_panel = p->width,
-        .c = (char *)c->c + (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size,
-        .c_row = c->ldc,
-        .alpha = c->alpha,
-        .add = c->accumulate,
-        .relu = c->activation == NNL_ACT_RELU,
-        .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
-        .bias_step = c->bias ? p->bias_step : 0};
+    int64_t b_column = c->trans_b ? c->ldb : 1;
+    bool any_steps = p->algorithm == ROWS;
+    return (nnl_gemm_block){.rows = t->r1 - t->r0,
+                            .columns = t->c1 - t->c0,
+                            .depth = c->k,
+                            .a = element(p, c->a, t->item * c->stride_a + t->r0 * a_row),
+                            .a_row = a_row,
+                            .a_depth = a_depth,
+                            .b = element(p, c->b, t->item * c->stride_b + t->c0 * b_column),
+                            .b_step = any_steps && c->trans_b ? 1 : c->ldb,
+                            .b_panel = any_steps ? b_column : p->width,
+                            .c = (char *)c->c +
+                                 (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size,
+                            .c_row = c->ldc,
+                            .alpha = c->alpha,
+                            .add = c->accumulate,
+                            .relu = c->activation == NNL_ACT_RELU,
+                            .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
+                            .bias_step = p->bias_step};
 }
 
 /* One depth block [p0, p1) of a tile, with B in place for whole panels and packed for the others.
  */
-static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t p0, int64_t p1,
-                      char *buffer)
+static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t first_column,
+                      int64_t p0, int64_t p1, char *buffer)
 {
-    const nnl_gemm_call *c = p->call;
+    const nnl_gemm_call *c = &p->call;
     nnl_gemm_block g = *whole_depth;
     const char *b = element(p, g.b, p0 * (c->trans_b ? 1 : c->ldb));
     char *packed = buffer + p->a_bytes;
@@ -131,7 +141,6 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
     g.a = element(p, g.a, p0 * g.a_depth);
     if (p1 < c->k) {
         g.bias = NULL;
-        g.bias_step = 0;
         g.relu = false;
     }
     if (p->copy_a) {
@@ -141,6 +150,13 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
             g.a_depth = step;
         else
             g.a_row = step;
+    }
+    if (p->packed) {
+        g.b = p->packed + (p0 * p->packed_columns + first_column * g.depth) * p->size;
+        g.b_step = p->width;
+        g.b_panel = g.depth * p->width;
+        p->block(&g);
+        return;
     }
     int64_t whole = p->pack_b ? 0 : p->pack_edge ? g.columns / p->width * p->width : g.columns;
     if (whole > 0) {
@@ -162,7 +178,7 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
 
 static void run_tile(const plan *p, int64_t place, char *buffer)
 {
-    const nnl_gemm_call *c = p->call;
+    const nnl_gemm_call *c = &p->call;
     int64_t column = place % p->column_tiles, row = place / p->column_tiles % p->row_tiles;
     int64_t panels = divide_up(c->n, p->width);
     tile t = {.item = place / p->column_tiles / p->row_tiles,
@@ -171,15 +187,14 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
               .c0 = panels * column / p->column_tiles * p->width,
               .c1 = NNL_MIN(panels * (column + 1) / p->column_tiles * p->width, c->n)};
     nnl_gemm_block g = describe(p, &t);
-    if (p->algorithm == DOT) {
-        p->dot(&g);
-    } else if (p->algorithm == ROW) {
-        p->row(&g);
-    } else {
-        for (int64_t d = 0; d < p->depth_blocks; d++) {
-            if (d > 0 && nnl_is_cancelled(p->rt)) return;
-            run_block(p, &g, c->k * d / p->depth_blocks, c->k * (d + 1) / p->depth_blocks, buffer);
-        }
+    if (p->algorithm != BLOCK) {
+        p->piece(&g);
+        return;
+    }
+    for (int64_t d = 0; d < p->depth_blocks; d++) {
+        if (d > 0 && nnl_is_cancelled(p->rt)) return;
+        run_block(p, &g, t.c0, c->k * d / p->depth_blocks, c->k * (d + 1) / p->depth_blocks,
+                  buffer);
     }
 }
 
@@ -194,45 +209,52 @@ static void run_lane(void *context, int64_t lane)
 
 /* ---------------------------------------------------------------- choices by shape */
 
-static void choose_kernels(plan *p, nnl_runtime *rt, const nnl_gemm_call *c)
+static void choose_kernels(plan *p, const nnl_kernels *k)
 {
-    const nnl_kernels *k = rt->kernels;
-    bool f32 = c->dtype == NNL_F32;
-    p->rt = rt;
-    p->call = c;
+    bool f32 = p->call.dtype == NNL_F32;
     p->kernels = k;
     p->size = f32 ? 4 : 8;
     p->width = k->vector_bytes / p->size * k->gemm_tile_vectors();
     p->block = f32 ? k->gemm_block_f32 : k->gemm_block_f64;
-    p->dot = f32 ? k->gemm_dot_f32 : k->gemm_dot_f64;
-    p->row = f32 ? k->gemm_row_f32 : k->gemm_row_f64;
+    switch (p->algorithm) {
+    case DOT: p->piece = f32 ? k->gemm_dot_f32 : k->gemm_dot_f64; break;
+    case ROW: p->piece = f32 ? k->gemm_row_f32 : k->gemm_row_f64; break;
+    case ROWS: p->piece = f32 ? k->gemm_rows_f32 : k->gemm_rows_f64; break;
+    case DEEP: p->piece = f32 ? k->gemm_deep_f32 : k->gemm_deep_f64; break;
+    default: p->piece = NULL; break;
+    }
 }
 
 /* Few rows against long ones: packing B would cost more than adding up lanes.  Measured on Zen 4,
  * where the two meet near k = 16 m for every n and up to 12 rows. */
-static algorithm choose_algorithm(const plan *p, const nnl_gemm_call *c)
+static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
 {
+    int64_t lanes = k->vector_bytes / (c->dtype == NNL_F32 ? 4 : 8);
+    bool shallow = c->k > 0 && c->k <= NNL_GEMM_ROWS_DEPTH;
+    if (shallow && c->n <= lanes * k->gemm_tile_vectors() && !c->accumulate) return ROWS;
+    if (!c->trans_b && c->m <= NNL_GEMM_DEEP_ROWS && c->n <= lanes && c->k >= DEEP_DEPTH)
+        return DEEP;
     if (c->m == 1 && !c->trans_b) return ROW;
     bool adjacent = !c->trans_a && c->trans_b;
-    int64_t two_vectors = 2 * p->kernels->vector_bytes / p->size;
-    if (adjacent && c->m <= DOT_ROWS_MAX && c->k >= NNL_MAX(two_vectors, DOT_DEPTH * c->m))
+    if (adjacent && c->m <= DOT_ROWS_MAX && c->k >= NNL_MAX(2 * lanes, DOT_DEPTH * c->m))
         return DOT;
     return BLOCK;
 }
 
 /* C is cut so that a tile's part of A and B stays in L2, and further so that every thread has work.
  * Where B is packed, rows are cut last: each tile packs its own columns. */
-static void choose_tiles(plan *p, const nnl_gemm_call *c, int64_t tasks)
+static void choose_tiles(plan *p, int64_t tasks)
 {
+    const nnl_gemm_call *c = &p->call;
     int64_t panels = divide_up(c->n, p->width);
-    bool block = p->algorithm == BLOCK;
-    int64_t least_rows = c->trans_b ? 96 : 24;
+    bool block = p->algorithm == BLOCK, by_rows = block || p->algorithm == ROWS;
+    int64_t least_rows = block && !c->trans_b ? 24 : 96;
     p->row_tiles = block ? divide_up(c->m, TILE_ROWS) : 1;
     p->column_tiles = block ? divide_up(c->n, TILE_COLUMNS) : 1;
     while (p->row_tiles * p->column_tiles < divide_up(tasks, c->batch)) {
         int64_t rows = divide_up(c->m, p->row_tiles),
                 columns = divide_up(panels, p->column_tiles) * p->width;
-        bool cut_rows = block && rows >= 2 * least_rows, cut_columns = columns > p->width;
+        bool cut_rows = by_rows && rows >= 2 * least_rows, cut_columns = columns > p->width;
         if (cut_columns && (!cut_rows || columns >= rows))
             p->column_tiles = NNL_MIN(2 * p->column_tiles, panels);
         else if (cut_rows)
@@ -246,8 +268,9 @@ static void choose_tiles(plan *p, const nnl_gemm_call *c, int64_t tasks)
 }
 
 /* What of the operands is not used where it lies. */
-static void choose_packing(plan *p, const nnl_gemm_call *c)
+static void choose_packing(plan *p)
 {
+    const nnl_gemm_call *c = &p->call;
     int64_t lanes = p->kernels->vector_bytes / p->size;
     p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
     bool a_collides = c->lda * p->size % PAGE == 0, b_collides = c->ldb * p->size % PAGE == 0;
@@ -264,25 +287,14 @@ static void choose_packing(plan *p, const nnl_gemm_call *c)
     p->lane_bytes = round_up(p->a_bytes + depth * columns * p->size, ALIGN);
 }
 
-/* ---------------------------------------------------------------- tiny products */
-
-/* Everything in one block with B packed on the stack, if it fits. */
-static bool run_tiny(plan *p, const nnl_gemm_call *c)
-{
-    _Alignas(ALIGN) char stack[STACK_BYTES];
-    int64_t lanes = p->kernels->vector_bytes / p->size;
-    p->pack_b = c->trans_b || c->n % lanes != 0;
-    if (p->pack_b && c->k * round_up(c->n, p->width) * p->size > STACK_BYTES) return false;
-    p->depth_blocks = 1;
-    p->row_tiles = p->column_tiles = 1;
-    for (int64_t i = 0; i < c->batch; i++) run_tile(p, i, stack);
-    return true;
-}
+/* ---------------------------------------------------------------- making and running a plan */
 
 /* A product with one column is the transposed one with one row, where C's elements are adjacent. */
-static void turn_column(nnl_gemm_call *c, int64_t *bias_step)
+static void turn_column(plan *p)
 {
-    nnl_gemm_call old = *c;
+    nnl_gemm_call *c = &p->call, old = *c;
+    p->turned = true;
+    p->bias_step = 0;
     c->m = 1;
     c->n = old.m;
     c->a = old.b;
@@ -294,35 +306,161 @@ static void turn_column(nnl_gemm_call *c, int64_t *bias_step)
     c->stride_b = old.stride_a;
     c->trans_b = !old.trans_a;
     c->ldc = old.m;
-    *bias_step = 0;
+}
+
+/* Where one row or column can be seen in two ways: the one that the algorithms ask for. */
+static void straighten(plan *p)
+{
+    nnl_gemm_call *c = &p->call;
+    bool streams = c->k > 0 && c->k <= NNL_GEMM_ROWS_DEPTH && !c->trans_a; /* as gemm_rows does */
+    if (c->n == 1 && c->m > 1 && c->ldc == 1 && !streams) turn_column(p);
+    if (c->m == 1 && c->trans_a && c->lda == 1) {
+        c->trans_a = false;
+        c->lda = c->k;
+    }
+    if (c->n == 1 && !c->trans_b && c->ldb == 1) {
+        c->trans_b = true;
+        c->ldb = c->k;
+    }
+}
+
+/* A tiny product: one block, with B packed on the stack. */
+static bool choose_tiny(plan *p, double work)
+{
+    const nnl_gemm_call *c = &p->call;
+    int64_t lanes = p->kernels->vector_bytes / p->size;
+    bool pack_b = c->trans_b || c->n % lanes != 0;
+    if (p->algorithm != BLOCK || work > TINY_WORK || c->k > DEPTH ||
+        (pack_b && c->k * round_up(c->n, p->width) * p->size > STACK_BYTES))
+        return false;
+    p->pack_b = pack_b;
+    p->depth_blocks = p->row_tiles = p->column_tiles = 1;
+    p->tiles = c->batch;
+    p->lanes = 0;
+    return true;
+}
+
+/* All of it is one call of the algorithm's kernel. */
+static void make_whole(plan *p)
+{
+    tile all = {.r1 = p->call.m, .c1 = p->call.n};
+    p->whole = describe(p, &all);
+    p->run_whole = p->piece;
+}
+
+/* Reading B once for few rows is bound by memory, not by arithmetic. */
+static int64_t task_work(const plan *p) { return p->call.m <= 4 ? TASK_WORK_THIN : TASK_WORK; }
+
+/* What depends on shapes, layouts and the number of threads; held: workers are kept awake. */
+static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool held)
+{
+    memset(p, 0, sizeof *p);
+    p->rt = rt;
+    p->call = *call;
+    p->bias_step = 1;
+    straighten(p);
+    nnl_gemm_call *c = &p->call;
+    p->algorithm = choose_algorithm(c, rt->kernels);
+    choose_kernels(p, rt->kernels);
+    double work = (double)c->m * (double)c->n * (double)c->k * (double)c->batch;
+    if (choose_tiny(p, work)) return;
+    if (p->algorithm != BLOCK && c->batch == 1 && work <= TINY_WORK) {
+        make_whole(p);
+        return;
+    }
+    int64_t least = task_work(p);
+    bool parallel = rt->threads > 1 && work >= (held ? 2 * (double)least : PARALLEL_WORK);
+    /* Tiles may follow the number of threads: no bit depends on where C is cut. */
+    int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
+    choose_tiles(p, (int64_t)NNL_MIN((double)tasks, work / (double)least + 1));
+    if (p->algorithm == BLOCK) choose_packing(p);
+    p->lanes = NNL_MIN(p->tiles, tasks);
+    if (p->algorithm != BLOCK && p->tiles == 1) make_whole(p);
+}
+
+static nnl_status run_plan(nnl_runtime *rt, plan *p)
+{
+    if (p->lanes == 0) {
+        _Alignas(ALIGN) char stack[STACK_BYTES];
+        for (int64_t i = 0; i < p->tiles; i++) run_tile(p, i, stack);
+        return NNL_OK;
+    }
+    size_t bytes = (size_t)(p->lanes * p->lane_bytes);
+    void *buffers = NULL;
+    if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &buffers));
+    p->buffers = buffers;
+    nnl_status status = nnl_parallel(rt, p->lanes, run_lane, p);
+    if (bytes > 0) nnl_free(rt, buffers, bytes);
+    return status;
 }
 
 static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
 {
-    nnl_gemm_call c = *call;
-    plan p = {.bias_step = 1};
-    if (c.n == 1 && c.m > 1 && c.ldc == 1) turn_column(&c, &p.bias_step);
-    if (c.m == 1 && c.trans_a && c.lda == 1) {
-        c.trans_a = false;
-        c.lda = c.k;
+    plan p;
+    make_plan(&p, rt, call, rt->pool_held);
+    if (!p.run_whole) return run_plan(rt, &p);
+    p.run_whole(&p.whole);
+    return NNL_OK;
+}
+
+nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const void *b, void *c,
+                        const void *bias)
+{
+    if (p->turned) {
+        const void *first = a;
+        a = b;
+        b = first;
     }
-    choose_kernels(&p, rt, &c);
-    p.algorithm = choose_algorithm(&p, &c);
-    double work = (double)c.m * (double)c.n * (double)c.k * (double)c.batch;
-    if (work <= 65536 && c.k <= DEPTH && p.algorithm == BLOCK && run_tiny(&p, &c)) return NNL_OK;
-    /* Tiles may follow the number of threads: no bit depends on where C is cut. */
-    bool parallel = rt->threads > 1 && work >= (rt->pool_held ? PARALLEL_WORK_HELD : PARALLEL_WORK);
-    int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
-    choose_tiles(&p, &c, (int64_t)NNL_MIN((double)tasks, work / TASK_WORK + 1));
-    if (p.algorithm == BLOCK) choose_packing(&p, &c);
-    p.lanes = NNL_MIN(p.tiles, tasks);
-    size_t bytes = (size_t)(p.lanes * p.lane_bytes);
-    void *buffers = NULL;
-    if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &buffers));
-    p.buffers = buffers;
-    nnl_status status = nnl_parallel(rt, p.lanes, run_lane, &p);
-    if (bytes > 0) nnl_free(rt, buffers, bytes);
-    return status;
+    if (NNL_LIKELY(p->run_whole != NULL)) {
+        p->whole.a = a;
+        p->whole.b = b;
+        p->whole.c = c;
+        p->whole.bias = bias;
+        p->run_whole(&p->whole);
+        return NNL_OK;
+    }
+    p->call.a = a;
+    p->call.b = b;
+    p->call.c = c;
+    p->call.bias = bias;
+    return run_plan(rt, p);
+}
+
+/* Packing that every run would do. */
+static bool pays_to_pack(const plan *p)
+{
+    return !p->turned && p->algorithm == BLOCK && p->call.stride_b == 0 &&
+           (p->pack_b || p->pack_edge);
+}
+
+static void pack_all(plan *p, char *out)
+{
+    const nnl_gemm_call *c = &p->call;
+    p->packed = out;
+    for (int64_t d = 0; d < p->depth_blocks; d++) {
+        int64_t p0 = c->k * d / p->depth_blocks, p1 = c->k * (d + 1) / p->depth_blocks;
+        pack_b(p, out + p0 * p->packed_columns * p->size,
+               element(p, c->b, p0 * (c->trans_b ? 1 : c->ldb)), p1 - p0, c->n);
+    }
+    /* What remains is the copy of A. */
+    p->lane_bytes = round_up(p->a_bytes, ALIGN);
+}
+
+nnl_status nnl_gemm_ready(nnl_runtime *rt, const nnl_gemm_call *call, bool fixed_b,
+                          nnl_gemm_plan **out, size_t *bytes)
+{
+    plan p;
+    void *block;
+    make_plan(&p, rt, call, rt->pool != NULL);
+    if (call->batch == 1) p.call.stride_b = 0;
+    fixed_b = fixed_b && pays_to_pack(&p);
+    p.packed_columns = round_up(p.call.n, p.width);
+    *bytes = sizeof p + (fixed_b ? (size_t)(p.call.k * p.packed_columns * p.size) + ALIGN : 0);
+    NNL_TRY(nnl_alloc(rt, *bytes, &block));
+    *out = block;
+    **out = p;
+    if (fixed_b) pack_all(*out, (char *)(((uintptr_t)(*out + 1) + ALIGN - 1) / ALIGN * ALIGN));
+    return NNL_OK;
 }
 
 /* ---------------------------------------------------------------- OpenBLAS */

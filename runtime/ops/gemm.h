@@ -30,6 +30,16 @@ typedef struct nnl_gemm_call {
  * its row of A, its column of B and the shapes, never on the number of threads. */
 nnl_status nnl_gemm(nnl_runtime *rt, const nnl_gemm_call *call);
 
+/* A product that is run again and again: what depends on shapes and layouts is chosen once, and
+ * only addresses change.  With fixed_b, B's elements stay, too: they are packed here where that
+ * pays, and B is then read no more.  The plan is one block of *bytes from nnl_alloc(). */
+typedef struct nnl_gemm_plan nnl_gemm_plan;
+nnl_status nnl_gemm_ready(nnl_runtime *rt, const nnl_gemm_call *call, bool fixed_b,
+                          nnl_gemm_plan **out, size_t *bytes);
+/* The bits, and the failures, of nnl_gemm().  A plan is run by one thread at a time. */
+nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *plan, const void *a, const void *b, void *c,
+                        const void *bias);
+
 /* Which code computes products: for specs and benchmarks, which compare the two.  nnl_gemm() uses
  * the own kernels for every shape: they are as fast as OpenBLAS or faster, and keep the promises
  * about bits, memory and threads that it cannot. */

@@ -96,6 +96,18 @@ static nnl_status multiply(nnl_runtime *rt, const nnl_gemm_call *call)
     return NNL_OK;
 }
 
+/* The products along the last of the joined batch dimensions, at their first matrices. */
+static nnl_gemm_call describe(const nnl_tensor *out, const stack *a, bool trans_a, const stack *b, int dims, int64_t inner)
+{
+    int64_t m = out->shape[out->ndim - 2], n = out->shape[out->ndim - 1];
+    return (nnl_gemm_call){
+        .dtype = (nnl_dtype)out->dtype, .trans_a = a->trans, .trans_b = b->trans, .m = m, .n = n,
+        .k = a->t->shape[a->t->ndim - (trans_a ? 2 : 1)], .a = a->t->data, .lda = a->ld, .b = b->t->data, .ldb = b->ld,
+        .ldc = NNL_MAX(n, 1), .alpha = 1, .batch = inner, .stride_a = dims > 0 ? a->batch[dims - 1] : 0,
+        .stride_b = dims > 0 ? b->batch[dims - 1] : 0, .stride_c = m * n,
+    };
+}
+
 /* out (contiguous, batch dimensions then m x n) = alpha A B + bias.  A and B have two dimensions or more. */
 static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
                           const nnl_tensor *bias, double alpha, bool accumulate)
@@ -117,17 +129,14 @@ static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tens
     stack sa, sb = {.copy = NULL};
     nnl_status status = prepare(&sa, a, trans_a, dims, shape);
     if (status == NNL_OK) status = prepare(&sb, b, trans_b, dims, shape);
-    int64_t m = out->shape[out->ndim - 2], n = out->shape[out->ndim - 1];
     dims = join_batch(dims, shape, &sa, &sb);
     int64_t inner = dims > 0 ? shape[dims - 1] : 1, outer = 1;
     for (int d = 0; d < dims - 1; d++) outer *= shape[d];
     size_t width = nnl_dtype_size((nnl_dtype)out->dtype);
-    nnl_gemm_call call = {
-        .dtype = (nnl_dtype)out->dtype, .trans_a = sa.trans, .trans_b = sb.trans, .m = m, .n = n,
-        .k = a->shape[a->ndim - (trans_a ? 2 : 1)], .lda = sa.ld, .ldb = sb.ld, .ldc = NNL_MAX(n, 1), .accumulate = accumulate,
-        .alpha = alpha, .bias = bias ? bias->data : NULL, .batch = inner,
-        .stride_a = dims > 0 ? sa.batch[dims - 1] : 0, .stride_b = dims > 0 ? sb.batch[dims - 1] : 0, .stride_c = m * n,
-    };
+    nnl_gemm_call call = describe(out, &sa, trans_a, &sb, dims, inner);
+    call.accumulate = accumulate;
+    call.alpha = alpha;
+    call.bias = bias ? bias->data : NULL;
     for (int64_t i = 0; i < outer && status == NNL_OK && out->numel > 0; i++) {
         int64_t rest = i, offset_a = 0, offset_b = 0;
         for (int d = dims - 2; d >= 0; d--) {
@@ -137,7 +146,7 @@ static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tens
         }
         call.a = sa.t->data + offset_a * (int64_t)width;
         call.b = sb.t->data + offset_b * (int64_t)width;
-        call.c = out->data + i * inner * m * n * (int64_t)width;
+        call.c = out->data + i * inner * call.stride_c * (int64_t)width;
         status = multiply(out->rt, &call);
     }
     nnl_tensor_unref(sa.copy);
@@ -152,6 +161,55 @@ static nnl_status seen_as(nnl_tensor *t, int ndim, const int64_t *shape, const i
     nnl_spec_set(&spec, spec.dtype, ndim, shape);
     nnl_spec_view(&spec, strides, 0);
     return nnl_tensor_make(t->rt, &spec, t, out);
+}
+
+/* ---------------------------------------------------------------- run again and again */
+
+static nnl_status run_ready_pair(nnl_ready *r)
+{
+    const nnl_call *c = r->call;
+    return nnl_gemm_run(c->rt, r->plan, c->in[0]->data, c->in[1]->data, c->out[0]->data, NULL);
+}
+
+static nnl_status run_ready_linear(nnl_ready *r)
+{
+    const nnl_call *c = r->call;
+    const nnl_tensor *bias = c->in[2];
+    return nnl_gemm_run(c->rt, r->plan, c->in[0]->data, c->in[1]->data, c->out[0]->data, bias ? bias->data : NULL);
+}
+
+/* Makes a plan of the product of in[0] and in[1], seen as a and b, into out[0], seen as out, if that is one call of
+ * nnl_gemm(); else r stays as it is. */
+static nnl_status make_ready(nnl_ready *r, nnl_status (*run)(nnl_ready *), const nnl_tensor *out, nnl_tensor *a, bool trans_a,
+                             nnl_tensor *b, bool trans_b)
+{
+    stack sa, sb;
+    bool trans;
+    int64_t ld, shape[NNL_MAX_DIMS];
+    if (!nnl_is_float((nnl_dtype)out->dtype) || out->numel == 0 || !find_layout(a, &trans, &ld) || !find_layout(b, &trans, &ld))
+        return NNL_OK;
+    int dims = out->ndim - 2;
+    memcpy(shape, out->shape, sizeof(int64_t) * (size_t)dims);
+    NNL_TRY(prepare(&sa, a, trans_a, dims, shape));
+    NNL_TRY(prepare(&sb, b, trans_b, dims, shape));
+    dims = join_batch(dims, shape, &sa, &sb);
+    if (dims > 1) return NNL_OK;
+    nnl_gemm_call call = describe(out, &sa, trans_a, &sb, dims, dims > 0 ? shape[0] : 1);
+    nnl_gemm_plan *plan;
+    NNL_TRY(nnl_gemm_ready(out->rt, &call, r->fixed & 2u, &plan, &r->plan_bytes));
+    r->plan = plan;
+    r->run = run;
+    return NNL_OK;
+}
+
+/* t's header with another shape, at the same place. */
+static nnl_tensor header(const nnl_tensor *t, int ndim, const int64_t *shape, const int64_t *strides)
+{
+    nnl_tensor view = *t;
+    view.ndim = (uint8_t)ndim;
+    memcpy(view.shape, shape, sizeof(int64_t) * (size_t)ndim);
+    memcpy(view.strides, strides, sizeof(int64_t) * (size_t)ndim);
+    return view;
 }
 
 static nnl_status mismatch(nnl_call *c, int64_t columns, int64_t rows)
@@ -187,6 +245,12 @@ static nnl_status gemm_run(nnl_call *c)
     return product(c->out[0], c->in[0], c->attr[0].as.i, c->in[1], c->attr[1].as.i, NULL, 1, false);
 }
 
+static nnl_status gemm_ready(nnl_ready *r)
+{
+    nnl_call *c = r->call;
+    return make_ready(r, run_ready_pair, c->out[0], c->in[0], c->attr[0].as.i, c->in[1], c->attr[1].as.i);
+}
+
 /* Y = A B:  dA = dY B^T,  dB = A^T dY; with transposes accordingly. */
 static void gemm_grad(nnl_grad *g)
 {
@@ -207,6 +271,7 @@ NNL_OP(gemm,
     .doc = "The product of two matrices, each transposed first if asked for.",
     .infer = gemm_infer,
     .run = gemm_run,
+    .ready = gemm_ready,
     .grad = gemm_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:3x4 other:4x2; input:4x3 other:2x4 trans_a=true trans_b=true",
@@ -224,6 +289,12 @@ static nnl_status mm_infer(nnl_call *c)
 
 static nnl_status plain_run(nnl_call *c) { return product(c->out[0], c->in[0], false, c->in[1], false, NULL, 1, false); }
 
+static nnl_status plain_ready(nnl_ready *r)
+{
+    nnl_call *c = r->call;
+    return make_ready(r, run_ready_pair, c->out[0], c->in[0], false, c->in[1], false);
+}
+
 static void mm_grad(nnl_grad *g)
 {
     if (g->needs[0]) g->dx[0] = DO_WITH(g->s, gemm, (V_FLAG(false), V_FLAG(true)), g->dy[0], g->in[1]);
@@ -236,6 +307,7 @@ NNL_OP(mm,
     .example = "nn.ones(2, 3):mm(nn.ones(3, 4))",
     .infer = mm_infer,
     .run = plain_run,
+    .ready = plain_ready,
     .grad = mm_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:3x4 mat2:4x2",
@@ -276,6 +348,7 @@ NNL_OP(bmm,
     .example = "nn.ones(5, 2, 3):bmm(nn.ones(5, 3, 4))",
     .infer = bmm_infer,
     .run = plain_run,
+    .ready = plain_ready,
     .grad = bmm_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:2x3x4 mat2:2x4x2",
@@ -309,32 +382,44 @@ static nnl_status matmul_infer(nnl_call *c)
 /* With a matrix on the right, all rows on the left are one long matrix. */
 static bool folds(const nnl_tensor *a, const nnl_tensor *b) { return b->ndim == 2 && a->ndim > 2 && a->contiguous; }
 
-static nnl_status matmul_run(nnl_call *c)
+/* The operands and the result of matmul seen as matrices: the headers of three tensors. */
+static void matmul_headers(const nnl_call *c, nnl_tensor *a, nnl_tensor *b, nnl_tensor *out)
 {
-    nnl_tensor *a = c->in[0], *b = c->in[1], *out = c->out[0];
-    nnl_tensor *views[3] = {NULL, NULL, NULL};
-    nnl_status status = NNL_OK;
+    *a = *c->in[0];
+    *b = *c->in[1];
+    *out = *c->out[0];
     int64_t k = a->shape[a->ndim - 1], shape[NNL_MAX_DIMS], strides[NNL_MAX_DIMS];
     if (folds(a, b)) {
         int64_t rows = k > 0 ? a->numel / k : nnl_shape_numel(a->ndim - 1, a->shape), n = b->shape[1];
-        status = seen_as(a, 2, (int64_t[]){rows, k}, (int64_t[]){k, 1}, &views[0]);
-        if (status == NNL_OK) status = seen_as(out, 2, (int64_t[]){rows, n}, (int64_t[]){n, 1}, &views[2]);
-    } else if (a->ndim == 1 || b->ndim == 1) {
-        if (a->ndim == 1) status = seen_as(a, 2, (int64_t[]){1, k}, (int64_t[]){k * a->strides[0], a->strides[0]}, &views[0]);
-        if (b->ndim == 1 && status == NNL_OK)
-            status = seen_as(b, 2, (int64_t[]){k, 1}, (int64_t[]){b->strides[0], 1}, &views[1]);
-        /* The result with the dropped dimensions put back. */
-        int batch = out->ndim - (a->ndim > 1) - (b->ndim > 1);
-        memcpy(shape, out->shape, sizeof(int64_t) * (size_t)batch);
-        shape[batch] = a->ndim > 1 ? a->shape[a->ndim - 2] : 1;
-        shape[batch + 1] = b->ndim > 1 ? b->shape[b->ndim - 1] : 1;
-        nnl_strides_contiguous(batch + 2, shape, strides);
-        if (status == NNL_OK) status = seen_as(out, batch + 2, shape, strides, &views[2]);
+        *a = header(a, 2, (int64_t[]){rows, k}, (int64_t[]){k, 1});
+        *out = header(out, 2, (int64_t[]){rows, n}, (int64_t[]){n, 1});
+        return;
     }
-    if (status == NNL_OK)
-        status = product(views[2] ? views[2] : out, views[0] ? views[0] : a, false, views[1] ? views[1] : b, false, NULL, 1, false);
-    for (int i = 0; i < 3; i++) nnl_tensor_unref(views[i]);
-    return status;
+    bool row = a->ndim == 1, column = b->ndim == 1;
+    if (!row && !column) return;
+    /* The result with the dropped dimensions put back. */
+    int batch = out->ndim - !row - !column;
+    memcpy(shape, out->shape, sizeof(int64_t) * (size_t)batch);
+    shape[batch] = row ? 1 : a->shape[a->ndim - 2];
+    shape[batch + 1] = column ? 1 : b->shape[b->ndim - 1];
+    nnl_strides_contiguous(batch + 2, shape, strides);
+    *out = header(out, batch + 2, shape, strides);
+    if (row) *a = header(a, 2, (int64_t[]){1, k}, (int64_t[]){k * a->strides[0], a->strides[0]});
+    if (column) *b = header(b, 2, (int64_t[]){k, 1}, (int64_t[]){b->strides[0], 1});
+}
+
+static nnl_status matmul_run(nnl_call *c)
+{
+    nnl_tensor a, b, out;
+    matmul_headers(c, &a, &b, &out);
+    return product(&out, &a, false, &b, false, NULL, 1, false);
+}
+
+static nnl_status matmul_ready(nnl_ready *r)
+{
+    nnl_tensor a, b, out;
+    matmul_headers(r->call, &a, &b, &out);
+    return make_ready(r, run_ready_pair, &out, &a, false, &b, false);
 }
 
 static nnl_tensor *as_matrix(nnl_scope *s, nnl_tensor *t, bool column)
@@ -394,6 +479,7 @@ NNL_OP(matmul,
     .example = "nn.ones(5, 2, 3):matmul(nn.ones(3, 4))",
     .infer = matmul_infer,
     .run = matmul_run,
+    .ready = matmul_ready,
     .grad = matmul_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:3x4 other:4x2; input:4 other:4; input:4 other:4x3; input:2x3x4 other:4; input:2x3x4 other:4x2; "
@@ -421,6 +507,7 @@ NNL_OP(mv,
     .example = "nn.ones(2, 3):mv(nn.ones(3))",
     .infer = mv_infer,
     .run = matmul_run,
+    .ready = matmul_ready,
     .grad = matmul_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:3x4 vec:4",
@@ -438,6 +525,7 @@ NNL_OP(dot,
     .example = "nn.ones(3):dot(nn.ones(3))",
     .infer = dot_infer,
     .run = matmul_run,
+    .ready = matmul_ready,
     .grad = matmul_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:4 other:4",
@@ -652,6 +740,18 @@ static nnl_status linear_run(nnl_call *c)
     return status;
 }
 
+static nnl_status linear_ready(nnl_ready *r)
+{
+    const nnl_call *c = r->call;
+    nnl_tensor *x = c->in[0], *w = c->in[1], *bias = c->in[2], *out = c->out[0];
+    int64_t k = w->shape[1], n = w->shape[0], rows = nnl_shape_numel(x->ndim - 1, x->shape), strides[2];
+    if ((bias && !bias->contiguous) || !nnl_reshape_strides(x->ndim, x->shape, x->strides, 2, (int64_t[]){rows, k}, strides))
+        return NNL_OK;
+    nnl_tensor matrix = header(x, 2, (int64_t[]){rows, k}, strides);
+    nnl_tensor flat = header(out, 2, (int64_t[]){rows, n}, (int64_t[]){NNL_MAX(n, 1), 1});
+    return make_ready(r, run_ready_linear, &flat, &matrix, false, w, true);
+}
+
 static void linear_grad(nnl_grad *g)
 {
     nnl_scope *s = g->s;
@@ -677,6 +777,7 @@ NNL_OP(linear,
     .example = "nn.F.linear(nn.ones(2, 3), nn.ones(4, 3), nn.zeros(4))",
     .infer = linear_infer,
     .run = linear_run,
+    .ready = linear_ready,
     .grad = linear_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:3x4 weight:2x4 bias:2; input:2x3x4 weight:5x4; input:4 weight:2x4 bias:2",

@@ -28,6 +28,11 @@ static nnl_status sum_run(nnl_call *c)
     return nnl_reduce(c->rt, (nnl_reduce_kind)c->op->variant, c->in[0], &c->attr[0], NNL_END_PLAIN, 1, c->out[0]);
 }
 
+static nnl_status sum_ready(nnl_ready *r)
+{
+    return nnl_reduce_ready(r, (nnl_reduce_kind)r->call->op->variant, &r->call->attr[0], NNL_END_PLAIN, 1);
+}
+
 /* A result, or its gradient, in the form of the input again. */
 static nnl_tensor *spread(nnl_grad *g, nnl_tensor *y, int dims, int keepdim)
 {
@@ -43,6 +48,7 @@ NNL_OP(sum,
     .example = "nn.ones(2, 3):sum(1)",
     .infer = sum_infer,
     .run = sum_run,
+    .ready = sum_ready,
     .variant = NNL_REDUCE_SUM,
     .grad = sum_grad,
     .sample = "input:3x4; input:3x4 dim=1; input:2x3x4 dim={1, 3} keepdim=true; input:3x4 dim=1 dtype=\"f64\"",
@@ -61,6 +67,13 @@ static nnl_status mean_run(nnl_call *c)
     return nnl_reduce(c->rt, NNL_REDUCE_SUM, c->in[0], &c->attr[0], NNL_END_SCALE, over, c->out[0]);
 }
 
+static nnl_status mean_ready(nnl_ready *r)
+{
+    const nnl_tensor *x = r->call->in[0];
+    double over = 1 / (double)nnl_reduce_count(x->ndim, x->shape, &r->call->attr[0]);
+    return nnl_reduce_ready(r, NNL_REDUCE_SUM, &r->call->attr[0], NNL_END_SCALE, over);
+}
+
 static void mean_grad(nnl_grad *g)
 {
     double n = (double)nnl_reduce_count(g->in_layout[0].ndim, g->in_layout[0].shape, &g->attr[0]);
@@ -74,6 +87,7 @@ NNL_OP(mean,
     .example = "nn.tensor({1, 2, 6}):mean()",
     .infer = same_infer,
     .run = mean_run,
+    .ready = mean_ready,
     .grad = mean_grad,
     .sample = "input:3x4; input:3x4 dim=2; input:2x3x4 dim={1, 3} keepdim=true; input:3x4 dim=1 dtype=\"f64\"",
     .traits = NNL_CAST);
@@ -327,6 +341,7 @@ NNL_OP(prod,
     .example = "nn.tensor({1, 2, 3}):prod()",
     .infer = sum_infer,
     .run = sum_run,
+    .ready = sum_ready,
     .variant = NNL_REDUCE_PROD,
     .grad = prod_grad,
     .saves = NNL_SAVE_INPUT(0),
@@ -347,6 +362,7 @@ NNL_OP(count_nonzero,
     .example = "nn.tensor({1, 0, 3}):count_nonzero()",
     .infer = count_infer,
     .run = sum_run,
+    .ready = sum_ready,
     .variant = NNL_REDUCE_NONZERO,
     NNL_NO_GRAD("counts are whole numbers"),
     .sample = "input:3x4; input:3x4 dim=1");

@@ -18,6 +18,9 @@ typedef enum nnl_reduce_end {
 nnl_status nnl_reduce(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, const nnl_value *dims, nnl_reduce_end end,
                       double scale, nnl_tensor *out);
 
+/* For nnl_op.ready of an op that is nnl_reduce() of its input 0 into its result. */
+nnl_status nnl_reduce_ready(nnl_ready *r, nnl_reduce_kind kind, const nnl_value *dims, nnl_reduce_end end, double scale);
+
 /* The same in two steps.  Accumulators are f64 for float x, else i64; one for each result, in order. */
 typedef struct nnl_accumulators {
     void *data;

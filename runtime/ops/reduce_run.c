@@ -397,16 +397,20 @@ nnl_status nnl_reduce_find(nnl_runtime *rt, nnl_tensor *x, const bool *reduced, 
 
 /* ---------------------------------------------------------------- from accumulators to results */
 
+static void store(nnl_runtime *rt, double *a, int64_t count, bool is_float, nnl_reduce_end end, double scale, nnl_tensor *out)
+{
+    if (end == NNL_END_SCALE) {
+        for (int64_t i = 0; i < count; i++) a[i] *= scale;
+    } else if (end == NNL_END_ROOT) {
+        for (int64_t i = 0; i < count; i++) a[i] = sqrt(a[i] * scale);
+    }
+    rt->kernels->convert(out->dtype, is_float ? NNL_F64 : NNL_I64, out->data, a, count);
+}
+
 void nnl_accumulators_store(nnl_runtime *rt, nnl_accumulators *acc, bool is_float, nnl_reduce_end end, double scale,
                             nnl_tensor *out)
 {
-    double *a = acc->data;
-    if (end == NNL_END_SCALE) {
-        for (int64_t i = 0; i < acc->count; i++) a[i] *= scale;
-    } else if (end == NNL_END_ROOT) {
-        for (int64_t i = 0; i < acc->count; i++) a[i] = sqrt(a[i] * scale);
-    }
-    rt->kernels->convert(out->dtype, is_float ? NNL_F64 : NNL_I64, out->data, acc->data, acc->count);
+    store(rt, acc->data, acc->count, is_float, end, scale, out);
 }
 
 nnl_status nnl_reduce(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, const nnl_value *dims, nnl_reduce_end end,
@@ -418,5 +422,48 @@ nnl_status nnl_reduce(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, cons
     NNL_TRY(nnl_reduce_accumulate(rt, kind, x, reduced, NULL, false, &acc));
     nnl_accumulators_store(rt, &acc, nnl_is_float((nnl_dtype)x->dtype), end, scale, out);
     nnl_accumulators_free(rt, &acc);
+    return NNL_OK;
+}
+
+/* ---------------------------------------------------------------- again and again */
+
+#define READY_BYTES 16384 /* of accumulators that are kept between runs; more are worth an allocation each time */
+
+typedef struct ready_plan {
+    plan plan;
+    nnl_reduce_end end;
+    double scale;
+    double acc[]; /* parts x results */
+} ready_plan;
+
+static nnl_status run_ready(nnl_ready *r)
+{
+    ready_plan *p = r->plan;
+    nnl_tensor *out = r->call->out[0];
+    p->plan.data = r->call->in[0]->data;
+    if (NNL_LIKELY(p->plan.parts * p->plan.groups == 1)) reduce_task(&p->plan, 0);
+    else NNL_TRY(run_plan(&p->plan));
+    store(p->plan.rt, p->acc, p->plan.results, nnl_is_float((nnl_dtype)p->plan.dtype), p->end, p->scale, out);
+    return NNL_OK;
+}
+
+nnl_status nnl_reduce_ready(nnl_ready *r, nnl_reduce_kind kind, const nnl_value *dims, nnl_reduce_end end, double scale)
+{
+    nnl_call *c = r->call;
+    const nnl_tensor *x = c->in[0];
+    bool reduced[NNL_MAX_DIMS];
+    plan p;
+    nnl_dim_flags(dims, x->ndim, reduced);
+    make_plan(&p, c->rt, kind, x, reduced);
+    size_t bytes = (size_t)(p.parts * p.results) * sizeof(double);
+    if (p.results == 0 || p.terms == 0 || bytes > READY_BYTES || wants_copy(&p)) return NNL_OK;
+    void *block;
+    NNL_TRY(nnl_alloc(c->rt, sizeof(ready_plan) + bytes, &block));
+    ready_plan *ready = block;
+    *ready = (ready_plan){.plan = p, .end = end, .scale = scale};
+    ready->plan.acc = ready->acc;
+    r->plan = ready;
+    r->plan_bytes = sizeof(ready_plan) + bytes;
+    r->run = run_ready;
     return NNL_OK;
 }
