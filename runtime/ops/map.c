@@ -51,15 +51,33 @@ static void run_gathered(void *context, const nnl_loop *loop, char *const *addre
     }
 }
 
+/* A few elements that lie together, the frequent case of small networks: no loop is planned for them. */
+static bool run_small(nnl_runtime *rt, nnl_map_kernel *kernel, int work, int inputs, nnl_tensor *const *in,
+                      nnl_tensor *out, const double *param)
+{
+    if (!out->contiguous || out->numel > nnl_serial_work(rt) / work) return false;
+    const void *from[MAX_INPUTS];
+    int32_t step[MAX_INPUTS];
+    for (int i = 0; i < inputs; i++) {
+        if (!in[i]->contiguous || (in[i]->numel != out->numel && in[i]->numel != 1)) return false;
+        from[i] = in[i]->data;
+        step[i] = in[i]->numel != 1;
+    }
+    if (out->numel > 0) kernel(out->data, from, step, param, out->numel);
+    return true;
+}
+
 nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *in, nnl_tensor *out,
                        const double *param)
 {
+    nnl_map_kernel *kernel = rt->kernels->map[map][in[inputs - 1]->dtype];
+    int work = map >= NNL_MAP_reciprocal ? 8 : 2;
+    if (run_small(rt, kernel, work, inputs, in, out, param)) return NNL_OK;
     nnl_tensor *operands[MAX_INPUTS + 1] = {out};
     for (int i = 0; i < inputs; i++) operands[i + 1] = in[i];
     nnl_loop loop;
     nnl_loop_plan(&loop, out->ndim, out->shape, inputs + 1, operands);
-    map_job job = {.kernels = rt->kernels, .kernel = rt->kernels->map[map][in[inputs - 1]->dtype], .param = param,
-                   .direct = true};
+    map_job job = {.kernels = rt->kernels, .kernel = kernel, .param = param, .direct = true};
     for (int o = 0; o <= inputs; o++) {
         job.width[o] = (int)nnl_width(operands[o]->dtype);
         int64_t step = loop.step[o][loop.ndim - 1];
@@ -68,7 +86,6 @@ nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *
     }
     /* One element has step 0 everywhere. */
     if (loop.inner <= 1) job.direct = true;
-    int work = map >= NNL_MAP_reciprocal ? 8 : 2;
     return nnl_loop_run(rt, &loop, work, job.direct ? run_direct : run_gathered, &job);
 }
 
