@@ -107,7 +107,7 @@ $(BUILD)/gen/op_files.h: $(OPS_C)
 
 $(BUILD)/gen/embedded.c: scripts/embed.sh $(LUA_SOURCES) $(FILES_NOTE)
 	@mkdir -p $(@D)
-	sh scripts/embed.sh $(LUA_SOURCES) > $@.new && mv $@.new $@
+	LUA=$(LUA) sh scripts/embed.sh $(LUA_SOURCES) > $@.new && mv $@.new $@
 
 # ---- compiling
 $(OBJ)/runtime/%.o: runtime/%.c $(BUILD)/gen/op_list.h $(FLAGS_NOTE)

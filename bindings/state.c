@@ -293,11 +293,20 @@ static bool relieve(void *user)
 
 /* ---------------------------------------------------------------- opening */
 
+/* Generated from bindings/nnlua by scripts/embed.sh. */
 extern const struct nnl_embedded {
-    const char *name; /* "nnlua.module" */
-    const char *text;
-    size_t size;
-} nnl_embedded[]; /* generated from bindings/nnlua */
+    const char *name, *text, *code; /* "nnlua.module"; its source; the same compiled, or NULL */
+    size_t size, code_size;
+} nnl_embedded[];
+
+static int load_embedded(lua_State *L, const struct nnl_embedded *e, const char *chunk)
+{
+    if (e->code) {
+        if (luaL_loadbufferx(L, e->code, e->code_size, chunk, "b") == LUA_OK) return LUA_OK;
+        lua_pop(L, 1); /* another release of Lua 5.4 may refuse it */
+    }
+    return luaL_loadbufferx(L, e->text, e->size, chunk, "t");
+}
 
 /* package.searchers entry: the embedded library, found after the path so that files can override it. */
 static int search_embedded(lua_State *L)
@@ -310,7 +319,7 @@ static int search_embedded(lua_State *L)
         for (char *c = chunk; *c; c++) {
             if (*c == '.') *c = '/';
         }
-        if (luaL_loadbufferx(L, e->text, e->size, chunk, "t") != LUA_OK) return lua_error(L);
+        if (load_embedded(L, e, chunk) != LUA_OK) return lua_error(L);
         lua_pushstring(L, chunk + 1);
         return 2;
     }
@@ -351,9 +360,13 @@ int nnl_lua_load_library(lua_State *L)
         lua_settop(L, 2);
         if (!lua_isfunction(L, 2)) return luaL_error(L, "nnlua: the Lua library is not built in");
     }
+    /* Nothing of the library is garbage: a collection meanwhile is a tenth of the time to start. */
+    bool running = lua_gc(L, LUA_GCISRUNNING);
+    lua_gc(L, LUA_GCSTOP);
     lua_pushliteral(L, "nnlua");
-    lua_call(L, 1, 1);
-    return 1;
+    int status = lua_pcall(L, 1, 1, 0);
+    if (running) lua_gc(L, LUA_GCRESTART);
+    return status == LUA_OK ? 1 : lua_error(L);
 }
 
 /* The native table again, when a script has emptied package.loaded (as test runners do). */

@@ -121,6 +121,28 @@ function args.parse(signature)
   return params
 end
 
+-- The parameters, parsed when they are first looked at: most classes are never used in a script.
+local function parsed_late(signature)
+  local function fill(params)
+    setmetatable(params, nil)
+    for i, param in ipairs(args.parse(signature)) do params[i] = param end
+    return params
+  end
+  return setmetatable({}, {
+    __index = function(params, place) return fill(params)[place] end,
+    __len = function(params) return #fill(params) end,
+  })
+end
+
+-- The place of the last parameter that has no default.
+local function last_required(params)
+  local last = 0
+  for i, param in ipairs(params) do
+    if not param.optional then last = i end
+  end
+  return last
+end
+
 ---------------------------------------------------------------- reading
 
 local function convert(owner, param, value)
@@ -229,12 +251,10 @@ end
 ---@return fun(...): ...
 ---@return table[] params
 function args.reader(owner, signature)
-  local params = args.parse(signature)
-  local required = 0
-  for i, param in ipairs(params) do
-    if not param.optional then required = i end
-  end
+  local params = parsed_late(signature)
+  local required
   return function(...)
+    required = required or last_required(params)
     local values, count = {...}, select("#", ...)
     local meta = type(values[1]) == "table" and getmetatable(values[1])
     if type(meta) == "table" and meta.is_namespace then
