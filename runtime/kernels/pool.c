@@ -4,20 +4,13 @@
 
 /* ---------------------------------------------------------------- codes: u8 or i32 in memory, lanes here */
 
-typedef uint8_t vf_codes __attribute__((vector_size(VF_LANES)));
-typedef uint8_t vd_codes __attribute__((vector_size(VD_LANES)));
-
 /* Loops take a vector where fewer elements are meant, as long as their row has room for it: what is read beyond them has
  * no effect, and what is written there is written again by the windows that follow. */
 
 #define CODES(v, i, lanes)                                                                                   \
     VEC_INLINE i v##_codes_load(const void *codes, bool wide, int64_t at, int64_t room)                      \
     {                                                                                                        \
-        if (!wide && room >= lanes) {                                                                        \
-            v##_codes narrow;                                                                                \
-            memcpy(&narrow, (const uint8_t *)codes + at, lanes);                                             \
-            return __builtin_convertvector(narrow, i);                                                       \
-        }                                                                                                    \
+        if (!wide && room >= lanes) return i##_load_u8((const uint8_t *)codes + at);                         \
         i x = i##_set1(-1);                                                                                  \
         for (int64_t k = 0; k < room && k < lanes; k++)                                                      \
             x[k] = wide ? ((const int32_t *)codes)[at + k] : ((const uint8_t *)codes)[at + k];               \
@@ -26,8 +19,7 @@ typedef uint8_t vd_codes __attribute__((vector_size(VD_LANES)));
     VEC_INLINE void v##_codes_store(void *codes, bool wide, int64_t at, i x, int64_t room)                   \
     {                                                                                                        \
         if (!wide && room >= lanes) {                                                                        \
-            v##_codes narrow = __builtin_convertvector(x, v##_codes);                                        \
-            memcpy((uint8_t *)codes + at, &narrow, lanes);                                                   \
+            i##_store_u8((uint8_t *)codes + at, x);                                                          \
             return;                                                                                          \
         }                                                                                                    \
         for (int64_t k = 0; k < room && k < lanes; k++) {                                                    \
@@ -168,6 +160,8 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
 POOL(f32, vf, vi, mf, float, VF_LANES)
 POOL(f64, vd, vl, md, double, VD_LANES)
 
+#include "pool_pairs.h"
+
 /* ---------------------------------------------------------------- rows whose places are single elements */
 
 /* Columns are pooled first, a vector of them at a time, then windows along the row. */
@@ -270,7 +264,10 @@ VEC_INLINE bool is_plain(const nnl_pool_row *p) { return p->inner == 1 && p->col
 
 void K(pool_max_row)(const nnl_pool_row *p, int dtype, void *out, void *code, const void *x)
 {
-    if (!is_plain(p)) {
+    if (dtype == 4 && are_pairs(p)) {
+        if (code) max_pairs(p, true, out, code, x);
+        else max_pairs(p, false, out, code, x);
+    } else if (!is_plain(p)) {
         if (dtype == 4) max_row_f32(p, out, code, x);
         else max_row_f64(p, out, code, x);
     } else if (dtype == 4) {
@@ -285,7 +282,8 @@ void K(pool_max_row)(const nnl_pool_row *p, int dtype, void *out, void *code, co
 void K(pool_max_back_row)(const nnl_pool_row *p, int dtype, void *dx, const void *dy, const void *code)
 {
     if (dtype == 4) {
-        if (p->inner == 1) max_back_plain_f32(p, dx, dy, code);
+        if (p->fresh && are_pairs(p)) max_back_pairs(p, dx, dy, code);
+        else if (p->inner == 1) max_back_plain_f32(p, dx, dy, code);
         else if (p->fresh) max_back_row_f32(p, true, dx, dy, code);
         else max_back_row_f32(p, false, dx, dy, code);
     } else {

@@ -25,6 +25,7 @@ typedef struct nnl_pool_row {
      * and how far it is to the next plane and row; wide: codes are i32, not u8 */
     int32_t code, plane_code, row_code;
     bool wide;
+    bool pairs; /* window o has the places 2 o and 2 o + 1 */
     bool fresh; /* backward: windows tile the row, and what they give is stored, not added */
     double factor; /* means: what a window's extent is multiplied with before the sum is divided by it */
 } nnl_pool_row;

@@ -429,6 +429,29 @@ VEC_INLINE vf vf_trunc(vf x) { return vf_copysign(vf_floor(vf_abs(x)), x); }
 VEC_INLINE vd vd_trunc(vd x) { return vd_copysign(vd_floor(vd_abs(x)), x); }
 #endif
 
+/* ---------------------------------------------------------------- lanes */
+
+/* Lane i of the result is lane index[i] of x, or of x and y one behind the other. */
+#if defined(VEC_AVX512)
+VEC_INLINE vf vf_permute(vf x, vi index) { return _mm512_permutexvar_ps((__m512i)index, x); }
+VEC_INLINE vf vf_permute2(vf x, vf y, vi index) { return _mm512_permutex2var_ps(x, (__m512i)index, y); }
+#else
+#if defined(VEC_AVX2)
+VEC_INLINE vf vf_permute(vf x, vi index) { return _mm256_permutevar8x32_ps(x, (__m256i)index); }
+#else
+VEC_INLINE vf vf_permute(vf x, vi index)
+{
+    vf r;
+    for (int i = 0; i < VF_LANES; i++) r[i] = x[index[i] & (VF_LANES - 1)];
+    return r;
+}
+#endif
+VEC_INLINE vf vf_permute2(vf x, vf y, vi index)
+{
+    return vf_select(index < VF_LANES, vf_permute(x, index), vf_permute(y, index - VF_LANES));
+}
+#endif
+
 /* ---------------------------------------------------------------- conversion */
 
 VEC_INLINE vf vi_to_vf(vi x) { return __builtin_convertvector(x, vf); }
@@ -446,6 +469,39 @@ VEC_INLINE vl vd_to_vl(vd x)
     vd magic = vd_set1(0x1.8p52);
     return (vl)((vul)(x + magic) - (vul)magic);
 }
+
+/* Bytes, one a lane.  Compilers take the general conversion apart, lane by lane. */
+#if defined(VEC_AVX512)
+VEC_INLINE vi vi_load_u8(const uint8_t *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+VEC_INLINE vl vl_load_u8(const uint8_t *p) { return (vl)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)p)); }
+VEC_INLINE void vi_store_u8(uint8_t *p, vi x) { _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8((__m512i)x)); }
+VEC_INLINE void vl_store_u8(uint8_t *p, vl x) { _mm_storel_epi64((__m128i *)(void *)p, _mm512_cvtepi64_epi8((__m512i)x)); }
+#else
+#if defined(VEC_AVX2)
+VEC_INLINE vi vi_load_u8(const uint8_t *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)); }
+#else
+VEC_INLINE vi vi_load_u8(const uint8_t *p)
+{
+    vi x;
+    for (int i = 0; i < VF_LANES; i++) x[i] = p[i];
+    return x;
+}
+#endif
+VEC_INLINE vl vl_load_u8(const uint8_t *p)
+{
+    vl x;
+    for (int i = 0; i < VD_LANES; i++) x[i] = p[i];
+    return x;
+}
+VEC_INLINE void vi_store_u8(uint8_t *p, vi x)
+{
+    for (int i = 0; i < VF_LANES; i++) p[i] = (uint8_t)x[i];
+}
+VEC_INLINE void vl_store_u8(uint8_t *p, vl x)
+{
+    for (int i = 0; i < VD_LANES; i++) p[i] = (uint8_t)x[i];
+}
+#endif
 
 #if defined(VEC_AVX512)
 VEC_INLINE vf_half vf_low(vf x) { return _mm512_castps512_ps256(x); }

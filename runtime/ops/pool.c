@@ -173,6 +173,15 @@ static bool is_tiled(const nnl_pool_walk *walk)
     return walk->pool->dim[WIDTH].dilation == 1 && end == walk->pool->dim[WIDTH].in;
 }
 
+static bool is_paired(const nnl_pool_walk *walk)
+{
+    for (int64_t o = 0; o < walk->pool->dim[WIDTH].out; o++) {
+        const nnl_pool_window *w = &walk->window[WIDTH][o];
+        if (w->first != 2 * o || w->count != 2 || w->number != 0) return false;
+    }
+    return walk->pool->dim[WIDTH].dilation == 1;
+}
+
 static void find_columns(nnl_pool_walk *walk)
 {
     int64_t first = walk->pool->dim[WIDTH].in, end = 0;
@@ -208,6 +217,7 @@ nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_po
     walk->range[HEIGHT] = walk->range[DEPTH] + pool->dim[DEPTH].in;
     for (int d = DEPTH; d < WIDTH; d++) find_ranges(walk, d);
     walk->tiles = is_tiled(walk);
+    walk->pairs = is_paired(walk);
     find_columns(walk);
     return NNL_OK;
 }
@@ -276,7 +286,7 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
         .window = walk->window[WIDTH], .windows = dim[WIDTH].out, .inner = walk->inner, .dilation = dim[WIDTH].dilation, .width = dim[WIDTH].in,
         .first_column = walk->first_column, .columns = walk->columns,
         .planes = d->count, .rows = h->count, .plane_step = dim[DEPTH].dilation * plane, .row_step = dim[HEIGHT].dilation * row,
-        .code = d->number * plane_code + h->number * row_code, .plane_code = plane_code, .row_code = row_code, .wide = walk->wide,
+        .code = d->number * plane_code + h->number * row_code, .plane_code = plane_code, .row_code = row_code, .wide = walk->wide, .pairs = walk->pairs,
         .factor = walk->pool->divisor ? (double)walk->pool->divisor : (double)d->extent * (double)h->extent};
 }
 

@@ -42,6 +42,7 @@ typedef struct nnl_pool_walk {
     nnl_pool_window *window[NNL_POOL_DIMS];
     struct nnl_pool_range { int64_t first, end; } *range[NNL_POOL_DIMS - 1]; /* backward: windows that may reach a place */
     bool tiles; /* along the width every place is in just one window */
+    bool pairs; /* along the width window o has the places 2 o and 2 o + 1 */
     int64_t first_column, columns; /* places along the width that windows reach */
     void *block;
     size_t bytes;
