@@ -209,6 +209,19 @@ describe("a captured network with", function()
     assert.matches("conv2d+relu", f:explain(), 1, true)
     assert.not_matches("= relu", f:explain(), 1, true)
   end)
+
+  it("the gradient of a relu before max pooling is taken from the pooled values", function()
+    local pools = {nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 1, {dilation = 2}), nn.AdaptiveMaxPool2d {4, 3}}
+    for _, pool in ipairs(pools) do
+      local conv = nn.Conv2d(1, 5, 3)
+      local function gradients(x) return nn.grad(pool(conv(x):relu()):square():sum(), {conv.weight, conv.bias}) end
+      local f, x = nn.compile(gradients), nn.randn(3, 1, 13, 12)
+      local want, got = {gradients(x)}, {f(x)}
+      for i in ipairs(want) do assert.is_true(same(want[i], got[i])) end
+      local shape = f:explain():match "relu_backward %%%d+ (%b())"
+      assert.equal(("(3x5x%dx%d)"):format(pool(conv(x)):size(3), pool(conv(x)):size(4)), shape)
+    end
+  end)
 end)
 
 ---------------------------------------------------------------- arguments and results

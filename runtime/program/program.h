@@ -158,6 +158,7 @@ void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause);
 
 nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture and the first context */
 void nnl_program_simplify(nnl_program *p);       /* simplify.c: steps that nobody needs go */
+nnl_status nnl_program_reorder(nnl_program *p);  /* reorder.c: relu's gradient before that of max pooling */
 nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
