@@ -39,18 +39,21 @@
 #define T_(name) NNL_JOIN(name, _f32)
 #define V_(name) NNL_JOIN(vf_, name)
 #define LANES VF_LANES
+#define INDEX vi
 #include "conv_tile.h"
 #undef T
 #undef V
 #undef T_
 #undef V_
 #undef LANES
+#undef INDEX
 
 #define T double
 #define V vd
 #define T_(name) NNL_JOIN(name, _f64)
 #define V_(name) NNL_JOIN(vd_, name)
 #define LANES VD_LANES
+#define INDEX vl
 #include "conv_tile.h"
 
 /* ---------------------------------------------------------------- rows of images */

@@ -539,11 +539,38 @@ void K(T_(conv_depthwise_spread))(T *restrict out, int64_t out_column, int64_t o
 
 /* ---------------------------------------------------------------- windows of pixels */
 
+/* Windows of up to two vectors that overlap: what the next ones add to, too, stays in registers, where adding does not
+ * wait for the stores before. */
+VEC_INLINE void T_(spread_overlapping)(T *restrict out, int64_t step, const T *restrict in, int64_t columns, int64_t n)
+{
+    const int64_t width = (columns - 1) * step + n;
+    const int64_t low = n < LANES ? n : LANES, high = n - low;
+    INDEX ahead;
+    for (int i = 0; i < LANES; i++) ahead[i] = i + (int)step;
+    V first = V_(load_n)(out, width < LANES ? width : LANES);
+    V second = width > LANES ? V_(load_n)(out + LANES, width < 2 * LANES ? width - LANES : LANES) : V_(zero)();
+    for (int64_t column = 0; column < columns; column++, in += n, out += step) {
+        const int64_t left = width - column * step, more = left - 2 * LANES;
+        first = first + V_(load_n)(in, low);
+        if (high > 0) second = second + V_(load_n)(in + LANES, high);
+        T_(store_first)(out, first, left < LANES ? left : LANES);
+        if (column == columns - 1) break;
+        const V next = more <= 0 ? V_(zero)() : more < LANES ? V_(load_n)(out + 2 * LANES, more) : V_(load)(out + 2 * LANES);
+        first = V_(permute2)(first, second, ahead);
+        second = V_(permute2)(second, next, ahead);
+    }
+    if (high > 0) T_(store_first)(out + LANES, second, high);
+}
+
 /* out[column * out_column + piece * out_piece + i] += in[column][piece][i], columns one after the
  * other. */
 void K(T_(conv_spread))(T *restrict out, int64_t out_column, int64_t out_piece,
                         const T *restrict in, int64_t columns, int64_t pieces, int64_t n)
 {
+    if (pieces == 1 && out_column < n && out_column <= LANES && n <= 2 * LANES && columns > 0) {
+        T_(spread_overlapping)(out, out_column, in, columns, n);
+        return;
+    }
     for (int64_t column = 0; column < columns; column++) {
         for (int64_t piece = 0; piece < pieces; piece++, in += n) {
             T *to = out + column * out_column + piece * out_piece;

@@ -435,6 +435,7 @@ VEC_INLINE vd vd_trunc(vd x) { return vd_copysign(vd_floor(vd_abs(x)), x); }
 #if defined(VEC_AVX512)
 VEC_INLINE vf vf_permute(vf x, vi index) { return _mm512_permutexvar_ps((__m512i)index, x); }
 VEC_INLINE vf vf_permute2(vf x, vf y, vi index) { return _mm512_permutex2var_ps(x, (__m512i)index, y); }
+VEC_INLINE vd vd_permute2(vd x, vd y, vl index) { return _mm512_permutex2var_pd(x, (__m512i)index, y); }
 #else
 #if defined(VEC_AVX2)
 VEC_INLINE vf vf_permute(vf x, vi index) { return _mm256_permutevar8x32_ps(x, (__m256i)index); }
@@ -449,6 +450,12 @@ VEC_INLINE vf vf_permute(vf x, vi index)
 VEC_INLINE vf vf_permute2(vf x, vf y, vi index)
 {
     return vf_select(index < VF_LANES, vf_permute(x, index), vf_permute(y, index - VF_LANES));
+}
+VEC_INLINE vd vd_permute2(vd x, vd y, vl index)
+{
+    vd r;
+    for (int i = 0; i < VD_LANES; i++) r[i] = index[i] < VD_LANES ? x[index[i]] : y[index[i] - VD_LANES];
+    return r;
 }
 #endif
 
