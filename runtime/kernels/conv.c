@@ -31,7 +31,7 @@
 #ifdef __clang__
 #define UNROLL_FOR(i, count) _Pragma("clang loop unroll(full)") for (int i = 0; i < (count); i++)
 #else
-#define UNROLL_FOR(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)
+#define UNROLL_FOR(i, count) _Pragma("GCC unroll 32") for (int i = 0; i < (count); i++)
 #endif
 
 #define T float
@@ -41,6 +41,7 @@
 #define LANES VF_LANES
 #define INDEX vi
 #include "conv_tile.h"
+#include "conv_flat.h"
 #undef T
 #undef V
 #undef T_

@@ -37,6 +37,22 @@ typedef struct nnl_conv_sums {
     int64_t sums_step;
 } nnl_conv_sums;
 
+/* One input channel and few output channels: lanes are the elements of a row of results as they lie, columns x channels.
+ * period: vectors after which the same channels stand in the same lanes. */
+typedef struct nnl_conv_flat {
+    int64_t rows, columns, channels, period;
+    const float *x; /* first tap of pixel (0, 0); whole vectors are read, beyond the last row, too */
+    int64_t x_row;
+    int64_t taps[2]; /* rows x adjacent places; at most NNL_CONV_FLAT_TAPS of each */
+    float *y;        /* results, written; or their gradient, read */
+    int64_t y_row;
+    const float *w, *bias; /* taps x period vectors; period vectors, or NULL */
+    bool relu;
+    float *sums; /* instead of w: taps x period vectors, and for the bias, of sums over pixels */
+} nnl_conv_flat;
+
+#define NNL_CONV_FLAT_TAPS 11
+
 /* A weight in memory, and lanes: element (a, b, c, d, lane) at a step[0] + b step[1] + ... + lane
  * lane_step. */
 typedef struct nnl_conv_order {

@@ -8,22 +8,15 @@ typedef struct pairs {
     vi window[2], tap[2]; /* backward: from lanes of the places, two vectors of them, to those of the results */
 } pairs;
 
-/* Which run of `length` lanes each lane is in. */
-VEC_INLINE vi run_of(vi lane, int64_t length)
-{
-    return vf_to_vi((vi_to_vf(lane) + vf_set1(0.5f)) * vf_set1(1.0f / (float)length));
-}
-
 VEC_INLINE pairs pairs_of(int64_t inner)
 {
     pairs p = {.group = VF_LANES / inner * inner};
-    const vi width = vi_set1((int32_t)inner);
-    vi lane;
-    for (int i = 0; i < VF_LANES; i++) lane[i] = i;
-    p.left = lane + run_of(lane, inner) * width;
+    const int32_t count = (int32_t)inner;
+    const vi lane = vi_places(), width = vi_set1(count);
+    p.left = lane + vi_quotient(lane, count) * width;
     p.right = p.left + width;
     for (int half = 0; half < 2; half++) {
-        const vi at = lane + vi_set1(half * VF_LANES), place = run_of(at, inner), window = run_of(at, 2 * inner);
+        const vi at = lane + vi_set1(half * VF_LANES), place = vi_quotient(at, count), window = vi_quotient(at, 2 * count);
         p.window[half] = at - (place - window) * width;
         p.tap[half] = place - window - window;
     }

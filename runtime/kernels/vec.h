@@ -431,6 +431,13 @@ VEC_INLINE vd vd_trunc(vd x) { return vd_copysign(vd_floor(vd_abs(x)), x); }
 
 /* ---------------------------------------------------------------- lanes */
 
+/* 0, 1, 2 ... */
+VEC_INLINE vi vi_places(void)
+{
+    vi place;
+    for (int i = 0; i < VF_LANES; i++) place[i] = i;
+    return place;
+}
 /* Lane i of the result is lane index[i] of x, or of x and y one behind the other. */
 #if defined(VEC_AVX512)
 VEC_INLINE vf vf_permute(vf x, vi index) { return _mm512_permutexvar_ps((__m512i)index, x); }
@@ -477,6 +484,11 @@ VEC_INLINE vl vd_to_vl(vd x)
     return (vl)((vul)(x + magic) - (vul)magic);
 }
 
+/* x / length, for 0 <= x < 2^20 */
+VEC_INLINE vi vi_quotient(vi x, int32_t length)
+{
+    return vf_to_vi((vi_to_vf(x) + vf_set1(0.5f)) * vf_set1(1.0f / (float)length));
+}
 /* Bytes, one a lane.  Compilers take the general conversion apart, lane by lane. */
 #if defined(VEC_AVX512)
 VEC_INLINE vi vi_load_u8(const uint8_t *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)); }

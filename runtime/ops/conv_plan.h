@@ -106,4 +106,13 @@ nnl_conv_steps nnl_conv_steps_of(const nnl_tensor *w, const nnl_conv *v);
 /* Taps x input channels, output channels being the lanes; the order of sums in every kernel. */
 nnl_conv_order nnl_conv_order_of(const nnl_conv_plan *p, const nnl_conv_steps *w);
 
+/* ---- one input channel and few output channels (conv_flat.c) */
+
+bool nnl_conv_is_flat(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype);
+/* out is a dense image, bias contiguous. */
+nnl_status nnl_conv_flat_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out, const nnl_tensor *input,
+                                 const nnl_tensor *weight, const nnl_tensor *bias, bool relu);
+nnl_status nnl_conv_flat_grad_weight(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dw, nnl_tensor *db,
+                                     const nnl_tensor *dy, const nnl_tensor *input);
+
 #endif

@@ -129,6 +129,8 @@ static nnl_status forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                           const nnl_tensor *input, const nnl_tensor *weight, const nnl_tensor *bias,
                           bool relu)
 {
+    if (nnl_conv_is_flat(rt, v, (nnl_dtype)out->dtype))
+        return nnl_conv_flat_forward(rt, v, out, input, weight, bias, relu);
     nnl_conv_image x = nnl_conv_image_of(input, v);
     nnl_conv_plan p = nnl_conv_plan_make(rt, v, (nnl_dtype)out->dtype, &x, true);
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);

@@ -247,6 +247,8 @@ nnl_status nnl_conv_grad_weight(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *
         if (!db) return NNL_OK;
         if (dy->numel == 0) return nnl_fill(db, V_INT(0));
     }
+    if (dy->numel > 0 && dw->numel > 0 && nnl_conv_is_flat(rt, v, (nnl_dtype)dw->dtype))
+        return nnl_conv_flat_grad_weight(rt, v, dw, db, dy, input);
     nnl_conv_plan p = nnl_conv_plan_make(rt, v, (nnl_dtype)dw->dtype, &x, false);
     nnl_conv_steps w = nnl_conv_steps_of(dw, v);
     p.order = nnl_conv_order_of(&p, &w);
