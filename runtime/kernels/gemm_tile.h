@@ -326,7 +326,7 @@ VEC_INLINE void T_(add_rows)(const int ROWS, T *sums, const nnl_gemm_block *g, i
     }
     if (j < columns) {
         V sum = V_(load_n)(sums + j, columns - j);
-        UNROLL_FOR (r, ROWS) {
+        for (int r = 0; r < ROWS; r++) {
             sum = V_(fma)(x[r], V_(load_n)(b + r * b_step + j, columns - j), sum);
         }
         V_(store_n)(sums + j, sum, columns - j);
