@@ -79,6 +79,10 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     }
     const int64_t a_row = BY_ROW ? g->a_row : 1, a_depth = BY_ROW ? 1 : g->a_depth,
                   b_step = g->b_step;
+    /* C is on its way while the sums are made: stores would wait for lines that are far away. */
+    UNROLL_FOR (i, ROWS) {
+        UNROLL_FOR (v, VECTORS) __builtin_prefetch(c + i * g->c_row + v * LANES, 1);
+    }
     for (int64_t p = g->depth; p > 0; p--) {
         V row[TILE_VECTORS];
         UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * LANES);
