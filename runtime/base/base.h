@@ -43,7 +43,7 @@ typedef struct nnl_kernels nnl_kernels; /* kernels/kernels.h */
 typedef struct nnl_engine nnl_engine;   /* engine/engine.h */
 
 /* Blocks of up to 64 bytes, then four classes for each power of two. */
-#define NNL_SIZE_CLASSES 160
+#define NNL_SIZE_CLASSES 248 /* a class fits a byte; the last one holds 2^43 bytes and more */
 
 typedef struct nnl_heap {
     nnl_allocator allocate;

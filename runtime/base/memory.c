@@ -36,25 +36,30 @@ typedef struct free_block {
     struct free_block *next;
 } free_block;
 
-/* Class 0 holds up to 64 bytes; above, class 1 + 4 (b - 6) + quarter holds up to
- * 2^b + (quarter + 1) 2^(b - 2), and SLACK more if that is above SLACK_FROM.  Sizes beyond the last class give a
- * place beyond the table. */
+/* Class 0 holds up to 64 bytes; above, each power of two is cut into 4 classes, from 2^FINE on into 8: the part e of
+ * 2^b holds up to 2^b + (e + 1) 2^(b - 2) (or 2^(b - 3)), and SLACK more if that is above SLACK_FROM.  Sizes beyond the
+ * last class give a place beyond the table. */
+#define FINE 20
+#define FIRST_FINE (1 + 4 * (FINE - 6))
+
 static inline int class_of(size_t size)
 {
     if (size <= 64) return 0;
     if (size > SLACK_FROM + SLACK) size -= SLACK;
     unsigned long long last = (unsigned long long)size - 1;
     int b = 63 - __builtin_clzll(last);
-    return 1 + 4 * (b - 6) + (int)((last >> (b - 2)) & 3);
+    if (NNL_LIKELY(b < FINE)) return 1 + 4 * (b - 6) + (int)((last >> (b - 2)) & 3);
+    return FIRST_FINE + 8 * (b - FINE) + (int)((last >> (b - 3)) & 7);
 }
 
 /* What a block of the class takes from the host; 0 when size_t cannot say it. */
 static inline size_t class_bytes(int class)
 {
     if (class == 0) return 64 + HEADER;
-    int b = 6 + (class - 1) / 4;
-    unsigned long long quarters = 5 + (unsigned)((class - 1) & 3);
-    unsigned long long bytes = (quarters << (b - 2)) + HEADER;
+    bool fine = class >= FIRST_FINE;
+    int b = fine ? FINE + (class - FIRST_FINE) / 8 : 6 + (class - 1) / 4;
+    unsigned long long parts = fine ? 9 + (unsigned)((class - FIRST_FINE) & 7) : 5 + (unsigned)((class - 1) & 3);
+    unsigned long long bytes = (parts << (fine ? b - 3 : b - 2)) + HEADER;
     if (bytes > SLACK_FROM + HEADER) bytes += SLACK;
     return bytes > SIZE_MAX ? 0 : (size_t)bytes;
 }
