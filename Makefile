@@ -84,7 +84,7 @@ FILES_NOTE := $(BUILD)/gen/files
 .PHONY: FORCE all help test mnist install uninstall check check-all clean c-specs asan ubsan asan-build asan-c-specs tsan isa \
         oom ulp deps fmt lint bench bench-ops bench-curves valgrind symbols annotations
 .DEFAULT_GOAL := all
-all: $(BUILD)/nnlua $(BUILD)/nnlua.so $(BUILD)/libnnlua.a $(BUILD)/libnnlua.so
+all: $(BUILD)/nnlua $(BUILD)/nnlua.so $(BUILD)/libnnlua.a $(BUILD)/libnnlua.so $(BUILD)/libnnlua_lua.a
 
 # ---- generated
 # note TEXT: the target, written only when its text is another one.
@@ -136,6 +136,11 @@ $(BUILD)/libnnlua.a: $(LIB_O) $(FILES_NOTE)
 	@rm -f $@
 	$(call SAY,AR,$@)$(AR) rcs $@ $(filter %.o,$^)
 
+# The binding for hosts with a lua_State of their own; it is linked with libnnlua.a, whose inside it uses.
+$(BUILD)/libnnlua_lua.a: $(GLUE_O) $(FILES_NOTE)
+	@rm -f $@
+	$(call SAY,AR,$@)$(AR) rcs $@ $(filter %.o,$^)
+
 $(BUILD)/libnnlua.so: $(LIB_O) $(FILES_NOTE)
 	$(call SAY,LINK,$@)$(CC) -shared $(SANITIZE) -Wl,-soname,libnnlua.so.0 -Wl,--no-undefined -o $@ $(filter %.o,$^) $(LIBS)
 
@@ -147,7 +152,7 @@ $(BUILD)/nnlua: $(OBJ)/bindings/nnlua.o $(OBJ)/bindings/repl.o $(GLUE_O) $(LIB_O
 
 # ---- what users type
 help:
-	@echo 'make            build/nnlua, build/nnlua.so, build/libnnlua.a and .so   (BLAS=openblas|none, BUILD=dir, CC=)'
+	@echo 'make            build/nnlua, build/nnlua.so, build/libnnlua.a and .so, build/libnnlua_lua.a   (BLAS=openblas|none, BUILD=dir, CC=)'
 	@echo 'make mnist      installs what is missing, builds, trains on real images'
 	@echo 'make test       installs what is missing, builds, runs all specs'
 	@echo 'make install    PREFIX=/usr/local DESTDIR=     make uninstall'
@@ -174,19 +179,21 @@ install: all $(BUILD)/nnlua.d.lua
 	install -m 755 $(BUILD)/nnlua $(DESTDIR)$(PREFIX)/bin/nnlua
 	install -m 755 $(BUILD)/nnlua.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/nnlua.so
 	install -m 644 $(BUILD)/libnnlua.a $(DESTDIR)$(PREFIX)/lib/libnnlua.a
+	install -m 644 $(BUILD)/libnnlua_lua.a $(DESTDIR)$(PREFIX)/lib/libnnlua_lua.a
 	install -m 755 $(BUILD)/libnnlua.so $(DESTDIR)$(PREFIX)/lib/libnnlua.so.$(VERSION)
 	ln -sf libnnlua.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libnnlua.so.0
 	ln -sf libnnlua.so.0 $(DESTDIR)$(PREFIX)/lib/libnnlua.so
 	install -m 644 runtime/nnlua.h bindings/nnlua_lua.h $(DESTDIR)$(PREFIX)/include
 	install -m 644 $(BUILD)/nnlua.d.lua $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua
 	install -m 644 bindings/nnlua/data/* $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua/data
-	sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(LIBS)|' scripts/dev/nnlua.pc.in \
-	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/nnlua.pc
+	for pc in nnlua nnlua-lua; do \
+	  sed 's|@PREFIX@|$(PREFIX)|; s|@VERSION@|$(VERSION)|; s|@LIBS@|$(LIBS)|' scripts/dev/$$pc.pc.in \
+	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/$$pc.pc || exit 1; done
 
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/bin/nnlua $(DESTDIR)$(PREFIX)/lib/lua/5.4/nnlua.so $(DESTDIR)$(PREFIX)/lib/libnnlua.a \
-	  $(DESTDIR)$(PREFIX)/lib/libnnlua.so* $(DESTDIR)$(PREFIX)/include/nnlua.h $(DESTDIR)$(PREFIX)/include/nnlua_lua.h \
-	  $(DESTDIR)$(PREFIX)/lib/pkgconfig/nnlua.pc
+	  $(DESTDIR)$(PREFIX)/lib/libnnlua_lua.a $(DESTDIR)$(PREFIX)/lib/libnnlua.so* $(DESTDIR)$(PREFIX)/include/nnlua.h \
+	  $(DESTDIR)$(PREFIX)/include/nnlua_lua.h $(DESTDIR)$(PREFIX)/lib/pkgconfig/nnlua.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/nnlua-lua.pc
 	rm -rf $(DESTDIR)$(PREFIX)/share/lua/5.4/nnlua
 
 # ---- checks
@@ -212,9 +219,9 @@ $(BUILD)/spec/%: spec/%.c $(BUILD)/libnnlua.a
 	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) -MMD -MP -o $@ $< $(BUILD)/libnnlua.a $(LIBS)
 
 # A host with a lua_State of its own.
-$(BUILD)/spec/embed_lua: spec/embed_lua.c $(GLUE_O) $(BUILD)/libnnlua.a
+$(BUILD)/spec/embed_lua: spec/embed_lua.c $(BUILD)/libnnlua_lua.a $(BUILD)/libnnlua.a
 	@mkdir -p $(@D)
-	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) $(LUA_CFLAGS) -MMD -MP -o $@ $< $(GLUE_O) $(BUILD)/libnnlua.a $(LIBS) $(LUA_LIBS)
+	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) $(LUA_CFLAGS) -MMD -MP -o $@ $< $(BUILD)/libnnlua_lua.a $(BUILD)/libnnlua.a $(LIBS) $(LUA_LIBS)
 
 c-specs: $(C_SPECS)
 	@scripts/dev/sum.sh $(C_SPECS)
