@@ -162,6 +162,19 @@ local steps = {
       return y ~= nil
     end,
   },
+  ["checkpoints in one another"] = {
+    make = function() return {x = nn.arange(1, 6):to("f32"):reshape(2, 3):requires_grad_()} end,
+    run = function(m)
+      m.x.grad = nil
+      nn.manual_seed(8)
+      nn.checkpoint(function(x)
+        local y = nn.checkpoint(function(v) return nn.F.dropout(v:tanh(), 0.3) * v end, x * 2)
+        y[1]:mul_(2)
+        return y:exp()
+      end, m.x):sum():backward()
+      return m.x.grad:sum():item()
+    end,
+  },
   ["text and tables"] = {
     make = function() return {} end,
     run = function()

@@ -49,7 +49,8 @@ local function make(name, least, most, form)
     if not self.training and mean then
       return batch_norm(input, mean, var, self.weight, self.bias, false, 0, self.eps)
     end
-    local momentum, batches = self.momentum, self.num_batches_tracked
+    if native.recomputing() then mean, var = nil, nil end -- this batch was counted
+    local momentum, batches = self.momentum, mean and self.num_batches_tracked
     return batch_norm(input, mean, var, self.weight, self.bias, true, momentum or 0, self.eps, batches,
       mean ~= nil and momentum == nil)
   end

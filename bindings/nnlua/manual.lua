@@ -30,6 +30,12 @@ manual.functions = {
     "f function; ... any", "any ..."},
   {"enable_grad", "nn.enable_grad(f, ...)", "Calls f(...) with recording for gradients, within no_grad.", nil,
     "f function; ... any", "any ..."},
+  {"checkpoint", "nn.checkpoint(f, ...)",
+    "Calls f(...) and returns its results without keeping what lies between them and the arguments; backward calls "
+      .. "f(...) again, with the same random numbers, when it needs the values.  Less memory for more time; the "
+      .. "gradients are the same.  f must do the same each time and change nothing outside; running statistics "
+      .. "count once.  arXiv:1604.06174.", "local x = nn.ones(2, {requires_grad = true}); "
+      .. "return nn.checkpoint(function(y) return (y * 2):exp() end, x)", "f function; ... any", "any ..."},
   {"is_grad_enabled", "nn.is_grad_enabled()", "Whether ops are recorded for gradients.", "nn.is_grad_enabled()", "",
     "boolean"},
   {"detect_anomaly", "nn.detect_anomaly(on)",
