@@ -131,21 +131,24 @@ void nnl_lua_close_hooks(nnl_lua *state)
     state->kept = NULL;
 }
 
-nnl_status nnl_lua_keep(lua_State *L, nnl_lua *state, nnl_lua_kept **out)
+nnl_lua_kept *nnl_lua_keep(lua_State *L, nnl_lua *state)
 {
     void *block;
     int reference = luaL_ref(L, LUA_REGISTRYINDEX);
     nnl_status status = nnl_alloc(state->rt, sizeof(nnl_lua_kept), &block);
+    if (status == NNL_ENOMEM) {
+        nnl_lua_free_memory(L, state->rt);
+        status = nnl_alloc(state->rt, sizeof(nnl_lua_kept), &block);
+    }
     if (status != NNL_OK) {
         luaL_unref(L, LUA_REGISTRYINDEX, reference);
-        return status;
+        nnl_lua_raise(L, state->rt);
     }
     nnl_lua_kept *kept = block;
     *kept = (nnl_lua_kept){.state = state, .reference = reference, .rt = state->rt, .next = state->kept, .place = &state->kept};
     if (kept->next) kept->next->place = &kept->next;
     state->kept = kept;
-    *out = kept;
-    return NNL_OK;
+    return kept;
 }
 
 void nnl_lua_drop_kept(void *user)
@@ -217,15 +220,13 @@ static int lua_register_hook(lua_State *L)
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "register_hook");
     nnl_lua_check_end(L, 2, "register_hook");
     if (!lua_isfunction(L, 2)) return nnl_lua_error(L, "register_hook: argument 2 must be a function, got %s", luaL_typename(L, 2));
-    nnl_lua_kept *kept;
     lua_pushvalue(L, 2);
-    nnl_status status = nnl_lua_keep(L, state, &kept);
+    nnl_lua_kept *kept = nnl_lua_keep(L, state);
     int64_t id = 0;
-    if (status == NNL_OK) {
-        status = nnl_hook_add(t, hook_call, nnl_lua_drop_kept, kept, &id);
-        if (status != NNL_OK) nnl_lua_drop_kept(kept);
+    if (nnl_hook_add(t, hook_call, nnl_lua_drop_kept, kept, &id) != NNL_OK) {
+        nnl_lua_drop_kept(kept);
+        return nnl_lua_raise(L, state->rt);
     }
-    if (status != NNL_OK) return nnl_lua_raise(L, state->rt);
     lua_createtable(L, 0, 1);
     lua_pushlightuserdata(L, state);
     lua_pushvalue(L, 1);

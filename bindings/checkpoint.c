@@ -54,10 +54,14 @@ static int lua_checkpoint(lua_State *L)
     }
     lua_pushinteger(L, count);
     lua_rawseti(L, -2, 0);
-    nnl_lua_kept *kept;
+    nnl_lua_kept *kept = nnl_lua_keep(L, state);
     nnl_keeping before;
-    if (nnl_lua_keep(L, state, &kept) != NNL_OK) return nnl_lua_raise(L, rt);
-    if (nnl_segment_open(rt, again, nnl_lua_drop_kept, kept, &before) != NNL_OK) {
+    nnl_status opened = nnl_segment_open(rt, again, nnl_lua_drop_kept, kept, &before);
+    if (opened == NNL_ENOMEM) {
+        nnl_lua_free_memory(L, rt);
+        opened = nnl_segment_open(rt, again, nnl_lua_drop_kept, kept, &before);
+    }
+    if (opened != NNL_OK) {
         nnl_lua_drop_kept(kept);
         return nnl_lua_raise(L, rt);
     }

@@ -40,7 +40,7 @@ typedef struct nnl_lua_kept {
     nnl_runtime *rt;
     struct nnl_lua_kept *next, **place;
 } nnl_lua_kept;
-nnl_status nnl_lua_keep(lua_State *L, nnl_lua *state, nnl_lua_kept **out); /* the value on top, which goes */
+nnl_lua_kept *nnl_lua_keep(lua_State *L, nnl_lua *state); /* the value on top, which goes; raises when memory is short */
 void nnl_lua_drop_kept(void *kept);
 /* Calls function(value, light userdata a, light userdata b) under lua_pcall; what it raises becomes the message. */
 nnl_status nnl_lua_call_kept(const nnl_lua_kept *kept, const char *name, lua_CFunction function, void *a, void *b);
