@@ -335,6 +335,84 @@ describe("a captured function", function()
   end)
 end)
 
+---------------------------------------------------------------- what is computed once
+
+describe("a captured function computes", function()
+  -- How many steps with this op its program has.
+  local function steps(f, op)
+    local _, count = f:explain():gsub("[ +=]" .. op .. " ", "")
+    return count
+  end
+
+  it("what is written twice once, and anew behind a change", function()
+    local w = nn.randn(3, 3)
+    local function plain(x, change)
+      local a = (x * 2):matmul(w):t()
+      if change == "w" then w:add_(1) elseif change == "x" then x:add_(1) end
+      return a - (x * 2):matmul(w):t() * 0.5
+    end
+    for change, wanted in pairs {none = 1, w = 2, x = 2} do
+      local f, first, x = nn.compile(plain), w:clone(), nn.randn(3, 3)
+      for _ = 1, 2 do
+        local y = x:clone()
+        local eager = plain(y, change)
+        w:copy_(first)
+        assert.is_true(same(eager, f(x:clone(), change)))
+        w:copy_(first)
+      end
+      assert.equal(wanted, steps(f, "matmul"), change)
+    end
+  end)
+
+  it("results that are equal as tensors of their own", function()
+    local f = nn.compile(function(x) return x:matmul(x), x:matmul(x), x:matmul(x):sum() end)
+    local a, b = f(nn.ones(2, 2))
+    a:fill_(7)
+    assert.equal(2, b[{1, 1}]:item())
+    assert.equal(2, steps(f, "matmul"))
+  end)
+
+  it("what is random each time it is written", function()
+    local f = nn.compile(function(x) return nn.F.dropout(x, 0.5) - nn.F.dropout(x, 0.5) end)
+    assert.is_true((f(nn.ones(100)):abs():sum() > 0))
+    assert.equal(2, steps(f, "dropout"))
+  end)
+
+  it("what depends on constants only at capture, but not what depends on tensors outside", function()
+    local w = nn.ones(3, 3)
+    local f = nn.compile(function(x)
+      local mask = nn.ones(3, 3):tril():cumsum(1)
+      return x:matmul(mask) + w:tril():cumsum(1)
+    end)
+    for i = 1, 3 do
+      w:fill_(i)
+      assert.same({{1 + i, 0, 0}, {3 + 2 * i, 1 + i, 0}, {6 + 3 * i, 3 + 2 * i, 1 + i}},
+        f(nn.tensor {{1, 0, 0}, {1, 1, 0}, {1, 1, 1}}):totable())
+    end
+    assert.equal(1, steps(f, "cumsum"))
+    assert.equal(1, steps(f, "tril"))
+  end)
+
+  it("constants that it changes, or hands out, anew for each run", function()
+    local f = nn.compile(function(x)
+      local z = nn.zeros(3) + 1
+      z:add_(x)
+      return z, nn.full({2}, 3) * 2
+    end)
+    for _ = 1, 3 do
+      local z, c = f(nn.tensor {1, 2, 3})
+      assert.same({2, 3, 4}, z:totable())
+      assert.same({6, 6}, c:totable())
+      c:fill_(0)
+    end
+  end)
+
+  it("an error of a constant when it runs", function()
+    local f = nn.compile(function(x) return x + nn.zeros(2, 2):index_select(1, nn.arange(2, 3)) end)
+    assert.matches("index_select", message(f, nn.ones(2, 2)), 1, true)
+  end)
+end)
+
 ---------------------------------------------------------------- what cannot be captured
 
 describe("compile refuses", function()
@@ -416,27 +494,39 @@ end)
 
 local unary = {"relu", "sigmoid", "tanh", "exp", "neg", "abs", "square", "silu"}
 
--- A function of six tensors that applies a random list of elementwise ops, reductions and changes of w.
+-- A function of six tensors that applies a random list of elementwise ops, reductions and changes of w.  Some are
+-- applied twice, with a change of w or of an argument between them or not; some depend on nothing or are random.
 local function random_function(random, w)
   local list = {}
-  for i = 1, random(40) do list[i] = {random(6) < 4, random(1000), random(1000), random(1000)} end
+  for i = 1, random(40) do
+    list[i] = {random(6) < 4, random(1000), random(1000), random(1000), random(10), random(4)}
+  end
   return function(...)
     local v = {...}
+    local changed = v[1]:clone()
+    local function apply(s, x, y)
+      local kind = s[4] % 8
+      if s[1] then return nn[unary[s[4] % #unary + 1]](x):clamp(-3, 3) end
+      if kind == 0 then return x + y end
+      if kind == 1 then return x * y * 0.5 end
+      if kind == 2 then return nn.where(x:gt(y), x, y) end
+      if kind == 3 then return (x - y) ^ 2 end
+      if kind == 4 then return x * (nn.full({1}, s[2] % 5) / 7 + nn.ones(1):exp()) end
+      if kind == 5 then return x + nn.rand(1) end
+      if kind == 6 then return w * x + changed:mean() end
+      w:add_((x + y):tanh():mean())
+      return w * x
+    end
     for _, s in ipairs(list) do
-      local x, y, kind = v[s[2] % #v + 1], v[s[3] % #v + 1], s[4] % 5
-      local z
-      if not s[1] then z = nn[unary[s[4] % #unary + 1]](x):clamp(-3, 3)
-      elseif kind == 0 then z = x + y
-      elseif kind == 1 then z = x * y * 0.5
-      elseif kind == 2 then z = nn.where(x:gt(y), x, y)
-      elseif kind == 3 then z = (x - y) ^ 2
-      else
-        w:add_((x + y):tanh():mean())
-        z = w * x
+      local x, y = v[s[2] % #v + 1], v[s[3] % #v + 1]
+      local z = apply(s, x, y)
+      if s[5] <= 3 then
+        if s[6] == 1 then w:mul_(0.9) elseif s[6] == 2 then changed:add_(1) end
+        z = z - apply(s, x, y) * 0.7
       end
       v[#v + 1] = z
     end
-    local results = {v[#v]} -- and every third: the others stay inside a chain
+    local results = {v[#v], changed} -- and every third: the others stay inside a chain
     for i = 7, #v, 3 do results[#results + 1] = v[i] end
     return results
   end
@@ -458,12 +548,16 @@ describe("random elementwise programs", function()
       local w = nn.randn(n, m)
       local first = w:clone()
       local f = random_function(random, w)
+      nn.manual_seed(trial)
       local wanted = f(table.unpack(inputs))
+      local next_number = nn.rand(1)
       local w_wanted = w:clone()
       local compiled = nn.compile(f)
       for _ = 1, 2 do
         w:copy_(first)
+        nn.manual_seed(trial)
         local got = compiled(table.unpack(inputs))
+        assert.is_true(same(next_number, nn.rand(1)))
         assert.equal(#wanted, #got)
         for i = 1, #wanted do assert.is_true(same(wanted[i], got[i]), ("trial %d, result %d"):format(trial, i)) end
         assert.is_true(same(w_wanted, w))

@@ -48,7 +48,7 @@ static void make_values(nnl_context *x)
         const nnl_buffer *buffer = &p->buffer[b];
         bool fixed = (buffer->kind == NNL_BUFFER_OUTER || buffer->kind == NNL_BUFFER_CONST) && !nnl_buffer_is_copied(buffer);
         x->storage[b] = (nnl_storage){.refs = 1, .bytes = buffer->bytes, .rt = x->rt};
-        if (fixed) x->storage[b].data = buffer->storage->data;
+        if (fixed && buffer->storage) x->storage[b].data = buffer->storage->data;
         else if (!buffer->escapes && buffer->first >= 0) x->storage[b].data = x->arena + buffer->place;
         if (x->storage[b].data) place_values(x, b);
     }

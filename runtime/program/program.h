@@ -107,6 +107,7 @@ typedef struct nnl_step {
     bool relu;            /* the positive part of result 0, in the op's last pass */
     bool draws;           /* uses .random */
     int16_t call_attr;    /* attribute that holds an earlier call's number (from the run's first), or -1 */
+    uint64_t run_again;   /* number of the checkpointed function's run again that it belongs to, 0: none */
     int32_t live;         /* attributes come from the live table of this number, or -1 */
     const char *where;    /* script line */
 } nnl_step;
@@ -154,10 +155,18 @@ typedef struct nnl_capture_pause { nnl_recorder *recorder; bool capturing; } nnl
 nnl_capture_pause nnl_capture_suspend(nnl_runtime *rt);
 void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause);
 
+bool nnl_same_form(const nnl_tensor *a, const nnl_tensor *b); /* type, shape, strides */
+bool nnl_same_attribute(const nnl_value *a, const nnl_value *b);
+/* Whether the step does nothing but fill temporary buffers that no other writes, from its inputs alone; writes: how
+ * many steps write into each buffer. */
+int nnl_step_count_writes(const nnl_program *p, const nnl_step *step, uint32_t *writes); /* returns those to what is outside */
+bool nnl_step_is_pure(const nnl_program *p, const nnl_step *step, const uint32_t *writes);
+
 /* ---------------------------------------------------------------- passes: each keeps the meaning */
 
 nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture and the first context */
-void nnl_program_simplify(nnl_program *p);       /* simplify.c: steps that nobody needs go */
+nnl_status nnl_program_simplify(nnl_program *p); /* simplify.c: steps that nobody needs go, and equal ones */
+nnl_status nnl_program_constants(nnl_program *p); /* constants.c: what depends on constants only is computed now */
 nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
