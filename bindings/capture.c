@@ -278,12 +278,22 @@ static nnl_lua_entry *push_agreed(lua_State *L, nnl_lua *state, const nnl_lua_co
     return before;
 }
 
-static void finish(lua_State *L, nnl_lua *state, nnl_lua_entry *e, const nnl_lua_arguments *a, int place)
+/* The programs of a function share the memory between their steps. */
+static nnl_context *other_context(const nnl_lua_compiled *compiled)
+{
+    for (int i = 0; i < compiled->count; i++) {
+        if (compiled->entry[i]->context) return compiled->entry[i]->context;
+    }
+    return NULL;
+}
+
+static void finish(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compiled, nnl_lua_entry *e,
+                   const nnl_lua_arguments *a, int place)
 {
     nnl_runtime *rt = state->rt;
     if (e->program) {
         NNL_LUA_TRY(L, rt, nnl_program_finish(e->program));
-        NNL_LUA_TRY(L, rt, nnl_context_new(e->program, rt, &e->context));
+        NNL_LUA_TRY(L, rt, nnl_context_new_beside(e->program, rt, other_context(compiled), &e->context));
         collect_live(L, state, e, place);
     }
     NNL_LUA_TRY(L, rt, nnl_alloc(rt, a->key_size, &e->key));
@@ -309,13 +319,14 @@ static void enlist(lua_State *L, nnl_lua_compiled *compiled, nnl_lua_entry *e)
     lua_rawseti(L, -2, place + 1);
     lua_pop(L, 2);
     compiled->entry[place] = e;
+    e->used = ++compiled->clock;
 }
 
 nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled, const nnl_lua_arguments *arguments)
 {
     int last_argument = lua_gettop(L);
     nnl_lua_entry *e = push_agreed(L, state, compiled, arguments, last_argument);
-    finish(L, state, e, arguments, lua_gettop(L));
+    finish(L, state, compiled, e, arguments, lua_gettop(L));
     enlist(L, compiled, e);
     lua_settop(L, last_argument);
     return e;

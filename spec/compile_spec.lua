@@ -262,10 +262,46 @@ describe("a captured function", function()
   end)
 
   it("keeps a few programs and drops the one not used for longest", function()
-    local f = nn.compile(function(x) return x + 1 end)
+    local captured
+    local f = nn.compile(function(x)
+      captured = x:size(1)
+      return x + 1
+    end)
     for round = 1, 2 do
       for n = 1, 12 do assert.same(nn.full({n}, 2 + round):totable(), f(nn.full({n}, 1 + round)):totable()) end
     end
+    for _, call in ipairs {{5, false}, {13, true}, {7, false}, {5, false}, {6, true}} do
+      captured = nil
+      f(nn.ones(call[1]))
+      assert.equal(call[2] and call[1] or nil, captured)
+    end
+  end)
+
+  it("holds memory between its steps for the largest of its programs only", function()
+    local w = nn.randn(64, 64)
+    local function plain(x) return ((x:matmul(w):tanh():matmul(w) + 1):softmax(-1):matmul(w)):sum(1) end
+    local f, kb = nn.compile(plain), 64 * 4
+    local function held()
+      collectgarbage()
+      collectgarbage()
+      return nn.memory().live
+    end
+    local function check(rows)
+      local x = nn.randn(rows, 64)
+      assert.is_true(same(plain(x), f(x)))
+    end
+    local before = held()
+    for _, rows in ipairs {2800, 400, 1600, 4000, 800, 3200, 3600, 1200} do check(rows) end
+    for _ = 1, 2 do
+      for _, rows in ipairs {2800, 4000, 400, 3600} do check(rows) end
+    end
+    local most = held() - before
+    assert.is_true(most > 2 * 4000 * kb and most < 3 * 4000 * kb, most)
+    for rows = 1, 9 do -- the last of them meets no large one any more
+      check(rows)
+      collectgarbage()
+    end
+    assert.is_true(held() - before < 4000 * kb, held() - before)
   end)
 
   it("gives fresh results", function()

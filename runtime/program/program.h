@@ -52,6 +52,12 @@ static inline bool nnl_buffer_is_copied(const nnl_buffer *b)
     return b->kind == NNL_BUFFER_CONST && (b->written || b->escapes);
 }
 
+/* Once lifetimes are known. */
+static inline bool nnl_buffer_is_in_arena(const nnl_buffer *b)
+{
+    return (b->kind == NNL_BUFFER_TEMP || nnl_buffer_is_copied(b)) && !b->escapes && b->first >= 0;
+}
+
 typedef struct nnl_program_value {
     int32_t buffer, next; /* next value of the same buffer */
     int64_t offset;       /* bytes from the buffer's beginning; for INPUT from the argument's first element */
@@ -180,7 +186,8 @@ size_t nnl_program_explain(const nnl_program *p, const nnl_context *times, char 
 /* values: the context's tensors. */
 nnl_status nnl_chain_run(nnl_runtime *rt, const nnl_chain *chain, const nnl_tensor *values);
 
-
+/* nnl_context_new() that shares the memory between the steps with another context of the runtime (NULL: none). */
+nnl_status nnl_context_new_beside(nnl_program *program, nnl_runtime *rt, nnl_context *other, nnl_context **out);
 /* Sets an attribute of a step for the runs to come: a number that the script may change between runs. */
 void nnl_context_set(nnl_context *context, int step, int attr, nnl_value value);
 /* Microseconds that a step took in the quickest run under the profiler; -1 when there was none. */
