@@ -141,6 +141,7 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods);    /* tenso
 void nnl_lua_open_table(lua_State *L, nnl_lua *state, int methods);     /* table.c: tensor(), totable, item */
 void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods);  /* autograd.c */
 void nnl_lua_open_checkpoint(lua_State *L, nnl_lua *state);             /* checkpoint.c */
+void nnl_lua_open_prefetch(lua_State *L, nnl_lua *state);               /* prefetch.c: the loader's threads */
 void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods);  /* registry.c: ops(), memory, profile ... */
 void nnl_lua_open_files(lua_State *L, nnl_lua *state, int methods);     /* files.c */
 void nnl_lua_open_capture(lua_State *L, nnl_lua *state);                /* capture.c */

@@ -418,6 +418,7 @@ static void push_native(lua_State *L, nnl_lua *state)
     nnl_lua_open_table(L, state, methods);
     nnl_lua_open_autograd(L, state, methods);
     nnl_lua_open_checkpoint(L, state);
+    nnl_lua_open_prefetch(L, state);
     nnl_lua_open_registry(L, state, methods);
     nnl_lua_open_files(L, state, methods);
     nnl_lua_open_capture(L, state);

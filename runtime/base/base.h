@@ -5,6 +5,7 @@
 
 #include "../nnlua.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 /* ---------------------------------------------------------------- status */
@@ -129,6 +130,9 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
 /* The pool of a runtime with more than one thread; its workers are started by the first nnl_parallel(). */
 nnl_status nnl_pool_new(nnl_runtime *rt);
 void nnl_pool_free(nnl_runtime *rt); /* ends the workers; NULL pool is allowed */
+
+/* A thread beside the pool's, which its owner joins; returns 0 or an error number. */
+int nnl_thread_start(pthread_t *thread, void *(*run)(void *), void *argument);
 
 /* Whether the running call is to stop.  Stays so until the request is taken. */
 static inline bool nnl_is_cancelled(const nnl_runtime *rt)

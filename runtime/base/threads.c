@@ -241,27 +241,33 @@ nnl_status nnl_pool_new(nnl_runtime *rt)
     return NNL_OK;
 }
 
-/* Workers leave signals to the host's threads, except those that their own faults raise: blocked,
- * these would end the process past the host's handlers. */
-static void start_workers(nnl_runtime *rt, nnl_pool *pool)
+/* It leaves signals to the host's threads, except those that its own faults raise: blocked, these would end the
+ * process past the host's handlers. */
+int nnl_thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
 {
     static const int own_faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
-    pool->started = true;
     sigset_t blocked, before;
     sigfillset(&blocked);
     for (int i = 0; i < NNL_COUNT(own_faults); i++)
         sigdelset(&blocked, own_faults[i]);
     pthread_attr_t attributes;
     int problem = pthread_attr_init(&attributes);
-    if (!problem) {
-        pthread_attr_setstacksize(&attributes, STACK_BYTES);
-        pthread_sigmask(SIG_SETMASK, &blocked, &before);
-        while (!problem && pool->workers < pool->wanted) {
-            problem = pthread_create(&pool->threads[pool->workers], &attributes, worker, pool);
-            if (!problem) pool->workers++;
-        }
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        pthread_attr_destroy(&attributes);
+    if (problem) return problem;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    problem = pthread_create(thread, &attributes, run, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return problem;
+}
+
+static void start_workers(nnl_runtime *rt, nnl_pool *pool)
+{
+    int problem = 0;
+    pool->started = true;
+    while (!problem && pool->workers < pool->wanted) {
+        problem = nnl_thread_start(&pool->threads[pool->workers], worker, pool);
+        if (!problem) pool->workers++;
     }
     if (problem) {
         nnl_log_message(rt, NNL_LOG_WARNING, "only %d of %d threads could be started (error %d)",
