@@ -69,6 +69,61 @@ describe("a captured training step", function()
     end)
   end
 
+  -- Options that decide what is kept for a parameter, switched on and off between the steps.
+  for _, switch in ipairs {
+    {"SGD", "momentum", 0.9, 0}, {"RMSprop", "momentum", 0.5, 0}, {"RMSprop", "centered", true, false},
+    {"AdamW", "amsgrad", true, false}, {"SGD", "nesterov", true, false},
+  } do
+    it(("follows %s's %s"):format(switch[1], switch[2]), function()
+      local function run(wrap)
+        nn.manual_seed(4)
+        local w = nn.randn(5, {requires_grad = true})
+        local opt = nn.optim[switch[1]]({w}, {lr = 0.1, momentum = switch[2] == "nesterov" and 0.7 or nil})
+        local step = wrap(function(x)
+          local loss = ((w - x) ^ 2):sum()
+          opt:zero_grad()
+          loss:backward()
+          opt:step()
+        end)
+        for i = 0, 11 do
+          opt.param_groups[1][switch[2]] = i // 3 % 2 == 1 and switch[3] or switch[4]
+          step(nn.randn(5))
+        end
+        return w
+      end
+      assert.is_true(same(run(function(f) return f end), run(nn.compile)))
+    end)
+  end
+
+  it("follows an optimizer's state that is loaded, and a group that is added", function()
+    local function run(wrap)
+      nn.manual_seed(4)
+      local w, v = nn.randn(5, {requires_grad = true}), nn.randn(2, {requires_grad = true})
+      local opt = nn.optim.Adam({w}, {lr = 0.1})
+      local fresh = opt:state_dict {copy = true}
+      local step = wrap(function(x)
+        local loss = ((w - x) ^ 2 + v:sum()):sum()
+        opt:zero_grad()
+        loss:backward()
+        opt:step()
+      end)
+      local function steps()
+        for _ = 1, 3 do step(nn.randn(5)) end
+      end
+      steps()
+      local state = opt:state_dict {copy = true}
+      steps()
+      opt:load_state_dict(state)
+      steps()
+      opt:load_state_dict(fresh)
+      steps()
+      opt:add_param_group {params = {v}, lr = 0.3}
+      steps()
+      return {w:totable(), v:totable()}
+    end
+    assert.same(run(function(f) return f end), run(nn.compile))
+  end)
+
   it("adds to gradients that stand", function()
     local function run(wrap)
       nn.manual_seed(1)
