@@ -25,6 +25,24 @@ local programs = {helpers.build .. "/nnlua", os.getenv "LUA" or "lua5.4"}
 
 ---------------------------------------------------------------- limits
 
+describe("The peaks of memory", function()
+  it("are those since the last reset, with and without what is kept for reuse", function()
+    settle()
+    nn.memory "trim"
+    local start = nn.memory "reset"
+    assert.same({start.live, start.held}, {start.peak_live, start.peak})
+    local x <close> = nn.zeros(1 << 18)
+    nn.ones(1 << 20):free()
+    local after = nn.memory()
+    local wanted = start.live + (5 << 20)
+    assert.is_true(after.peak_live >= wanted and after.peak_live < wanted + 10000)
+    assert.is_true(after.peak >= after.peak_live and x ~= nil)
+    after = nn.memory "reset"
+    assert.is_true(after.peak_live == after.live and after.live < start.live + (1 << 20) + 10000)
+    assert.is_true(after.peak == after.held)
+  end)
+end)
+
 describe("A memory limit", function()
   local text = [[
     local nn = require "nnlua"

@@ -46,10 +46,11 @@ manual.functions = {
     "nn.profile(function() nn.randn(64, 64):matmul(nn.randn(64, 64)) end)[1].op", "f function; ... any",
     "{op: string, calls: integer, seconds: number, bytes: integer}[]"},
   {"memory", 'nn.memory([what])',
-    'Bytes for tensors: {live, held (with what is kept for reuse), peak, limit, calls (of the allocator), tensors}.  '
-      .. '"reset" starts a new peak, "trim" gives back what is kept.', "nn.memory().live >= 0",
+    'Bytes for tensors: {live, held (with what is kept for reuse), peak (of held), peak_live, limit, calls (of the '
+      .. 'allocator), tensors}.  "reset" starts new peaks, "trim" gives back what is kept.', "nn.memory().live >= 0",
         'what "reset"|"trim"|nil',
-    "{live: integer, held: integer, peak: integer, limit: integer, calls: integer, tensors: integer}"},
+    "{live: integer, held: integer, peak: integer, peak_live: integer, limit: integer, calls: integer, "
+      .. "tensors: integer}"},
   {"set_memory_limit", "nn.set_memory_limit(bytes)", "The most that tensors may take; 0 is without a limit.", nil,
     "bytes integer", ""},
   {"manual_seed", "nn.manual_seed(seed)", "Starts the random numbers anew: the same seed gives the same numbers.",

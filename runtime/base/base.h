@@ -52,6 +52,7 @@ typedef struct nnl_heap {
     /* live and held count whole blocks with their headers, so that held - live is what the free lists hold */
     size_t limit, live, held, peak;
     size_t live_peak;  /* highest live since the last trim: what a steady loop comes back to */
+    size_t most_live;  /* the same since the last nnl_memory_reset_peak() */
     size_t cached_max; /* the free lists hold at most max(cached_max, live_peak) */
     uint64_t calls;
     int64_t fail_countdown; /* 0: off; 1: the next request fails */
