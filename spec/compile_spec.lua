@@ -256,6 +256,30 @@ describe("a captured network with", function()
     end)
   end
 
+  for _, kind in ipairs(networks) do
+    it(kind[1] .. " asks the host for no memory but its results'", function()
+      local threads = nn.threads()
+      nn.set_threads(2)
+      local net, loss = kind[2](), nn.CrossEntropyLoss()
+      local opt = nn.optim.Adam(net:parameters(), {lr = 0.01})
+      local step = nn.compile(function(x, y)
+        opt:zero_grad()
+        local l = loss(net(x), y)
+        l:backward()
+        nn.utils.clip_grad_norm_(net:parameters(), 1)
+        opt:step()
+        return l
+      end)
+      local x = kind[3]()
+      local y = nn.randint(1, 10, {#x})
+      for _ = 1, 5 do step(x, y):free() end
+      local calls = nn.memory().calls
+      for _ = 1, 50 do step(x, y):free() end
+      assert.equal(calls, nn.memory().calls)
+      nn.set_threads(threads)
+    end)
+  end
+
   it("a relu behind a convolution or a normalisation computes it in their last pass", function()
     local net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU()):eval()
     local f = nn.compile(net)

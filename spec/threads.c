@@ -4,6 +4,8 @@
 #include "data/prefetch.h"
 
 #include <stdatomic.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define STEPS 6
 
@@ -187,6 +189,32 @@ static void moving(void)
     CHECK(nnl_runtime_free(rt) == 0, "tensors left");
 }
 
+/* In a forked child the workers are gone: it starts its own. */
+static void forking(void)
+{
+#ifndef __SANITIZE_THREAD__ /* which ends a child that starts threads */
+    nnl_runtime_config config = nnl_runtime_defaults();
+    nnl_runtime *rt;
+    network n;
+    config.threads = 2;
+    if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
+    network_new(&n, rt, 64, 100, 200, 10);
+    one_step(&n);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(20); /* instead of waiting for threads for ever */
+        bool good = network_step(&n, NULL) == NNL_OK && network_step(&n, NULL) == NNL_OK;
+        network_drop(&n);
+        _exit(good && nnl_runtime_free(rt) == 0 ? 0 : 1);
+    }
+    int status = -1;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "a forked child ends with %d", status);
+    one_step(&n);
+    network_drop(&n);
+    CHECK(nnl_runtime_free(rt) == 0, "tensors left");
+#endif
+}
+
 /* Batches that threads make while the owner trains, and loops that are left early. */
 static void batches_ahead(int workers, int64_t leave_after)
 {
@@ -241,6 +269,7 @@ int main(void)
     training(7);
     shapes();
     moving();
+    forking();
     for (int workers = 0; workers < 4; workers++) {
         batches_ahead(workers, 100);
         batches_ahead(workers, 3);
