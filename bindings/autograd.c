@@ -124,19 +124,62 @@ static int lua_set_requires_grad(lua_State *L)
 
 /* ---------------------------------------------------------------- hooks */
 
-/* What a hook keeps: the Lua function, in the registry. */
-typedef struct nnl_lua_hook {
-    nnl_lua *state; /* NULL when it has been closed before the tensor went */
-    int reference;
-    nnl_runtime *rt;
-    struct nnl_lua_hook *next, **place;
-} hook_user;
-
 /* The registry goes with the Lua state; tensors that the host holds may stay. */
 void nnl_lua_close_hooks(nnl_lua *state)
 {
-    for (hook_user *hook = state->hooks; hook; hook = hook->next) hook->state = NULL;
-    state->hooks = NULL;
+    for (nnl_lua_kept *kept = state->kept; kept; kept = kept->next) kept->state = NULL;
+    state->kept = NULL;
+}
+
+nnl_lua_kept *nnl_lua_keep(lua_State *L, nnl_lua *state)
+{
+    void *block;
+    int reference = luaL_ref(L, LUA_REGISTRYINDEX);
+    nnl_status status = nnl_alloc(state->rt, sizeof(nnl_lua_kept), &block);
+    if (status == NNL_ENOMEM) {
+        nnl_lua_free_memory(L, state->rt);
+        status = nnl_alloc(state->rt, sizeof(nnl_lua_kept), &block);
+    }
+    if (status != NNL_OK) {
+        luaL_unref(L, LUA_REGISTRYINDEX, reference);
+        nnl_lua_raise(L, state->rt);
+    }
+    nnl_lua_kept *kept = block;
+    *kept = (nnl_lua_kept){.state = state, .reference = reference, .rt = state->rt, .next = state->kept, .place = &state->kept};
+    if (kept->next) kept->next->place = &kept->next;
+    state->kept = kept;
+    return kept;
+}
+
+void nnl_lua_drop_kept(void *user)
+{
+    nnl_lua_kept *kept = user;
+    if (kept->state) {
+        luaL_unref(kept->state->main, LUA_REGISTRYINDEX, kept->reference);
+        *kept->place = kept->next;
+        if (kept->next) kept->next->place = kept->place;
+    }
+    nnl_free(kept->rt, kept, sizeof *kept);
+}
+
+nnl_status nnl_lua_call_kept(const nnl_lua_kept *kept, const char *name, lua_CFunction function, void *a, void *b)
+{
+    if (!kept->state) return NNL_FAIL(kept->rt, NNL_ECALLBACK, "%s: the Lua state of the function was closed", name);
+    lua_State *L = kept->state->running ? kept->state->running : kept->state->main;
+    if (!lua_checkstack(L, 8)) return NNL_FAIL(kept->rt, NNL_ECALLBACK, "%s: Lua's stack is full", name);
+    lua_pushcfunction(L, function);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, kept->reference);
+    lua_pushlightuserdata(L, a);
+    lua_pushlightuserdata(L, b);
+    if (lua_pcall(L, 3, 0, 0) == LUA_OK) return NNL_OK;
+    /* The message has its line already (lua_nnlua.h, NNL_LUA_RUN). */
+    const char *message = lua_tostring(L, -1);
+    char where[300];
+    if (!message) nnl_lua_where(L, where, sizeof where);
+    NNL_FAIL(kept->rt, NNL_ECALLBACK, "%s%s%s", message ? "" : where, message ? message : name,
+             message ? "" : ": the function failed");
+    lua_pop(L, 1);
+    return NNL_ECALLBACK;
 }
 
 /* Runs under lua_pcall: function, light userdata grad, light userdata place of the replacement. */
@@ -159,33 +202,8 @@ static int call_hook(lua_State *L)
 
 static nnl_status hook_call(void *user, nnl_tensor *grad, nnl_tensor **replace)
 {
-    hook_user *hook = user;
-    if (!hook->state) return NNL_FAIL(hook->rt, NNL_ECALLBACK, "register_hook: the Lua state of a gradient hook was closed");
-    lua_State *L = hook->state->running ? hook->state->running : hook->state->main;
-    if (!lua_checkstack(L, 8)) return NNL_FAIL(hook->rt, NNL_ECALLBACK, "register_hook: Lua's stack is full");
-    lua_pushcfunction(L, call_hook);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, hook->reference);
-    lua_pushlightuserdata(L, grad);
-    lua_pushlightuserdata(L, replace);
-    if (lua_pcall(L, 3, 0, 0) == LUA_OK) return NNL_OK;
-    /* The message has its line already (lua_nnlua.h, NNL_LUA_RUN). */
-    const char *message = lua_tostring(L, -1);
-    char where[300];
-    if (!message) nnl_lua_where(L, where, sizeof where);
-    NNL_FAIL(hook->rt, NNL_ECALLBACK, "%s%s", message ? "" : where, message ? message : "register_hook: the function failed");
-    lua_pop(L, 1);
-    return NNL_ECALLBACK;
-}
-
-static void hook_drop(void *user)
-{
-    hook_user *hook = user;
-    if (hook->state) {
-        luaL_unref(hook->state->main, LUA_REGISTRYINDEX, hook->reference);
-        *hook->place = hook->next;
-        if (hook->next) hook->next->place = hook->place;
-    }
-    nnl_free(hook->rt, hook, sizeof *hook);
+    const nnl_lua_kept *kept = user;
+    return nnl_lua_call_kept(kept, "register_hook", call_hook, grad, replace);
 }
 
 /* x:register_hook(function(grad) return new_grad or nil end) -> a handle: handle:remove() takes it away */
@@ -202,25 +220,11 @@ static int lua_register_hook(lua_State *L)
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "register_hook");
     nnl_lua_check_end(L, 2, "register_hook");
     if (!lua_isfunction(L, 2)) return nnl_lua_error(L, "register_hook: argument 2 must be a function, got %s", luaL_typename(L, 2));
-    void *block;
     lua_pushvalue(L, 2);
-    int reference = luaL_ref(L, LUA_REGISTRYINDEX);
-    nnl_status status = nnl_alloc(state->rt, sizeof(hook_user), &block);
+    nnl_lua_kept *kept = nnl_lua_keep(L, state);
     int64_t id = 0;
-    if (status == NNL_OK) {
-        hook_user *hook = block;
-        *hook = (hook_user){.state = state, .reference = reference, .rt = state->rt, .next = state->hooks,
-                            .place = &state->hooks};
-        status = nnl_hook_add(t, hook_call, hook_drop, hook, &id);
-        if (status != NNL_OK) {
-            nnl_free(state->rt, block, sizeof(hook_user));
-        } else {
-            if (hook->next) hook->next->place = &hook->next;
-            state->hooks = hook;
-        }
-    }
-    if (status != NNL_OK) {
-        luaL_unref(L, LUA_REGISTRYINDEX, reference);
+    if (nnl_hook_add(t, hook_call, nnl_lua_drop_kept, kept, &id) != NNL_OK) {
+        nnl_lua_drop_kept(kept);
         return nnl_lua_raise(L, state->rt);
     }
     lua_createtable(L, 0, 1);

@@ -8,7 +8,8 @@
 
 /* ---------------------------------------------------------------- entries */
 
-static const char entry_key, live_key; /* in the registry: entries' metatable, the tables of the capture under way */
+/* In the registry: entries' metatable; of the capture under way the tables of live numbers and what is watched. */
+static const char entry_key, live_key, watched_key;
 
 static int entry_gc(lua_State *L)
 {
@@ -24,7 +25,7 @@ static int entry_gc(lua_State *L)
 
 static nnl_lua_entry *new_entry(lua_State *L, nnl_runtime *rt)
 {
-    nnl_lua_entry *e = lua_newuserdatauv(L, sizeof *e, 3);
+    nnl_lua_entry *e = lua_newuserdatauv(L, sizeof *e, 4);
     *e = (nnl_lua_entry){.rt = rt};
     if (lua_rawgetp(L, LUA_REGISTRYINDEX, &entry_key) == LUA_TNIL) {
         lua_pop(L, 1);
@@ -35,7 +36,7 @@ static nnl_lua_entry *new_entry(lua_State *L, nnl_runtime *rt)
         lua_rawsetp(L, LUA_REGISTRYINDEX, &entry_key);
     }
     lua_setmetatable(L, -2);
-    for (int i = 1; i <= 3; i++) {
+    for (int i = 1; i <= 4; i++) {
         lua_newtable(L);
         lua_setiuservalue(L, -2, i);
     }
@@ -122,6 +123,8 @@ static int capture_once(lua_State *L)
     }
     lua_getiuservalue(L, 2, 2);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &live_key);
+    lua_getiuservalue(L, 2, 4);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &watched_key);
     lua_pushvalue(L, 1);
     lua_getiuservalue(L, 2, 1);
     int next = 0, first = lua_gettop(L) - 1;
@@ -220,6 +223,40 @@ static int lua_live(lua_State *L)
     return 0;
 }
 
+lua_Integer nnl_lua_watched_form(lua_State *L, int table)
+{
+    const char *name = lua_tostring(L, -1);
+    lua_Integer form;
+    if (name[0] == '#') {
+        form = (lua_Integer)lua_rawlen(L, table);
+    } else {
+        int type = lua_getfield(L, table, name);
+        form = type == LUA_TNUMBER ? lua_tonumber(L, -1) != 0 : lua_toboolean(L, -1);
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    return form;
+}
+
+/* watch(table, name ...): the function does something else when one of the table's fields becomes 0 or false, or is
+ * so no more, or (name "#") the list has another length. */
+static int lua_watch(lua_State *L)
+{
+    int last = lua_gettop(L);
+    if (!nnl_lua_upvalue(L)->rt->capturing || lua_rawgetp(L, LUA_REGISTRYINDEX, &watched_key) != LUA_TTABLE) return 0;
+    lua_Integer place = (lua_Integer)lua_rawlen(L, -1);
+    for (int i = 2; i <= last; i++) {
+        lua_pushvalue(L, 1);
+        lua_rawseti(L, last + 1, ++place);
+        lua_pushvalue(L, i);
+        lua_rawseti(L, last + 1, ++place);
+        lua_pushvalue(L, i);
+        lua_pushinteger(L, nnl_lua_watched_form(L, 1));
+        lua_rawseti(L, last + 1, ++place);
+    }
+    return 0;
+}
+
 /* outside(f, ...): f's results, made for real while a function is captured: for what is made once and kept. */
 static int lua_outside(lua_State *L)
 {
@@ -278,12 +315,22 @@ static nnl_lua_entry *push_agreed(lua_State *L, nnl_lua *state, const nnl_lua_co
     return before;
 }
 
-static void finish(lua_State *L, nnl_lua *state, nnl_lua_entry *e, const nnl_lua_arguments *a, int place)
+/* The programs of a function share the memory between their steps. */
+static nnl_context *other_context(const nnl_lua_compiled *compiled)
+{
+    for (int i = 0; i < compiled->count; i++) {
+        if (compiled->entry[i]->context) return compiled->entry[i]->context;
+    }
+    return NULL;
+}
+
+static void finish(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compiled, nnl_lua_entry *e,
+                   const nnl_lua_arguments *a, int place)
 {
     nnl_runtime *rt = state->rt;
     if (e->program) {
         NNL_LUA_TRY(L, rt, nnl_program_finish(e->program));
-        NNL_LUA_TRY(L, rt, nnl_context_new(e->program, rt, &e->context));
+        NNL_LUA_TRY(L, rt, nnl_context_new_beside(e->program, rt, other_context(compiled), &e->context));
         collect_live(L, state, e, place);
     }
     NNL_LUA_TRY(L, rt, nnl_alloc(rt, a->key_size, &e->key));
@@ -309,13 +356,14 @@ static void enlist(lua_State *L, nnl_lua_compiled *compiled, nnl_lua_entry *e)
     lua_rawseti(L, -2, place + 1);
     lua_pop(L, 2);
     compiled->entry[place] = e;
+    e->used = ++compiled->clock;
 }
 
 nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled, const nnl_lua_arguments *arguments)
 {
     int last_argument = lua_gettop(L);
     nnl_lua_entry *e = push_agreed(L, state, compiled, arguments, last_argument);
-    finish(L, state, e, arguments, lua_gettop(L));
+    finish(L, state, compiled, e, arguments, lua_gettop(L));
     enlist(L, compiled, e);
     lua_settop(L, last_argument);
     return e;
@@ -324,7 +372,8 @@ nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *c
 void nnl_lua_open_capture(lua_State *L, nnl_lua *state)
 {
     static const luaL_Reg functions[] = {
-        {"live", lua_live}, {"outside", lua_outside}, {"capturing", lua_capturing}, {"mode_changed", lua_mode_changed},
+        {"live", lua_live}, {"watch", lua_watch}, {"outside", lua_outside}, {"capturing", lua_capturing},
+        {"mode_changed", lua_mode_changed},
         {NULL, NULL},
     };
     nnl_lua_set_functions(L, state, -1, functions);

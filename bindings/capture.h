@@ -26,7 +26,8 @@ typedef struct nnl_live {
 } nnl_live;
 
 /* One program of a compiled function.  User values: 1 the modules met and their modes, {m1, mode1, m2, ...}; 2 the
- * tables of live numbers; 3 the results, with light userdata (place + 1) for tensors. */
+ * tables of live numbers; 3 the results, with light userdata (place + 1) for tensors; 4 what is watched, {table, name,
+ * form, table, ...}. */
 typedef struct nnl_lua_entry {
     nnl_program *program;
     nnl_context *context; /* NULL: the function cannot be captured and runs as it is */
@@ -48,6 +49,9 @@ typedef struct nnl_lua_compiled {
     nnl_lua_entry *entry[NNL_LUA_PROGRAMS];
 } nnl_lua_compiled;
 
+/* Of table[name], whose name is at the stack's top and goes: whether it is neither 0, false nor nil; for "#" the
+ * table's length. */
+lua_Integer nnl_lua_watched_form(lua_State *L, int table);
 bool nnl_lua_is_plain_table(lua_State *L, int index); /* without a metatable */
 /* Pushes the list of a table's keys, strings and integers, in an order that depends on nothing else. */
 void nnl_lua_sorted_keys(lua_State *L, int index);

@@ -16,13 +16,14 @@ typedef struct nnl_lua {
     size_t limit;     /* of the debt: beyond it garbage is collected */
     size_t live;      /* bytes in use after it, or fewer; debt is at most what has come since */
     size_t live_full; /* bytes in use after the last full collection */
+    size_t unkept;    /* bytes that runs of checkpointed functions left since it */
     uint64_t collection_ns; /* what a full collection takes */
     uint64_t collected_at, step_ns;
     int steps, step_patience, busy; /* see state.c */
     lua_State *main;
     lua_State *running; /* the coroutine whose call is under way; NULL when the host itself calls */
     uint64_t mode_epoch; /* counts changes of modules between training and evaluation */
-    struct nnl_lua_hook *hooks; /* of tensors, which may outlive the Lua state */
+    struct nnl_lua_kept *kept; /* by tensors, which may outlive the Lua state */
 } nnl_lua;
 
 /* A tensor in Lua: the userdata exists before its C memory, so that nothing is lost when either fails.
@@ -31,6 +32,18 @@ typedef struct nnl_box {
     const void *tag;
     nnl_tensor *t; /* reference; NULL before and after its life */
 } nnl_box;
+
+/* A Lua value that the history of a tensor keeps, in the registry: a hook's function, a checkpoint's. */
+typedef struct nnl_lua_kept {
+    nnl_lua *state; /* NULL when it has been closed before the tensor went */
+    int reference;
+    nnl_runtime *rt;
+    struct nnl_lua_kept *next, **place;
+} nnl_lua_kept;
+nnl_lua_kept *nnl_lua_keep(lua_State *L, nnl_lua *state); /* the value on top, which goes; raises when memory is short */
+void nnl_lua_drop_kept(void *kept);
+/* Calls function(value, light userdata a, light userdata b) under lua_pcall; what it raises becomes the message. */
+nnl_status nnl_lua_call_kept(const nnl_lua_kept *kept, const char *name, lua_CFunction function, void *a, void *b);
 
 nnl_lua *nnl_lua_state(lua_State *L); /* from the registry; raises when the library is not open */
 static inline nnl_runtime *nnl_lua_runtime(lua_State *L) { return nnl_lua_state(L)->rt; }
@@ -51,6 +64,10 @@ static inline void nnl_lua_collect(lua_State *L, nnl_lua *state)
 {
     if (NNL_UNLIKELY(state->debt > state->limit)) nnl_lua_collect_some(L, state);
 }
+
+/* A full collection; checkpointed functions ask for it when they left so much. */
+#define NNL_LUA_UNKEPT ((size_t)32 << 20)
+void nnl_lua_collect_all(lua_State *L, nnl_lua *state);
 
 /* The script's line, "script.lua:12: ". */
 void nnl_lua_where(lua_State *L, char *buffer, size_t size);
@@ -123,6 +140,8 @@ void nnl_lua_open_ops(lua_State *L, nnl_lua *state, int methods);       /* op_ca
 void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods);    /* tensor.c: metatable, properties */
 void nnl_lua_open_table(lua_State *L, nnl_lua *state, int methods);     /* table.c: tensor(), totable, item */
 void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods);  /* autograd.c */
+void nnl_lua_open_checkpoint(lua_State *L, nnl_lua *state);             /* checkpoint.c */
+void nnl_lua_open_prefetch(lua_State *L, nnl_lua *state);               /* prefetch.c: the loader's threads */
 void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods);  /* registry.c: ops(), memory, profile ... */
 void nnl_lua_open_files(lua_State *L, nnl_lua *state, int methods);     /* files.c */
 void nnl_lua_open_capture(lua_State *L, nnl_lua *state);                /* capture.c */

@@ -177,8 +177,8 @@ static void set_integer(lua_State *L, const char *key, lua_Integer value)
     lua_setfield(L, -2, key);
 }
 
-/* memory() -> {live, held, peak, limit (bytes), calls (of the allocator), tensors}; memory("reset") resets the
- * peak, memory("trim") gives cached blocks back */
+/* memory() -> {live, held, peak, peak_live, limit (bytes), calls (of the allocator), tensors}; memory("reset") resets
+ * the peaks, memory("trim") gives cached blocks back */
 static int lua_memory(lua_State *L)
 {
     nnl_runtime *rt = nnl_lua_upvalue(L)->rt;
@@ -193,6 +193,7 @@ static int lua_memory(lua_State *L)
     set_integer(L, "live", (lua_Integer)m.live);
     set_integer(L, "held", (lua_Integer)m.held);
     set_integer(L, "peak", (lua_Integer)m.peak);
+    set_integer(L, "peak_live", (lua_Integer)m.peak_live);
     set_integer(L, "limit", (lua_Integer)m.limit);
     set_integer(L, "calls", (lua_Integer)m.calls);
     set_integer(L, "tensors", m.tensors);

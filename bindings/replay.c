@@ -150,6 +150,25 @@ static bool same_modes(lua_State *L, nnl_lua_compiled *compiled, int place)
     return same;
 }
 
+/* Whether what is watched is as it was. */
+static bool same_watched(lua_State *L, int place)
+{
+    int top = lua_gettop(L);
+    lua_getiuservalue(L, 1, 3);
+    lua_rawgeti(L, -1, place + 1);
+    lua_getiuservalue(L, -1, 4);
+    bool same = true;
+    for (lua_Integer i = 1, n = (lua_Integer)lua_rawlen(L, top + 3); i < n && same; i += 3) {
+        lua_rawgeti(L, top + 3, i);
+        lua_rawgeti(L, top + 3, i + 2);
+        lua_rawgeti(L, top + 3, i + 1);
+        same = nnl_lua_watched_form(L, top + 4) == lua_tointeger(L, top + 5);
+        lua_settop(L, top + 3);
+    }
+    lua_settop(L, top);
+    return same;
+}
+
 static nnl_lua_entry *find(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled, const nnl_lua_arguments *a)
 {
     for (int i = 0; i < compiled->count; i++) {
@@ -160,6 +179,7 @@ static nnl_lua_entry *find(lua_State *L, nnl_lua *state, nnl_lua_compiled *compi
             if (!same_modes(L, compiled, i)) continue;
             e->mode_epoch = state->mode_epoch;
         }
+        if (!same_watched(L, i)) continue;
         e->used = ++compiled->clock;
         return e;
     }

@@ -187,7 +187,7 @@ static uint64_t now_ns(void)
 
 static void collected(nnl_lua *state)
 {
-    state->debt = 0;
+    state->debt = state->unkept = 0;
     state->live = state->live_full = state->rt->heap.live;
     state->collected_at = now_ns();
     if (state->step_patience > 0) state->step_patience--;
@@ -203,7 +203,7 @@ static bool too_busy(nnl_lua *state, uint64_t now)
     return state->busy > TOO_BUSY;
 }
 
-static void full_collection(lua_State *L, nnl_lua *state)
+void nnl_lua_collect_all(lua_State *L, nnl_lua *state)
 {
     uint64_t start = now_ns();
     int64_t tensors = state->rt->tensors;
@@ -266,7 +266,7 @@ void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
     if (state->step_patience == 0 && step_helps(L, state)) {
         state->limit = MIN_DEBT;
     } else if (state->debt >= limit / 2) {
-        full_collection(L, state);
+        nnl_lua_collect_all(L, state);
         state->limit = state->step_patience == 0 ? MIN_DEBT : limit;
     } else {
         state->limit = state->step_patience == 0 ? state->limit + MIN_DEBT : limit;
@@ -417,6 +417,8 @@ static void push_native(lua_State *L, nnl_lua *state)
     nnl_lua_open_ops(L, state, methods);
     nnl_lua_open_table(L, state, methods);
     nnl_lua_open_autograd(L, state, methods);
+    nnl_lua_open_checkpoint(L, state);
+    nnl_lua_open_prefetch(L, state);
     nnl_lua_open_registry(L, state, methods);
     nnl_lua_open_files(L, state, methods);
     nnl_lua_open_capture(L, state);

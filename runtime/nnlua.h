@@ -113,6 +113,7 @@ typedef struct nnl_memory {
     size_t limit;     /* 0: none */
     uint64_t calls;   /* calls of the host allocator so far */
     int64_t tensors;  /* tensors alive */
+    size_t peak_live; /* highest `live` since the start or the last reset */
 } nnl_memory;
 NNL_API void nnl_memory_stats(const nnl_runtime *rt, nnl_memory *out);
 NNL_API void nnl_memory_reset_peak(nnl_runtime *rt);

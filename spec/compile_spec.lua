@@ -69,6 +69,61 @@ describe("a captured training step", function()
     end)
   end
 
+  -- Options that decide what is kept for a parameter, switched on and off between the steps.
+  for _, switch in ipairs {
+    {"SGD", "momentum", 0.9, 0}, {"RMSprop", "momentum", 0.5, 0}, {"RMSprop", "centered", true, false},
+    {"AdamW", "amsgrad", true, false}, {"SGD", "nesterov", true, false},
+  } do
+    it(("follows %s's %s"):format(switch[1], switch[2]), function()
+      local function run(wrap)
+        nn.manual_seed(4)
+        local w = nn.randn(5, {requires_grad = true})
+        local opt = nn.optim[switch[1]]({w}, {lr = 0.1, momentum = switch[2] == "nesterov" and 0.7 or nil})
+        local step = wrap(function(x)
+          local loss = ((w - x) ^ 2):sum()
+          opt:zero_grad()
+          loss:backward()
+          opt:step()
+        end)
+        for i = 0, 11 do
+          opt.param_groups[1][switch[2]] = i // 3 % 2 == 1 and switch[3] or switch[4]
+          step(nn.randn(5))
+        end
+        return w
+      end
+      assert.is_true(same(run(function(f) return f end), run(nn.compile)))
+    end)
+  end
+
+  it("follows an optimizer's state that is loaded, and a group that is added", function()
+    local function run(wrap)
+      nn.manual_seed(4)
+      local w, v = nn.randn(5, {requires_grad = true}), nn.randn(2, {requires_grad = true})
+      local opt = nn.optim.Adam({w}, {lr = 0.1})
+      local fresh = opt:state_dict {copy = true}
+      local step = wrap(function(x)
+        local loss = ((w - x) ^ 2 + v:sum()):sum()
+        opt:zero_grad()
+        loss:backward()
+        opt:step()
+      end)
+      local function steps()
+        for _ = 1, 3 do step(nn.randn(5)) end
+      end
+      steps()
+      local state = opt:state_dict {copy = true}
+      steps()
+      opt:load_state_dict(state)
+      steps()
+      opt:load_state_dict(fresh)
+      steps()
+      opt:add_param_group {params = {v}, lr = 0.3}
+      steps()
+      return {w:totable(), v:totable()}
+    end
+    assert.same(run(function(f) return f end), run(nn.compile))
+  end)
+
   it("adds to gradients that stand", function()
     local function run(wrap)
       nn.manual_seed(1)
@@ -201,6 +256,30 @@ describe("a captured network with", function()
     end)
   end
 
+  for _, kind in ipairs(networks) do
+    it(kind[1] .. " asks the host for no memory but its results'", function()
+      local threads = nn.threads()
+      nn.set_threads(2)
+      local net, loss = kind[2](), nn.CrossEntropyLoss()
+      local opt = nn.optim.Adam(net:parameters(), {lr = 0.01})
+      local step = nn.compile(function(x, y)
+        opt:zero_grad()
+        local l = loss(net(x), y)
+        l:backward()
+        nn.utils.clip_grad_norm_(net:parameters(), 1)
+        opt:step()
+        return l
+      end)
+      local x = kind[3]()
+      local y = nn.randint(1, 10, {#x})
+      for _ = 1, 5 do step(x, y):free() end
+      local calls = nn.memory().calls
+      for _ = 1, 50 do step(x, y):free() end
+      assert.equal(calls, nn.memory().calls)
+      nn.set_threads(threads)
+    end)
+  end
+
   it("a relu behind a convolution or a normalisation computes it in their last pass", function()
     local net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.ReLU()):eval()
     local f = nn.compile(net)
@@ -275,10 +354,46 @@ describe("a captured function", function()
   end)
 
   it("keeps a few programs and drops the one not used for longest", function()
-    local f = nn.compile(function(x) return x + 1 end)
+    local captured
+    local f = nn.compile(function(x)
+      captured = x:size(1)
+      return x + 1
+    end)
     for round = 1, 2 do
       for n = 1, 12 do assert.same(nn.full({n}, 2 + round):totable(), f(nn.full({n}, 1 + round)):totable()) end
     end
+    for _, call in ipairs {{5, false}, {13, true}, {7, false}, {5, false}, {6, true}} do
+      captured = nil
+      f(nn.ones(call[1]))
+      assert.equal(call[2] and call[1] or nil, captured)
+    end
+  end)
+
+  it("holds memory between its steps for the largest of its programs only", function()
+    local w = nn.randn(64, 64)
+    local function plain(x) return ((x:matmul(w):tanh():matmul(w) + 1):softmax(-1):matmul(w)):sum(1) end
+    local f, kb = nn.compile(plain), 64 * 4
+    local function held()
+      collectgarbage()
+      collectgarbage()
+      return nn.memory().live
+    end
+    local function check(rows)
+      local x = nn.randn(rows, 64)
+      assert.is_true(same(plain(x), f(x)))
+    end
+    local before = held()
+    for _, rows in ipairs {2800, 400, 1600, 4000, 800, 3200, 3600, 1200} do check(rows) end
+    for _ = 1, 2 do
+      for _, rows in ipairs {2800, 4000, 400, 3600} do check(rows) end
+    end
+    local most = held() - before
+    assert.is_true(most > 2 * 4000 * kb and most < 3 * 4000 * kb, most)
+    for rows = 1, 9 do -- the last of them meets no large one any more
+      check(rows)
+      collectgarbage()
+    end
+    assert.is_true(held() - before < 4000 * kb, held() - before)
   end)
 
   it("gives fresh results", function()
@@ -345,6 +460,84 @@ describe("a captured function", function()
     local f = nn.compile(function(x) return (x + 1):relu() end)
     f(nn.ones(3))
     assert.matches("add+relu argument 0 (3)", f:explain(), 1, true)
+  end)
+end)
+
+---------------------------------------------------------------- what is computed once
+
+describe("a captured function computes", function()
+  -- How many steps with this op its program has.
+  local function steps(f, op)
+    local _, count = f:explain():gsub("[ +=]" .. op .. " ", "")
+    return count
+  end
+
+  it("what is written twice once, and anew behind a change", function()
+    local w = nn.randn(3, 3)
+    local function plain(x, change)
+      local a = (x * 2):matmul(w):t()
+      if change == "w" then w:add_(1) elseif change == "x" then x:add_(1) end
+      return a - (x * 2):matmul(w):t() * 0.5
+    end
+    for change, wanted in pairs {none = 1, w = 2, x = 2} do
+      local f, first, x = nn.compile(plain), w:clone(), nn.randn(3, 3)
+      for _ = 1, 2 do
+        local y = x:clone()
+        local eager = plain(y, change)
+        w:copy_(first)
+        assert.is_true(same(eager, f(x:clone(), change)))
+        w:copy_(first)
+      end
+      assert.equal(wanted, steps(f, "matmul"), change)
+    end
+  end)
+
+  it("results that are equal as tensors of their own", function()
+    local f = nn.compile(function(x) return x:matmul(x), x:matmul(x), x:matmul(x):sum() end)
+    local a, b = f(nn.ones(2, 2))
+    a:fill_(7)
+    assert.equal(2, b[{1, 1}]:item())
+    assert.equal(2, steps(f, "matmul"))
+  end)
+
+  it("what is random each time it is written", function()
+    local f = nn.compile(function(x) return nn.F.dropout(x, 0.5) - nn.F.dropout(x, 0.5) end)
+    assert.is_true((f(nn.ones(100)):abs():sum() > 0))
+    assert.equal(2, steps(f, "dropout"))
+  end)
+
+  it("what depends on constants only at capture, but not what depends on tensors outside", function()
+    local w = nn.ones(3, 3)
+    local f = nn.compile(function(x)
+      local mask = nn.ones(3, 3):tril():cumsum(1)
+      return x:matmul(mask) + w:tril():cumsum(1)
+    end)
+    for i = 1, 3 do
+      w:fill_(i)
+      assert.same({{1 + i, 0, 0}, {3 + 2 * i, 1 + i, 0}, {6 + 3 * i, 3 + 2 * i, 1 + i}},
+        f(nn.tensor {{1, 0, 0}, {1, 1, 0}, {1, 1, 1}}):totable())
+    end
+    assert.equal(1, steps(f, "cumsum"))
+    assert.equal(1, steps(f, "tril"))
+  end)
+
+  it("constants that it changes, or hands out, anew for each run", function()
+    local f = nn.compile(function(x)
+      local z = nn.zeros(3) + 1
+      z:add_(x)
+      return z, nn.full({2}, 3) * 2
+    end)
+    for _ = 1, 3 do
+      local z, c = f(nn.tensor {1, 2, 3})
+      assert.same({2, 3, 4}, z:totable())
+      assert.same({6, 6}, c:totable())
+      c:fill_(0)
+    end
+  end)
+
+  it("an error of a constant when it runs", function()
+    local f = nn.compile(function(x) return x + nn.zeros(2, 2):index_select(1, nn.arange(2, 3)) end)
+    assert.matches("index_select", message(f, nn.ones(2, 2)), 1, true)
   end)
 end)
 
@@ -429,27 +622,39 @@ end)
 
 local unary = {"relu", "sigmoid", "tanh", "exp", "neg", "abs", "square", "silu"}
 
--- A function of six tensors that applies a random list of elementwise ops, reductions and changes of w.
+-- A function of six tensors that applies a random list of elementwise ops, reductions and changes of w.  Some are
+-- applied twice, with a change of w or of an argument between them or not; some depend on nothing or are random.
 local function random_function(random, w)
   local list = {}
-  for i = 1, random(40) do list[i] = {random(6) < 4, random(1000), random(1000), random(1000)} end
+  for i = 1, random(40) do
+    list[i] = {random(6) < 4, random(1000), random(1000), random(1000), random(10), random(4)}
+  end
   return function(...)
     local v = {...}
+    local changed = v[1]:clone()
+    local function apply(s, x, y)
+      local kind = s[4] % 8
+      if s[1] then return nn[unary[s[4] % #unary + 1]](x):clamp(-3, 3) end
+      if kind == 0 then return x + y end
+      if kind == 1 then return x * y * 0.5 end
+      if kind == 2 then return nn.where(x:gt(y), x, y) end
+      if kind == 3 then return (x - y) ^ 2 end
+      if kind == 4 then return x * (nn.full({1}, s[2] % 5) / 7 + nn.ones(1):exp()) end
+      if kind == 5 then return x + nn.rand(1) end
+      if kind == 6 then return w * x + changed:mean() end
+      w:add_((x + y):tanh():mean())
+      return w * x
+    end
     for _, s in ipairs(list) do
-      local x, y, kind = v[s[2] % #v + 1], v[s[3] % #v + 1], s[4] % 5
-      local z
-      if not s[1] then z = nn[unary[s[4] % #unary + 1]](x):clamp(-3, 3)
-      elseif kind == 0 then z = x + y
-      elseif kind == 1 then z = x * y * 0.5
-      elseif kind == 2 then z = nn.where(x:gt(y), x, y)
-      elseif kind == 3 then z = (x - y) ^ 2
-      else
-        w:add_((x + y):tanh():mean())
-        z = w * x
+      local x, y = v[s[2] % #v + 1], v[s[3] % #v + 1]
+      local z = apply(s, x, y)
+      if s[5] <= 3 then
+        if s[6] == 1 then w:mul_(0.9) elseif s[6] == 2 then changed:add_(1) end
+        z = z - apply(s, x, y) * 0.7
       end
       v[#v + 1] = z
     end
-    local results = {v[#v]} -- and every third: the others stay inside a chain
+    local results = {v[#v], changed} -- and every third: the others stay inside a chain
     for i = 7, #v, 3 do results[#results + 1] = v[i] end
     return results
   end
@@ -471,12 +676,16 @@ describe("random elementwise programs", function()
       local w = nn.randn(n, m)
       local first = w:clone()
       local f = random_function(random, w)
+      nn.manual_seed(trial)
       local wanted = f(table.unpack(inputs))
+      local next_number = nn.rand(1)
       local w_wanted = w:clone()
       local compiled = nn.compile(f)
       for _ = 1, 2 do
         w:copy_(first)
+        nn.manual_seed(trial)
         local got = compiled(table.unpack(inputs))
+        assert.is_true(same(next_number, nn.rand(1)))
         assert.equal(#wanted, #got)
         for i = 1, #wanted do assert.is_true(same(wanted[i], got[i]), ("trial %d, result %d"):format(trial, i)) end
         assert.is_true(same(w_wanted, w))

@@ -145,16 +145,100 @@ describe("Loader", function()
     assert.same({15, 40}, sums)
   end)
 
-  it("accepts workers", function()
-    for workers = 0, 2 do
-      assert.equal(10, #all_of(data.Loader(numbered(), {batch_size = 4, workers = workers})))
-    end
-  end)
-
   it("may be left in the middle and begun again", function()
     local loader = data.Loader(numbered(), {batch_size = 4})
     for _ in loader:batches() do break end -- luacheck: ignore 512
     assert.equal(10, #all_of(loader))
+  end)
+end)
+
+describe("Loader with workers", function()
+  local images = nn.randint(0, 255, {103, 2, 5, 3}):to("u8")
+  local set = data.ImageDataset(images, nn.randint(1, 9, {103}), {scale = 100})
+  local sets = {
+    numbers = numbered(), images = set, part = data.Subset(set, {7, 3, 99, 3, 50, 12}),
+    ["a part of a part"] = data.Subset(data.Subset(set, nn.arange(3, 90)), nn.arange(1, 80, 3)),
+    ["several types"] = data.TensorDataset(nn.randn(17, 3):to "f64", nn.rand(17):gt(0.5), nn.arange(17),
+      nn.zeros(17, 0)),
+    ["a view"] = data.TensorDataset(nn.randn(4, 30):t()),
+    ["one that is tracked"] = data.TensorDataset(nn.randn(9, 2, {requires_grad = true})),
+    ["one of the script's own"] = own(11, function(i) return nn.full({2}, i), i end),
+  }
+
+  local function check_same(wanted, got)
+    assert.equal(#wanted, #got)
+    for i = 1, #wanted do
+      for k = 1, 2 do
+        local a, b = wanted[i][k], got[i][k]
+        assert.is_true(a == b or a.dtype == b.dtype and a.shape == b.shape and a:equal(b))
+      end
+    end
+  end
+
+  for name, ds in pairs(sets) do
+    it("gives the batches that it gives without them: " .. name, function()
+      for _, batch_size in ipairs {1, 4, 200} do
+        for _, way in ipairs {{false, false}, {true, false}, {true, true}} do
+          local function batches(workers)
+            local loader = data.Loader(ds, {batch_size = batch_size, workers = workers, seed = 5, shuffle = way[1],
+              drop_last = way[2]})
+            loader:set_epoch(3)
+            return batches_of(loader)
+          end
+          local wanted = batches(0)
+          for _, workers in ipairs {1, 2, 5} do check_same(wanted, batches(workers)) end
+        end
+      end
+    end)
+  end
+
+  it("may be left in the middle, twice at once, closed or not", function()
+    local loader = data.Loader(set, {batch_size = 4, workers = 2, shuffle = true, seed = 1})
+    local wanted = batches_of(data.Loader(set, {batch_size = 4, shuffle = true, seed = 1}))
+    collectgarbage()
+    collectgarbage()
+    local before = nn.memory().tensors
+    local first
+    for i = 1, 20 do
+      loader:set_epoch(0)
+      local count = 0
+      for x, y in loader:batches() do
+        first, count = first or x, count + 1
+        assert.is_true(x:equal(wanted[count][1]) and y:equal(wanted[count][2]))
+        if count == i % 4 + 1 then break end
+      end
+    end
+    loader:set_epoch(0)
+    local a = loader:batches()
+    loader:set_epoch(0)
+    local b = loader:batches()
+    for _ = 1, 3 do assert.is_true(a():equal((b()))) end
+    assert.is_false((pcall(function()
+      for _ in loader:batches() do error "in the loop" end
+    end)))
+    assert.is_true(first:equal(wanted[1][1])) -- a batch is the script's own
+    a, b, first = nil, nil, nil -- luacheck: ignore
+    collectgarbage()
+    collectgarbage()
+    assert.is_true(nn.memory().tensors <= before + 2)
+  end)
+
+  it("ends in order, also when memory is short", function()
+    local loader, got = data.Loader(set, {batch_size = 10, workers = 1}), 0
+    local batches = loader:batches()
+    while batches() do got = got + 1 end
+    assert.equal(11, got)
+    assert.is_nil(batches())
+    for at = 1, 80 do
+      nn.fail_allocation(at, true)
+      local ok, result = pcall(function()
+        local sum = 0
+        for x in loader:batches() do sum = sum + #x end
+        return sum
+      end)
+      nn.fail_allocation(0)
+      assert.is_true(ok and result == 103 or not ok and result:find("memory", 1, true) ~= nil, result)
+    end
   end)
 end)
 

@@ -473,6 +473,7 @@ static void memory(void)
     CHECK(memory_of(rt).held == memory_of(rt).live && l.live == memory_of(rt).live, "trimming gives back what is cached");
     nnl_memory_reset_peak(rt);
     CHECK(memory_of(rt).peak == memory_of(rt).held, "the peak starts again");
+    CHECK(memory_of(rt).peak_live == memory_of(rt).live, "the peak of what is in use starts again");
     nnl_memory_set_limit(rt, 0);
     CHECK(nnl_tensor_zeros(rt, NNL_F32, 1, (int64_t[]){16 << 20}, &large) == NNL_OK && memory_of(rt).limit == 0, "no limit");
     nnl_tensor_unref(large);

@@ -1,4 +1,4 @@
--- Pooling and batch normalisation: how images lie in memory, running statistics, errors.
+-- Pooling, batch and instance normalisation: how images lie in memory, running statistics, errors.
 local helpers = require "spec.helpers"
 local native = require "nnlua.native"
 local nn = helpers.nn
@@ -221,5 +221,46 @@ describe("pooling and batch normalisation", function()
     local one = output "1"
     assert.equal(8, select(2, one:gsub("\n", "")))
     assert.equal(one, output "2")
+  end)
+end)
+
+describe("InstanceNorm", function()
+  it("normalises each sample, and moves running statistics on by the means of the samples' own", function()
+    local layer = nn.InstanceNorm1d(1, {momentum = 0.5, track_running_stats = true, eps = 0})
+    local x = nn.tensor {{{1, 3}}, {{2, 6}}}
+    assert.same({{{-1, 1}}, {{-1, 1}}}, layer(x):totable())
+    assert.same({1.5, 3, 0}, {layer.running_mean:item(), layer.running_var:item(), layer.num_batches_tracked:item()})
+    layer:eval()
+    assert.is_true((layer(x) * math.sqrt(3) + 1.5 - x):abs():max():item() < 1e-6)
+    layer:reset_running_stats()
+    assert.same({0, 1}, {layer.running_mean:item(), layer.running_var:item()})
+    -- there are no running ones
+    assert.same({{{-1, 1}}, {{-1, 1}}}, nn.InstanceNorm1d(1, {eps = 0}):eval()(x):totable())
+  end)
+
+  it("has torch's names, defaults and text, and takes a sample alone", function()
+    local names = {}
+    for name in pairs(nn.InstanceNorm2d(4, {affine = true, track_running_stats = true}):state_dict()) do
+      names[#names + 1] = name
+    end
+    table.sort(names)
+    assert.same({"bias", "num_batches_tracked", "running_mean", "running_var", "weight"}, names)
+    local bare = nn.InstanceNorm3d(4)
+    assert.is_nil(next(bare:state_dict()))
+    assert.equal("InstanceNorm3d(4, eps=1e-05, momentum=0.1, affine=false, track_running_stats=false)", tostring(bare))
+    local x = nn.randn(3, 2, 4, 5)
+    local layer = nn.InstanceNorm2d(2)
+    assert.is_true(layer(x)[2]:equal(layer(x[2])))
+  end)
+
+  it("says what it cannot take", function()
+    says(function() nn.InstanceNorm2d(3)(nn.zeros(2, 3)) end,
+      "input (2x3) must have 3 or 4 dimensions, channels x height x width, or batch x channels x height x width")
+    says(function() nn.InstanceNorm1d(3)(nn.zeros(2, 3, 1)) end,
+      "input (2x3x1) has 1 value per channel in a sample, but its own statistics want more than 1")
+    says(function() nn.InstanceNorm1d(3, {affine = true})(nn.zeros(2, 4, 5)) end,
+      "weight (3) must hold a value for each of the 4 channels of input (2x4x5)")
+    says(function() nn.F.instance_norm(nn.zeros(2, 4, 5), {use_input_stats = false}) end,
+      "running_mean and running_var are needed unless use_input_stats is true")
   end)
 end)

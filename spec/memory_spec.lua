@@ -25,6 +25,24 @@ local programs = {helpers.build .. "/nnlua", os.getenv "LUA" or "lua5.4"}
 
 ---------------------------------------------------------------- limits
 
+describe("The peaks of memory", function()
+  it("are those since the last reset, with and without what is kept for reuse", function()
+    settle()
+    nn.memory "trim"
+    local start = nn.memory "reset"
+    assert.same({start.live, start.held}, {start.peak_live, start.peak})
+    local x <close> = nn.zeros(1 << 18)
+    nn.ones(1 << 20):free()
+    local after = nn.memory()
+    local wanted = start.live + (5 << 20)
+    assert.is_true(after.peak_live >= wanted and after.peak_live < wanted + 10000)
+    assert.is_true(after.peak >= after.peak_live and x ~= nil)
+    after = nn.memory "reset"
+    assert.is_true(after.peak_live == after.live and after.live < start.live + (1 << 20) + 10000)
+    assert.is_true(after.peak == after.held)
+  end)
+end)
+
 describe("A memory limit", function()
   local text = [[
     local nn = require "nnlua"
@@ -160,6 +178,19 @@ local steps = {
       nn.F.avg_pool2d(nn.F.max_pool2d(x, 2), 2):sum():backward()
       local y = m.net(x) -- the last thing that can fail
       return y ~= nil
+    end,
+  },
+  ["checkpoints in one another"] = {
+    make = function() return {x = nn.arange(1, 6):to("f32"):reshape(2, 3):requires_grad_()} end,
+    run = function(m)
+      m.x.grad = nil
+      nn.manual_seed(8)
+      nn.checkpoint(function(x)
+        local y = nn.checkpoint(function(v) return nn.F.dropout(v:tanh(), 0.3) * v end, x * 2)
+        y[1]:mul_(2)
+        return y:exp()
+      end, m.x):sum():backward()
+      return m.x.grad:sum():item()
     end,
   },
   ["text and tables"] = {

@@ -1,7 +1,11 @@
 /* Two runtimes in two threads at once, and one runtime with several threads: the bits are those of a lone run. */
 #include "training.h"
 
+#include "data/prefetch.h"
+
 #include <stdatomic.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #define STEPS 6
 
@@ -185,11 +189,91 @@ static void moving(void)
     CHECK(nnl_runtime_free(rt) == 0, "tensors left");
 }
 
+/* In a forked child the workers are gone: it starts its own. */
+static void forking(void)
+{
+#ifndef __SANITIZE_THREAD__ /* which ends a child that starts threads */
+    nnl_runtime_config config = nnl_runtime_defaults();
+    nnl_runtime *rt;
+    network n;
+    config.threads = 2;
+    if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
+    network_new(&n, rt, 64, 100, 200, 10);
+    one_step(&n);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(20); /* instead of waiting for threads for ever */
+        bool good = network_step(&n, NULL) == NNL_OK && network_step(&n, NULL) == NNL_OK;
+        network_drop(&n);
+        _exit(good && nnl_runtime_free(rt) == 0 ? 0 : 1);
+    }
+    int status = -1;
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "a forked child ends with %d", status);
+    one_step(&n);
+    network_drop(&n);
+    CHECK(nnl_runtime_free(rt) == 0, "tensors left");
+#endif
+}
+
+/* Batches that threads make while the owner trains, and loops that are left early. */
+static void batches_ahead(int workers, int64_t leave_after)
+{
+    enum { ROWS = 203, LENGTH = 310, SIZE = 10 };
+    nnl_runtime_config config = nnl_runtime_defaults();
+    nnl_runtime *rt;
+    nnl_prefetch *p;
+    nnl_tensor *images, *labels, *order, *batch[2];
+    network n;
+    int64_t taken = 0, wrong = 0;
+    bool more;
+    config.threads = 2;
+    if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
+    network_new(&n, rt, 24, 70, 90, 11);
+    if (nnl_tensor_new(rt, NNL_U8, 2, (int64_t[]){ROWS, LENGTH}, &images) != NNL_OK) exit(2);
+    if (nnl_tensor_new(rt, NNL_I64, 1, (int64_t[]){ROWS}, &labels) != NNL_OK) exit(2);
+    if (nnl_tensor_new(rt, NNL_I64, 1, (int64_t[]){ROWS}, &order) != NNL_OK) exit(2);
+    for (int64_t i = 0; i < ROWS * LENGTH; i++) ((uint8_t *)nnl_tensor_data(images))[i] = (uint8_t)(i / LENGTH + i % 7);
+    for (int64_t i = 0; i < ROWS; i++) {
+        ((int64_t *)nnl_tensor_data(labels))[i] = i;
+        ((int64_t *)nnl_tensor_data(order))[i] = i * 64 % ROWS + 1;
+    }
+    const nnl_prefetch_column columns[] = {{images, true, 5}, {.rows = labels}};
+    nnl_status status = nnl_prefetch_new(rt, columns, 2, order, SIZE, (ROWS + SIZE - 1) / SIZE, workers, &p);
+    CHECK(status == NNL_OK, "loader: %s", nnl_error_message(rt));
+    while (nnl_prefetch_next(p, batch, &more) == NNL_OK && more && taken < leave_after) {
+        const float *x = nnl_tensor_const_data(batch[0]);
+        const int64_t *y = nnl_tensor_const_data(batch[1]);
+        for (int64_t r = 0; r < NNL_MIN(SIZE, ROWS - taken * SIZE); r++) {
+            int64_t row = (taken * SIZE + r) * 64 % ROWS;
+            wrong += y[r] != row;
+            for (int64_t i = 0; i < LENGTH; i++)
+                wrong += x[r * LENGTH + i] != (float)(uint8_t)(row + (row * LENGTH + i) % 7) / 5.0f;
+        }
+        for (int c = 0; c < 2; c++) nnl_tensor_unref(batch[c]);
+        if (taken++ % 4 == 0) CHECK(network_step(&n, NULL) == NNL_OK, "a step beside a loader");
+    }
+    if (more) nnl_tensor_unref(batch[0]), nnl_tensor_unref(batch[1]);
+    CHECK(wrong == 0, "%lld elements of %lld batches differ", (long long)wrong, (long long)taken);
+    CHECK(taken == NNL_MIN(leave_after, (ROWS + SIZE - 1) / SIZE), "%lld batches", (long long)taken);
+    nnl_prefetch_free(p);
+    nnl_tensor_unref(images);
+    nnl_tensor_unref(labels);
+    nnl_tensor_unref(order);
+    network_drop(&n);
+    CHECK(nnl_runtime_free(rt) == 0, "tensors left");
+}
+
 int main(void)
 {
     training(64);
     training(7);
     shapes();
     moving();
+    forking();
+    for (int workers = 0; workers < 4; workers++) {
+        batches_ahead(workers, 100);
+        batches_ahead(workers, 3);
+        batches_ahead(workers, 0);
+    }
     return report();
 }

@@ -88,6 +88,14 @@ function TensorDataset:fetch(positions, first, last)
   return table.unpack(batch)
 end
 
+--- What the loader's threads make batches of: {tensor, divisor or nil} for each value, and positions of the samples
+--- (nil: all rows as they stand).
+function TensorDataset:loader_columns()
+  local columns = {}
+  for k, tensor in ipairs(self.tensors) do columns[k] = {tensor} end
+  return columns
+end
+
 ---------------------------------------------------------------- images
 
 ---@class nnlua.ImageDataset
@@ -140,6 +148,9 @@ function ImageDataset:fetch(positions, first, last)
   return images:to("f32"):div_(self.scale), labels
 end
 
+--- As TensorDataset's.
+function ImageDataset:loader_columns() return {{self.images, self.scale}, {self.labels}} end
+
 --- All samples at once: images as f32, and labels.
 ---@return nnlua.Tensor images
 ---@return nnlua.Tensor labels
@@ -173,6 +184,12 @@ constructor(Subset, function(self, dataset, positions)
       chosen = chosen and self.positions:index_select(1, chosen)
         or self.positions:narrow(1, first, last - first + 1)
       return dataset:fetch(chosen)
+    end
+  end
+  if dataset.loader_columns then
+    self.loader_columns = function()
+      local columns, inner = dataset:loader_columns()
+      return columns, inner and inner:index_select(1, self.positions) or self.positions
     end
   end
 end)

@@ -29,7 +29,8 @@ end
 
 -- What the library itself needs of the binding and scripts do not.
 local internal = {capturing = true, compiled = true, live = true, mode_changed = true, outside = true,
-  methods = true, op = true, run_define = true, set_module_hooks = true, raise = true, nearest = true,
+  prefetch = true, recomputing = true, methods = true, op = true, run_define = true, set_module_hooks = true,
+  raise = true, nearest = true, watch = true,
   resource = true, caller_line = true, parameters = true, become = true, idx = true, npy = true, idx_bytes = true,
   ops = true, op_names = true}
 

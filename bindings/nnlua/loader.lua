@@ -3,7 +3,8 @@
 --- A dataset is anything with ds:size() and ds:get(i), which gives one or more values.  Tensors are stacked,
 --- integers collate to i64, floats to f32, booleans to bool, lists of numbers to a row each, keyed tables to a table of
 --- such; other values give lists.
---- A dataset may have ds:fetch(positions) besides, which gives whole batches at once.
+--- A dataset may have ds:fetch(positions) besides, which gives whole batches at once, and ds:loader_columns(), which
+--- gives the tensors in memory that threads can make batches of.
 local args = require "nnlua.args"
 local docs = require "nnlua.docs"
 local native = require "nnlua.native"
@@ -22,8 +23,10 @@ local read = args.reader("Loader", signature)
 docs.add(Loader, "data.Loader", signature,
   "for x, y in loader:batches() do ... end; #loader is the number of batches.  shuffle: another order each epoch, "
   .. "which depends on seed and epoch only; without a seed it is drawn from the runtime's random numbers.  "
-  .. "drop_last leaves out a last batch that is not full.  workers is accepted; batches are made as they are asked "
-  .. "for.  collate makes a batch from a list of {value, ...}, one a sample.",
+  .. "drop_last leaves out a last batch that is not full.  workers: so many threads make the next batches ahead of "
+  .. "their use, the same ones, where the data set is tensors in memory (TensorDataset, images, parts of them), which "
+  .. "must not change meanwhile; other data sets give their batches as they are asked for.  collate makes a batch from "
+  .. "a list of {value, ...}, one a sample.",
   "nn.data.Loader(ds, {batch_size = 64, shuffle = true})")
 
 ---------------------------------------------------------------- collating
@@ -151,6 +154,15 @@ local function batch(self, order, first, last)
   return (self.collate or collate_samples)(samples)
 end
 
+-- What gives the batches that threads make, closed at the loop's end; nil where they cannot.
+local function made_ahead(self, order, count)
+  local ds = self.dataset
+  if not ds.loader_columns or self.collate then return nil end
+  local columns, positions = ds:loader_columns()
+  if positions and order then positions = positions:index_select(1, order) end
+  return native.prefetch(columns, positions or order, self.batch_size, count, self.workers)
+end
+
 --- Goes through the batches of one epoch: for x, y in loader:batches() do
 ---@return fun(): ...
 function Loader:batches()
@@ -159,6 +171,8 @@ function Loader:batches()
   if self.shuffle then order = order_of(self.seed, self.epoch, n) end
   self.epoch = self.epoch + 1
   local count, i = #self, 0
+  local ahead = self.workers > 0 and count > 0 and made_ahead(self, order, count)
+  if ahead then return function() return ahead() end, nil, nil, ahead end
   return function()
     if i >= count then return nil end
     local first = i * size + 1

@@ -30,6 +30,12 @@ manual.functions = {
     "f function; ... any", "any ..."},
   {"enable_grad", "nn.enable_grad(f, ...)", "Calls f(...) with recording for gradients, within no_grad.", nil,
     "f function; ... any", "any ..."},
+  {"checkpoint", "nn.checkpoint(f, ...)",
+    "Calls f(...) and returns its results without keeping what lies between them and the arguments; backward calls "
+      .. "f(...) again, with the same random numbers, when it needs the values.  Less memory for more time; the "
+      .. "gradients are the same.  f must do the same each time and change nothing outside; running statistics "
+      .. "count once.  arXiv:1604.06174.", "local x = nn.ones(2, {requires_grad = true}); "
+      .. "return nn.checkpoint(function(y) return (y * 2):exp() end, x)", "f function; ... any", "any ..."},
   {"is_grad_enabled", "nn.is_grad_enabled()", "Whether ops are recorded for gradients.", "nn.is_grad_enabled()", "",
     "boolean"},
   {"detect_anomaly", "nn.detect_anomaly(on)",
@@ -40,10 +46,11 @@ manual.functions = {
     "nn.profile(function() nn.randn(64, 64):matmul(nn.randn(64, 64)) end)[1].op", "f function; ... any",
     "{op: string, calls: integer, seconds: number, bytes: integer}[]"},
   {"memory", 'nn.memory([what])',
-    'Bytes for tensors: {live, held (with what is kept for reuse), peak, limit, calls (of the allocator), tensors}.  '
-      .. '"reset" starts a new peak, "trim" gives back what is kept.', "nn.memory().live >= 0",
+    'Bytes for tensors: {live, held (with what is kept for reuse), peak (of held), peak_live, limit, calls (of the '
+      .. 'allocator), tensors}.  "reset" starts new peaks, "trim" gives back what is kept.', "nn.memory().live >= 0",
         'what "reset"|"trim"|nil',
-    "{live: integer, held: integer, peak: integer, limit: integer, calls: integer, tensors: integer}"},
+    "{live: integer, held: integer, peak: integer, peak_live: integer, limit: integer, calls: integer, "
+      .. "tensors: integer}"},
   {"set_memory_limit", "nn.set_memory_limit(bytes)", "The most that tensors may take; 0 is without a limit.", nil,
     "bytes integer", ""},
   {"manual_seed", "nn.manual_seed(seed)", "Starts the random numbers anew: the same seed gives the same numbers.",

@@ -22,6 +22,7 @@ optim.SGD = Optimizer.define("SGD", "lr:num=0.001, momentum:num=0.0, dampening:n
   doc = "Gradient descent: d = g + weight_decay p; b = momentum b + (1 - dampening) d (d at the first step); "
     .. "p = p - lr b, or p - lr (d + momentum b) with nesterov.",
   kept = function(group) return group.momentum ~= 0 and momentum_only or nothing end,
+  decides = {"momentum"},
   check = function(group, name)
     sgd_check(group, name)
     if group.nesterov and (group.momentum <= 0 or group.dampening ~= 0) then
@@ -45,6 +46,7 @@ local function adam(name, decay, decoupled, doc)
     .. ", amsgrad:flag=false, maximize:flag=false", {
     doc = doc,
     kept = function(group) return group.amsgrad and with_largest or averages end,
+    decides = {"amsgrad"},
     check = function(group, owner)
       adam_check(group, owner)
       for i = 1, 2 do
@@ -87,6 +89,7 @@ optim.RMSprop = Optimizer.define("RMSprop", "lr:num=0.01, alpha:num=0.99, eps:nu
   doc = "v = alpha v + (1 - alpha) g^2, d = g / (sqrt(v) + eps), b = momentum b + d, p = p - lr b; centered: the "
     .. "square of g's running mean is taken off v.",
   kept = function(group) return rmsprop_kept[group.centered][group.momentum > 0] end,
+  decides = {"centered", "momentum"},
   check = Optimizer.at_least_0 {"lr", "alpha", "eps", "weight_decay", "momentum"},
   move = function(params, grads, state, group)
     local momentum = group.momentum

@@ -146,6 +146,10 @@ function Optimizer:step(closure)
     if any then
       -- while a step is captured, state is made for real, and the group's numbers are noted as live
       local kept = native.outside(state_of, self, place)
+      if native.capturing() then
+        native.watch(groups, "#")
+        native.watch(group, table.unpack(self.decides or {}))
+      end
       native.live(group)
       self.move(params, grads, kept, group)
     end
@@ -256,14 +260,13 @@ function Optimizer:load_state_dict(dict)
     local entry = read[place]
     setmetatable(entry.options, nil)
     for name, value in pairs(entry.options) do rawset(group, name, value) end
-    self._state[place] = {grads = {}}
-    if entry.stepped then
-      local state = state_of(self, place)
-      for _, name in ipairs(entry.names) do
-        for i, value in ipairs(entry.kept[name]) do
-          local target = name == "step" and state.steps:select(1, i) or state[name][i]
-          target:copy_(value:detach())
-        end
+    -- captured functions know the tensors that there are
+    local state = (entry.stepped or self._state[place].steps) and state_of(self, place)
+    for _, name in ipairs(state and entry.names or {}) do
+      for i = 1, #group.params do
+        local target, value = name == "step" and state.steps:select(1, i) or state[name][i], (entry.kept[name] or {})[i]
+        if value then target:copy_(value:detach())
+        else target:fill_(name ~= "step" and self.start and self.start(group, name) or 0) end
       end
     end
   end
@@ -291,12 +294,13 @@ end, {step = 1, zero_grad = 1, state_dict = 1, load_state_dict = 1, add_param_gr
 
 --- Makes a kind of optimizer.
 ---   kept(group)             names of the tensors kept for each parameter of a group
+---   decides                 options on which these names depend: whether they are 0 or false
 ---   start(group, name)      their first value, if not 0
 ---   check(group, name)      raises for options that do not fit
 ---   move(params, grads, state, group)   one step; grads holds false where there is none
 ---@param name string
 ---@param signature string of the options, behind params
----@param kind {kept: function, start: function?, check: function?, move: function, doc: string}
+---@param kind {kept: function, decides: string[]?, start: function?, check: function?, move: function, doc: string}
 ---@return table
 function Optimizer.define(name, signature, kind)
   local class = {__name = name, __tostring = Optimizer.__tostring}
@@ -308,7 +312,7 @@ function Optimizer.define(name, signature, kind)
     end
     rawset(self, key, value)
   end
-  for _, key in ipairs {"kept", "start", "check", "move"} do class[key] = kind[key] end
+  for _, key in ipairs {"kept", "decides", "start", "check", "move"} do class[key] = kind[key] end
   local whole = "params:any, " .. signature
   class.read = args.reader(name, whole)
   class.options = args.parse(signature)

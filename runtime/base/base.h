@@ -5,6 +5,7 @@
 
 #include "../nnlua.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 /* ---------------------------------------------------------------- status */
@@ -51,6 +52,7 @@ typedef struct nnl_heap {
     /* live and held count whole blocks with their headers, so that held - live is what the free lists hold */
     size_t limit, live, held, peak;
     size_t live_peak;  /* highest live since the last trim: what a steady loop comes back to */
+    size_t most_live;  /* the same since the last nnl_memory_reset_peak() */
     size_t cached_max; /* the free lists hold at most max(cached_max, live_peak) */
     uint64_t calls;
     int64_t fail_countdown; /* 0: off; 1: the next request fails */
@@ -129,6 +131,9 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
 /* The pool of a runtime with more than one thread; its workers are started by the first nnl_parallel(). */
 nnl_status nnl_pool_new(nnl_runtime *rt);
 void nnl_pool_free(nnl_runtime *rt); /* ends the workers; NULL pool is allowed */
+
+/* A thread beside the pool's, which its owner joins; returns 0 or an error number. */
+int nnl_thread_start(pthread_t *thread, void *(*run)(void *), void *argument);
 
 /* Whether the running call is to stop.  Stays so until the request is taken. */
 static inline bool nnl_is_cancelled(const nnl_runtime *rt)

@@ -143,6 +143,7 @@ static void count_live(nnl_heap *heap, size_t bytes)
 {
     heap->live += bytes;
     if (heap->live > heap->live_peak) heap->live_peak = heap->live;
+    if (heap->live > heap->most_live) heap->most_live = heap->live;
 }
 
 /* All that is not a hit in a free list; the request has passed fault injection. */
@@ -235,7 +236,7 @@ void nnl_heap_init(nnl_heap *heap, nnl_allocator allocate, void *user, size_t li
 {
     *heap =
         (nnl_heap){.allocate = allocate, .user = user, .limit = limit, .cached_max = CACHED_MAX};
-    heap->live = heap->held = heap->peak = heap->live_peak = sizeof(nnl_runtime);
+    heap->live = heap->held = heap->peak = heap->live_peak = heap->most_live = sizeof(nnl_runtime);
     heap->calls = 1;
 }
 
@@ -250,6 +251,7 @@ void nnl_memory_stats(const nnl_runtime *rt, nnl_memory *out)
         .limit = heap->limit,
         .calls = heap->calls,
         .tensors = rt->tensors,
+        .peak_live = heap->most_live,
     };
     memcpy(out, &all, all.size); /* an older caller's structure is shorter */
 }
@@ -257,6 +259,7 @@ void nnl_memory_stats(const nnl_runtime *rt, nnl_memory *out)
 void nnl_memory_reset_peak(nnl_runtime *rt)
 {
     rt->heap.peak = rt->heap.held;
+    rt->heap.most_live = rt->heap.live;
 }
 
 void nnl_memory_trim(nnl_runtime *rt)

@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #if defined(__linux__)
@@ -63,6 +64,7 @@ struct nnl_pool {
     atomic_int numbered; /* workers that have their number: 1, 2, ...; the caller is 0 */
     int avoided; /* the processor that the workers are kept off, or -1 */
     pid_t process;
+    char *mark; /* a page that is zero in a forked child, or NULL */
     pthread_t threads[];
 };
 
@@ -78,6 +80,34 @@ static inline void relax(void)
 static size_t pool_bytes(int workers)
 {
     return sizeof(nnl_pool) + (size_t)workers * sizeof(pthread_t);
+}
+
+/* ---------------------------------------------------------------- forks */
+
+/* Whether this process is the one that started the workers is asked before every job: by a page that forks wipe where
+ * there is such a thing, since getpid() is a system call. */
+static size_t page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
+
+static char *make_mark(void)
+{
+#if defined(MADV_WIPEONFORK)
+    void *page = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED) return NULL;
+    if (madvise(page, page_bytes(), MADV_WIPEONFORK) == 0) {
+        *(char *)page = 1;
+        return page;
+    }
+    munmap(page, page_bytes());
+#endif
+    return NULL;
+}
+
+static bool is_own_process(const nnl_pool *pool) { return pool->mark ? *pool->mark != 0 : pool->process == getpid(); }
+
+static void own_process(nnl_pool *pool)
+{
+    pool->process = getpid();
+    if (pool->mark) *pool->mark = 1;
 }
 
 /* ---------------------------------------------------------------- one thread's share of a job */
@@ -231,8 +261,10 @@ nnl_status nnl_pool_new(nnl_runtime *rt)
     pool->wanted = wanted;
     /* with more threads than processors a spinning thread keeps a working one off */
     pool->spin_percent = rt->threads <= nnl_processors() ? 100 : 0;
-    pool->process = getpid();
+    pool->mark = make_mark();
+    own_process(pool);
     if (pool_init(pool) != NNL_OK) {
+        if (pool->mark) munmap(pool->mark, page_bytes());
         nnl_free(rt, block, pool_bytes(wanted));
         return NNL_FAIL(rt, NNL_ENOMEM,
                         "threads: the system has no mutex or condition variable left");
@@ -241,27 +273,33 @@ nnl_status nnl_pool_new(nnl_runtime *rt)
     return NNL_OK;
 }
 
-/* Workers leave signals to the host's threads, except those that their own faults raise: blocked,
- * these would end the process past the host's handlers. */
-static void start_workers(nnl_runtime *rt, nnl_pool *pool)
+/* It leaves signals to the host's threads, except those that its own faults raise: blocked, these would end the
+ * process past the host's handlers. */
+int nnl_thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
 {
     static const int own_faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
-    pool->started = true;
     sigset_t blocked, before;
     sigfillset(&blocked);
     for (int i = 0; i < NNL_COUNT(own_faults); i++)
         sigdelset(&blocked, own_faults[i]);
     pthread_attr_t attributes;
     int problem = pthread_attr_init(&attributes);
-    if (!problem) {
-        pthread_attr_setstacksize(&attributes, STACK_BYTES);
-        pthread_sigmask(SIG_SETMASK, &blocked, &before);
-        while (!problem && pool->workers < pool->wanted) {
-            problem = pthread_create(&pool->threads[pool->workers], &attributes, worker, pool);
-            if (!problem) pool->workers++;
-        }
-        pthread_sigmask(SIG_SETMASK, &before, NULL);
-        pthread_attr_destroy(&attributes);
+    if (problem) return problem;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before);
+    problem = pthread_create(thread, &attributes, run, argument);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return problem;
+}
+
+static void start_workers(nnl_runtime *rt, nnl_pool *pool)
+{
+    int problem = 0;
+    pool->started = true;
+    while (!problem && pool->workers < pool->wanted) {
+        problem = nnl_thread_start(&pool->threads[pool->workers], worker, pool);
+        if (!problem) pool->workers++;
     }
     if (problem) {
         nnl_log_message(rt, NNL_LOG_WARNING, "only %d of %d threads could be started (error %d)",
@@ -273,7 +311,7 @@ void nnl_pool_free(nnl_runtime *rt)
 {
     nnl_pool *pool = rt->pool;
     if (!pool) return;
-    if (pool->process == getpid()) {
+    if (is_own_process(pool)) {
         pthread_mutex_lock(&pool->lock);
         pool->stop = true;
         pthread_cond_broadcast(&pool->work);
@@ -285,6 +323,7 @@ void nnl_pool_free(nnl_runtime *rt)
         pthread_mutex_destroy(&pool->lock);
     }
     rt->pool = NULL;
+    if (pool->mark) munmap(pool->mark, page_bytes());
     nnl_free(rt, pool, pool_bytes(pool->wanted));
 }
 
@@ -349,9 +388,9 @@ static void await_workers(nnl_pool *pool)
 /* Makes the pool ready; false when there is no worker to share with. */
 static bool have_workers(nnl_runtime *rt, nnl_pool *pool)
 {
-    if (pool->process != getpid()) {
+    if (NNL_UNLIKELY(!is_own_process(pool))) {
         /* In a forked child the workers are gone, and one of them may hold the lock for ever. */
-        pool->process = getpid();
+        own_process(pool);
         if (pool_init(pool) != NNL_OK) pool->started = true;
     }
     if (!pool->started) start_workers(rt, pool);

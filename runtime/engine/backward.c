@@ -335,6 +335,7 @@ static nnl_status restore_outputs(nnl_scope *s, nnl_node *node, nnl_tensor **out
 static nnl_status step_back(walk *w, nnl_node *node)
 {
     nnl_runtime *rt = w->rt;
+    if (NNL_UNLIKELY(node->segment && !node->filled)) NNL_TRY(nnl_segment_again(node->segment));
     NNL_TRY(check_saved(rt, node));
     const nnl_sig *sig;
     NNL_TRY(nnl_sig_of(rt, node->op, &sig));
@@ -492,13 +493,16 @@ static nnl_status run_walk(walk *w, nnl_tensor *root, nnl_tensor *seed)
 {
     nnl_runtime *rt = w->rt;
     bool mode = nnl_set_grad_mode(rt, w->create_graph);
+    nnl_keeping keeping = rt->engine->keeping;
     nnl_status status;
+    rt->engine->keeping = (nnl_keeping){.mode = NNL_KEEP_ALL};
     if (root->node) {
         status = walk_back(w, root->node, root->result, seed);
     } else {
         nnl_edge edge = {.leaf = root};
         status = deliver(w, &edge, seed);
     }
+    rt->engine->keeping = keeping;
     nnl_set_grad_mode(rt, mode);
     return status;
 }

@@ -34,6 +34,29 @@ typedef struct nnl_results {
 nnl_status nnl_request_run(nnl_runtime *rt, const nnl_request *request, nnl_results *results);
 void nnl_results_free(nnl_runtime *rt, nnl_results *results); /* the block, not the tensors */
 
+/* ---------------------------------------------------------------- values that are computed again (checkpoint.c) */
+
+typedef struct nnl_segment nnl_segment;
+
+/* What calls that are recorded do with the values that backward will read. */
+typedef struct nnl_keeping {
+    enum {
+        NNL_KEEP_ALL,
+        NNL_KEEP_NONE,   /* leaves apart; their nodes belong to `segment`, whose function will run again */
+        NNL_KEEP_AGAIN,  /* it does: they go into the nodes of its first run */
+        NNL_KEEP_NOWHERE /* inside of that, what another segment will compute again */
+    } mode;
+    nnl_segment *segment;
+    uint64_t run; /* number of the run again that is under way, 0 in none */
+} nnl_keeping;
+
+/* From here to nnl_segment_close() calls belong to a function whose values are not kept: again(user) runs it again,
+ * drop(user) forgets it (at once where an outer segment's function brings it again).  Takes over user, not on
+ * failure; *before is for close. */
+nnl_status nnl_segment_open(nnl_runtime *rt, nnl_status (*again)(void *user), void (*drop)(void *user), void *user,
+                            nnl_keeping *before);
+void nnl_segment_close(nnl_runtime *rt, const nnl_keeping *before);
+
 /* ---------------------------------------------------------------- state of a runtime's engine */
 
 /* Takes down calls instead of running them, while a function is captured (program/).  Tensors have shapes
@@ -57,6 +80,8 @@ struct nnl_engine {
     nnl_recorder *recorder;     /* while a function is captured, else NULL */
     uint64_t sequence;          /* of the next node */
     uint64_t mark;              /* of the current walk */
+    nnl_keeping keeping;
+    uint64_t runs_again;        /* functions that ran again for backward, so far */
     int hooks_running;
     nnl_node *dead;             /* nodes whose count reached 0, being freed one after the other */
     bool draining;
@@ -115,6 +140,9 @@ struct nnl_node {
     size_t block_size;
     int8_t index_base;
     bool consumed;             /* saved values were given up by a backward walk */
+    bool filled;               /* of a segment: its function ran again, and all is saved */
+    nnl_segment *segment;      /* reference, or NULL */
+    int32_t place;             /* in the segment */
     nnl_edge *edge;            /* n_in */
     nnl_tensor **saved;        /* n_in inputs, then n_out results; NULL where not saved */
     uint32_t *version;         /* of the saved ones, when saved */
@@ -142,6 +170,15 @@ void nnl_tape_forget(nnl_runtime *rt, nnl_record *record);
 nnl_node *nnl_node_ref(nnl_node *node);
 void nnl_node_unref(nnl_runtime *rt, nnl_node *node);
 void nnl_node_release(nnl_runtime *rt, nnl_node *node); /* gives up the saved values */
+/* Saves what backward reads and is not saved yet: all, or leaves only, which live anyway. */
+nnl_status nnl_node_save(const nnl_call *c, nnl_node *node, bool leaves_only);
+/* In another mode than NNL_KEEP_ALL: the node of a call, complete but for what that mode leaves out. */
+nnl_status nnl_segment_note(const nnl_call *c, nnl_node *node);
+/* How many nodes were noted, to go back to when a call fails afterwards. */
+int nnl_segment_mark(const nnl_runtime *rt);
+void nnl_segment_rewind(nnl_runtime *rt, int mark);
+nnl_status nnl_segment_again(nnl_segment *segment);
+void nnl_segment_leave(nnl_runtime *rt, nnl_node *node);
 /* The history of a view is that of its base, seen through the view: brings it up to date before use. */
 nnl_status nnl_tape_refresh(nnl_tensor *t);
 bool nnl_tracks(const nnl_tensor *t); /* a gradient can flow to it */

@@ -28,7 +28,7 @@ static void drop_hooks(nnl_runtime *rt, nnl_grad_hook *hook)
 /* Gives up what the node saved for backward. */
 void nnl_node_release(nnl_runtime *rt, nnl_node *node)
 {
-    (void)rt;
+    if (node->segment) nnl_segment_leave(rt, node);
     for (int i = 0; i < node->n_in + node->n_out; i++) {
         nnl_tensor *saved = node->saved[i];
         node->saved[i] = NULL;
@@ -209,6 +209,20 @@ static nnl_status save_output(const nnl_call *c, nnl_node *node, int i)
     return NNL_OK;
 }
 
+nnl_status nnl_node_save(const nnl_call *c, nnl_node *node, bool leaves_only)
+{
+    for (int i = 0; i < c->n_in; i++) {
+        const nnl_tensor *t = c->in[i];
+        if (!t || node->saved[i] || !saves_input(c, i)) continue;
+        if (!leaves_only || (t->requires_grad && !t->node)) NNL_TRY(save_input(c, node, i));
+    }
+    for (int i = 0; i < c->n_out && !leaves_only; i++) {
+        bool saves = c->op->saves & NNL_SAVE_OUTPUT(NNL_MIN(i, 14)) && !(c->op->define && !c->op->grad);
+        if (saves && !node->saved[c->n_in + i]) NNL_TRY(save_output(c, node, i));
+    }
+    return NNL_OK;
+}
+
 static nnl_status note_where(nnl_runtime *rt, nnl_node *node)
 {
     char text[256] = "";
@@ -232,21 +246,16 @@ static nnl_status node_of_call(nnl_call *c, nnl_node **out)
         if (c->in[i] && c->in[i]->base) NNL_TRY(nnl_tape_refresh(c->in[i]));
     }
     nnl_node *node;
+    bool keep_all = rt->engine->keeping.mode == NNL_KEEP_ALL;
     NNL_TRY(node_new(c, &node));
-    nnl_status status = NNL_OK;
     for (int i = 0; i < c->n_in; i++) {
-        nnl_tensor *t = c->in[i];
-        note_layout(&node->layout[i], t);
-        if (!t) continue;
-        connect(&node->edge[i], t);
-        if (status == NNL_OK && saves_input(c, i)) status = save_input(c, node, i);
+        note_layout(&node->layout[i], c->in[i]);
+        if (c->in[i]) connect(&node->edge[i], c->in[i]);
     }
-    for (int i = 0; i < c->n_out; i++) {
-        note_layout(&node->layout[c->n_in + i], c->out[i]);
-        if (status == NNL_OK && c->op->saves & NNL_SAVE_OUTPUT(NNL_MIN(i, 14)) && !(c->op->define && !c->op->grad))
-            status = save_output(c, node, i);
-    }
+    for (int i = 0; i < c->n_out; i++) note_layout(&node->layout[c->n_in + i], c->out[i]);
+    nnl_status status = nnl_node_save(c, node, !keep_all);
     if (status == NNL_OK && rt->engine->anomaly) status = note_where(rt, node);
+    if (status == NNL_OK && NNL_UNLIKELY(!keep_all)) status = nnl_segment_note(c, node);
     if (status != NNL_OK) {
         nnl_node_unref(rt, node);
         return status;
@@ -319,11 +328,14 @@ static nnl_status prepare_rebase(nnl_tensor *view, nnl_record *record)
 
 nnl_status nnl_tape_prepare(nnl_call *c, nnl_record *record)
 {
+    int mark = nnl_segment_mark(c->rt);
     *record = (nnl_record){NULL, NULL, NULL};
     NNL_TRY(node_of_call(c, &record->node));
     if (!c->inplace || !c->out[0]->base) return NNL_OK;
     nnl_status status = prepare_rebase(c->out[0], record);
-    if (status != NNL_OK) nnl_tape_forget(c->rt, record);
+    if (status == NNL_OK) return NNL_OK;
+    nnl_tape_forget(c->rt, record);
+    nnl_segment_rewind(c->rt, mark);
     return status;
 }
 

@@ -600,3 +600,72 @@ NNL_OP(batch_norm,
               "input:2x3x2x3 running_mean:3~ running_var:3[0.5,2]~ weight:3 bias:3; input:2x2x2x1x2 weight:2 training=true; "
               "input:3x2 running_mean:2 running_var:2[0.5,2] bias:2",
     .traits = NNL_NO_METHOD);
+
+/* ---------------------------------------------------------------- each sample for itself */
+
+/* Values a channel of a sample. */
+static int64_t places_of(const nnl_tensor *x) { return nnl_shape_numel(x->ndim - 2, x->shape + 2); }
+
+static nnl_status instance_norm_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[IN_INPUT];
+    char text[NNL_NAMED_TEXT];
+    bool own = c->attr[TRAINING].as.i != 0;
+    if (x->ndim < 3)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have 3 or more dimensions, batch x channels x places ...",
+                             nnl_call_input_text(c, 0, text));
+    for (int i = IN_MEAN; i <= IN_BIAS; i++) NNL_TRY(check_channels(c, i));
+    if (!own && (!c->in[IN_MEAN] || !c->in[IN_VAR]))
+        return nnl_call_fail(c, NNL_EINVAL, "running_mean and running_var are needed unless use_input_stats is true");
+    if (own && places_of(x) == 1)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s has 1 value per channel in a sample, but its own statistics want more than 1",
+                             nnl_call_input_text(c, 0, text));
+    return NNL_OK;
+}
+
+/* A statistic of each channel of each sample as batch x channels, without its history. */
+static nnl_tensor *statistic(nnl_scope *s, nnl_tensor *each, const nnl_tensor *x)
+{
+    nnl_tensor *plain = NULL;
+    if (s->status != NNL_OK) return NULL;
+    nnl_scope_fail(s, nnl_tensor_alias(each, &plain));
+    return s->status == NNL_OK ? nnl_reshaped(s, nnl_keep(s, plain), 2, x->shape) : NULL;
+}
+
+static void instance_norm_define(nnl_define *d)
+{
+    nnl_scope *s = d->s;
+    nnl_tensor *x = d->in[IN_INPUT], *out[3], *weight = d->in[IN_WEIGHT], *bias = d->in[IN_BIAS];
+    nnl_tensor *mean = d->in[IN_MEAN], *var = d->in[IN_VAR];
+    if (!d->attr[TRAINING].as.i) {
+        d->out[0] = DO_WITH(s, batch_norm_eval, (d->attr[EPS]), x, weight, bias, mean, var);
+        return;
+    }
+    const nnl_value attr[] = {V_INT(x->shape[1]), d->attr[EPS]};
+    if (x->shape[1] == 0) { /* no group to be in */
+        d->out[0] = DO(s, clone, x);
+        return;
+    }
+    nnl_do_many(s, &nnl_op_group_norm, 3, (nnl_tensor *[]){x, weight, bias}, 2, attr, 3, out);
+    d->out[0] = out[0];
+    if ((!mean && !var) || x->numel == 0) return;
+    /* group_norm gives rstd = 1 / sqrt(var + eps). */
+    const nnl_value samples = V_INTS(1, (int64_t[]){0});
+    nnl_tensor *with_eps = DO(s, reciprocal, DO(s, square, statistic(s, out[2], x)));
+    nnl_tensor *own_var = DO_WITH(s, mean, (samples, V_FLAG(false)), nnl_shifted(s, with_eps, -nnl_value_double(&d->attr[EPS])));
+    nnl_tensor *own_mean = DO_WITH(s, mean, (samples, V_FLAG(false)), statistic(s, out[1], x));
+    DO_WITH(s, batch_norm_update, (d->attr[MOMENTUM], V_INT(places_of(x)), V_FLAG(false)), mean, var, own_mean, own_var, NULL);
+}
+
+NNL_OP(instance_norm,
+    .sig = "input:float, running_mean:float?, running_var:float?, weight:float?, bias:float?, use_input_stats:flag=true, "
+           "momentum:num=0.1, eps:num=1e-5 -> same",
+    .doc = "(x - mean) / sqrt(var + eps) * weight + bias for every channel (dimension 2) of every sample of batch x channels x "
+           "...  mean and variance are the sample's own, and the running ones move on in place by the means over the batch, with "
+           "the unbiased variance; without use_input_stats the running ones are used.  Ulyanov et al., arXiv:1607.08022.",
+    .example = "nn.F.instance_norm(nn.randn(2, 3, 4, 4))",
+    .infer = instance_norm_infer,
+    .define = instance_norm_define,
+    .sample = "input:2x3x4; input:3x2x5 weight:2 bias:2 eps=0.1; input:2x3x2x3 weight:3; input:2x2x2x1x2 bias:2; "
+              "input:2x3x2x3 running_mean:3~ running_var:3[0.5,2]~ weight:3 bias:3 use_input_stats=false",
+    .traits = NNL_NO_METHOD);

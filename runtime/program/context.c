@@ -8,11 +8,21 @@ typedef struct kept_grad {
     nnl_tensor *t[2]; /* written in turns, where the function adds to the gradient that stands */
 } kept_grad;
 
+/* What lies between the steps of a run.  Contexts that never run at the same time share one. */
+typedef struct arena {
+    char *data;
+    size_t bytes;
+    uint32_t moves;
+    nnl_context *contexts; /* list of those that use it */
+} arena;
+
 struct nnl_context {
     nnl_program *program;
     nnl_runtime *rt;
     nnl_bump bump;
-    char *arena;
+    arena *arena;
+    nnl_context *next;    /* of the same arena */
+    uint32_t moves;       /* of the arena, when temporary buffers were given their places */
     nnl_storage *storage; /* one a buffer: what the steps' tensors see */
     nnl_tensor *value;
     nnl_call *call;
@@ -35,6 +45,18 @@ static void place_values(nnl_context *x, int buffer)
     for (int32_t v = p->buffer[buffer].first_value; v >= 0; v = p->value[v].next) x->value[v].data = data + p->value[v].offset;
 }
 
+static void place_temporary(nnl_context *x)
+{
+    const nnl_program *p = x->program;
+    for (int b = 0; b < p->n_buffers; b++) {
+        const nnl_buffer *buffer = &p->buffer[b];
+        if (!nnl_buffer_is_in_arena(buffer)) continue;
+        x->storage[b].data = x->arena->data + buffer->place;
+        place_values(x, b);
+    }
+    x->moves = x->arena->moves;
+}
+
 static void make_values(nnl_context *x)
 {
     const nnl_program *p = x->program;
@@ -48,10 +70,10 @@ static void make_values(nnl_context *x)
         const nnl_buffer *buffer = &p->buffer[b];
         bool fixed = (buffer->kind == NNL_BUFFER_OUTER || buffer->kind == NNL_BUFFER_CONST) && !nnl_buffer_is_copied(buffer);
         x->storage[b] = (nnl_storage){.refs = 1, .bytes = buffer->bytes, .rt = x->rt};
-        if (fixed) x->storage[b].data = buffer->storage->data;
-        else if (!buffer->escapes && buffer->first >= 0) x->storage[b].data = x->arena + buffer->place;
+        if (fixed && buffer->storage) x->storage[b].data = buffer->storage->data;
         if (x->storage[b].data) place_values(x, b);
     }
+    place_temporary(x);
 }
 
 static nnl_status run_as_it_is(nnl_ready *r) { return r->call->op->run(r->call); }
@@ -145,13 +167,55 @@ static int find_first_effect(const nnl_program *p)
     return p->n_steps;
 }
 
-static nnl_status make_parts(nnl_context *x)
+/* The context joins an arena, which then is as large as the largest of its contexts needs. */
+static nnl_status join_arena(nnl_context *x, arena *a)
+{
+    void *data;
+    size_t bytes = x->program->arena_bytes;
+    for (const nnl_context *other = a->contexts; other; other = other->next) bytes = NNL_MAX(bytes, other->program->arena_bytes);
+    if (bytes != a->bytes || !a->data) {
+        nnl_status status = nnl_alloc(x->rt, bytes, &data);
+        if (status != NNL_OK && bytes > a->bytes) return status;
+        if (status == NNL_OK) {
+            nnl_free(x->rt, a->data, a->bytes);
+            a->data = data;
+            a->bytes = bytes;
+            a->moves++;
+        }
+    }
+    x->arena = a;
+    x->next = a->contexts;
+    a->contexts = x;
+    return NNL_OK;
+}
+
+static nnl_status find_arena(nnl_context *x, nnl_context *other)
+{
+    void *block;
+    if (other) return join_arena(x, other->arena);
+    NNL_TRY(nnl_alloc_zeroed(x->rt, sizeof(arena), &block));
+    nnl_status status = join_arena(x, block);
+    if (status != NNL_OK) nnl_free(x->rt, block, sizeof(arena));
+    return status;
+}
+
+static void leave_arena(nnl_context *x)
+{
+    arena *a = x->arena;
+    if (!a) return;
+    nnl_context **place = &a->contexts;
+    while (*place != x) place = &(*place)->next;
+    *place = x->next;
+    if (a->contexts) return;
+    nnl_free(x->rt, a->data, a->bytes);
+    nnl_free(x->rt, a, sizeof *a);
+}
+
+static nnl_status make_parts(nnl_context *x, nnl_context *other)
 {
     const nnl_program *p = x->program;
     nnl_bump *bump = &x->bump;
-    void *arena;
-    NNL_TRY(nnl_alloc(x->rt, p->arena_bytes, &arena));
-    x->arena = arena;
+    NNL_TRY(find_arena(x, other));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_storage) * (size_t)(p->n_buffers + 1), &x->storage));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_storage *) * (size_t)(p->n_buffers + 1), &x->bound));
     NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_tensor) * (size_t)(p->n_values + 1), &x->value));
@@ -173,6 +237,11 @@ static nnl_status make_parts(nnl_context *x)
 
 nnl_status nnl_context_new(nnl_program *program, nnl_runtime *rt, nnl_context **out)
 {
+    return nnl_context_new_beside(program, rt, NULL, out);
+}
+
+nnl_status nnl_context_new_beside(nnl_program *program, nnl_runtime *rt, nnl_context *other, nnl_context **out)
+{
     void *block;
     *out = NULL;
     if (rt->isa != program->rt->isa)
@@ -181,7 +250,7 @@ nnl_status nnl_context_new(nnl_program *program, nnl_runtime *rt, nnl_context **
     NNL_TRY(nnl_alloc_zeroed(rt, sizeof(nnl_context), &block));
     nnl_context *x = block;
     *x = (nnl_context){.program = program, .rt = rt, .bump = {.rt = rt}};
-    nnl_status status = make_parts(x);
+    nnl_status status = make_parts(x, other);
     if (status != NNL_OK) {
         nnl_context_free(x);
         return status;
@@ -197,7 +266,7 @@ void nnl_context_free(nnl_context *x)
         for (int k = 0; k < 2; k++) nnl_tensor_unref(x->grad[i].t[k]);
     }
     for (int i = 0; x->ready && i < x->program->n_steps; i++) drop_ready(x, i);
-    nnl_free(x->rt, x->arena, x->program->arena_bytes);
+    leave_arena(x);
     nnl_bump bump = x->bump;
     nnl_free(x->rt, x, sizeof *x);
     nnl_bump_free(&bump);
@@ -478,6 +547,7 @@ static nnl_status run(nnl_context *x, nnl_tensor *const *inputs, nnl_tensor **ou
 {
     const nnl_program *p = x->program;
     NNL_TRY(nnl_poll_cancel(x->rt));
+    if (NNL_UNLIKELY(x->moves != x->arena->moves)) place_temporary(x);
     if (x->any_fixed) NNL_TRY(refresh(x));
     NNL_TRY(set_inputs(x, inputs));
     NNL_TRY(bind_gradients(x, inputs));

@@ -27,11 +27,6 @@ static void find_lifetimes(nnl_program *p)
     }
 }
 
-static bool in_arena(const nnl_buffer *b)
-{
-    return (b->kind == NNL_BUFFER_TEMP || nnl_buffer_is_copied(b)) && !b->escapes && b->first >= 0;
-}
-
 static void sift(const nnl_program *p, int32_t *order, int at, int count)
 {
     int32_t item = order[at];
@@ -81,7 +76,7 @@ nnl_status nnl_program_plan(nnl_program *p)
     int32_t *order = block, *placed = order + p->n_buffers;
     int count = 0;
     for (int b = 0; b < p->n_buffers; b++) {
-        if (in_arena(&p->buffer[b])) order[count++] = b;
+        if (nnl_buffer_is_in_arena(&p->buffer[b])) order[count++] = b;
     }
     sort_by_size(p, order, count);
     p->arena_bytes = 0;
@@ -100,7 +95,7 @@ nnl_status nnl_program_plan(nnl_program *p)
 nnl_status nnl_program_finish(nnl_program *p)
 {
     if (p->n_steps == 0) return NNL_OK; /* arguments are handed on, at most */
-    nnl_program_simplify(p);
+    NNL_TRY(nnl_program_simplify(p));
     NNL_TRY(nnl_program_reorder(p));
     NNL_TRY(nnl_program_absorb(p));
     NNL_TRY(nnl_program_fuse(p));

@@ -52,6 +52,12 @@ static inline bool nnl_buffer_is_copied(const nnl_buffer *b)
     return b->kind == NNL_BUFFER_CONST && (b->written || b->escapes);
 }
 
+/* Once lifetimes are known. */
+static inline bool nnl_buffer_is_in_arena(const nnl_buffer *b)
+{
+    return (b->kind == NNL_BUFFER_TEMP || nnl_buffer_is_copied(b)) && !b->escapes && b->first >= 0;
+}
+
 typedef struct nnl_program_value {
     int32_t buffer, next; /* next value of the same buffer */
     int64_t offset;       /* bytes from the buffer's beginning; for INPUT from the argument's first element */
@@ -107,6 +113,7 @@ typedef struct nnl_step {
     bool relu;            /* the positive part of result 0, in the op's last pass */
     bool draws;           /* uses .random */
     int16_t call_attr;    /* attribute that holds an earlier call's number (from the run's first), or -1 */
+    uint64_t run_again;   /* number of the checkpointed function's run again that it belongs to, 0: none */
     int32_t live;         /* attributes come from the live table of this number, or -1 */
     const char *where;    /* script line */
 } nnl_step;
@@ -154,10 +161,18 @@ typedef struct nnl_capture_pause { nnl_recorder *recorder; bool capturing; } nnl
 nnl_capture_pause nnl_capture_suspend(nnl_runtime *rt);
 void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause);
 
+bool nnl_same_form(const nnl_tensor *a, const nnl_tensor *b); /* type, shape, strides */
+bool nnl_same_attribute(const nnl_value *a, const nnl_value *b);
+/* Whether the step does nothing but fill temporary buffers that no other writes, from its inputs alone; writes: how
+ * many steps write into each buffer. */
+int nnl_step_count_writes(const nnl_program *p, const nnl_step *step, uint32_t *writes); /* returns those to what is outside */
+bool nnl_step_is_pure(const nnl_program *p, const nnl_step *step, const uint32_t *writes);
+
 /* ---------------------------------------------------------------- passes: each keeps the meaning */
 
 nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture and the first context */
-void nnl_program_simplify(nnl_program *p);       /* simplify.c: steps that nobody needs go */
+nnl_status nnl_program_simplify(nnl_program *p); /* simplify.c: steps that nobody needs go, and equal ones */
+nnl_status nnl_program_constants(nnl_program *p); /* constants.c: what depends on constants only is computed now */
 nnl_status nnl_program_reorder(nnl_program *p);  /* reorder.c: relu's gradient before that of max pooling */
 nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
@@ -172,7 +187,8 @@ size_t nnl_program_explain(const nnl_program *p, const nnl_context *times, char 
 /* values: the context's tensors. */
 nnl_status nnl_chain_run(nnl_runtime *rt, const nnl_chain *chain, const nnl_tensor *values);
 
-
+/* nnl_context_new() that shares the memory between the steps with another context of the runtime (NULL: none). */
+nnl_status nnl_context_new_beside(nnl_program *program, nnl_runtime *rt, nnl_context *other, nnl_context **out);
 /* Sets an attribute of a step for the runs to come: a number that the script may change between runs. */
 void nnl_context_set(nnl_context *context, int step, int attr, nnl_value value);
 /* Microseconds that a step took in the quickest run under the profiler; -1 when there was none. */

@@ -64,7 +64,7 @@ static nnl_status buffer_of(recording *r, nnl_storage *s, bool result, int32_t *
     return add_buffer(r, s, kind, 0, out);
 }
 
-static bool same_form(const nnl_tensor *a, const nnl_tensor *b)
+bool nnl_same_form(const nnl_tensor *a, const nnl_tensor *b)
 {
     return a->dtype == b->dtype && nnl_same_shape(a, b) &&
            memcmp(a->strides, b->strides, sizeof(int64_t) * a->ndim) == 0;
@@ -79,7 +79,7 @@ static nnl_status value_of(recording *r, nnl_tensor *t, bool result, int32_t *ou
     NNL_TRY(buffer_of(r, t->storage, result, &buffer));
     int64_t offset = t->data - (char *)t->storage->data;
     for (int32_t v = p->buffer[buffer].first_value; v >= 0; v = p->value[v].next) {
-        if (p->value[v].offset != offset || !same_form(&p->value[v].form, t)) continue;
+        if (p->value[v].offset != offset || !nnl_same_form(&p->value[v].form, t)) continue;
         *out = v;
         return NNL_OK;
     }
@@ -164,7 +164,8 @@ static nnl_status record_call(nnl_recorder *recorder, nnl_call *c)
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_step), p->n_steps, &p->step));
     nnl_step *step = &p->step[p->n_steps];
     *step = (nnl_step){.op = c->op, .n_in = (int16_t)c->n_in, .n_out = (int16_t)c->n_out, .live = r->live,
-                       .index_base = (int8_t)c->index_base, .inplace = c->inplace, .keep = c->keep};
+                       .index_base = (int8_t)c->index_base, .inplace = c->inplace, .keep = c->keep,
+                       .run_again = p->rt->engine->keeping.run};
     r->live = -1;
     NNL_TRY(values_of(r, c->in, c->n_in, false, &step->in));
     NNL_TRY(values_of(r, c->out, c->n_out, true, &step->out));
@@ -409,7 +410,7 @@ void nnl_program_unref(nnl_program *p)
 
 /* ---------------------------------------------------------------- comparing two captures */
 
-static bool same_value(const nnl_value *a, const nnl_value *b)
+bool nnl_same_attribute(const nnl_value *a, const nnl_value *b)
 {
     if (a->kind != b->kind || a->count != b->count) return false;
     switch (a->kind) {
@@ -427,7 +428,7 @@ static bool same_values(const nnl_program *a, const nnl_program *b, const int32_
         if (x[i] != y[i]) return false;
         if (x[i] < 0) continue;
         const nnl_program_value *v = &a->value[x[i]], *w = &b->value[y[i]];
-        if (v->buffer != w->buffer || v->offset != w->offset || !same_form(&v->form, &w->form)) return false;
+        if (v->buffer != w->buffer || v->offset != w->offset || !nnl_same_form(&v->form, &w->form)) return false;
     }
     return true;
 }
@@ -461,7 +462,7 @@ bool nnl_program_agrees(const nnl_program *a, const nnl_program *b, bool *number
     for (int i = 0; i < a->n_steps; i++) {
         const nnl_step *s = &a->step[i], *t = &b->step[i];
         for (int k = 0; k < s->n_attr && s->live < 0; k++) {
-            if (same_value(&s->attr[k], &t->attr[k])) continue;
+            if (nnl_same_attribute(&s->attr[k], &t->attr[k])) continue;
             *number = true;
             *where = t->where;
             return false;

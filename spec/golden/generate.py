@@ -1867,6 +1867,19 @@ def image():
     fam.module_case("AvgPool3d", [2], N.AvgPool3d(2), [volume])
     fam.module_case("AdaptiveAvgPool2d", [[2, 3]], N.AdaptiveAvgPool2d((2, 3)), [area])
     fam.module_case("AdaptiveMaxPool2d", [2], N.AdaptiveMaxPool2d(2), [area])
+
+    # ---- normalisation of each sample
+    for x in (In(U(2, 3, 4), layout="t"), In(U(2, 3, 3, 2), layout="s"), U(2, 3, 1, 2, 2)):
+        own = lambda x, w, b: F.instance_norm(x, None, None, w, b, True, 0.1, 0.01)
+        fam.case("instance_norm", [x, None, None, w, b, True, 0.1, 0.01], own)
+        running = lambda x, m, v, w, b: F.instance_norm(x, m, v, w, b, False)
+        fam.case("instance_norm", [x, mean, var, w, b, False], running)
+    fam.case("instance_norm", [U(3, 2, 7)], lambda x: F.instance_norm(x))
+    for name, x in [("InstanceNorm1d", x3), ("InstanceNorm2d", x4), ("InstanceNorm3d", x5), ("InstanceNorm2d", U(3, 4, 2))]:
+        fam.module_case(name, [3], getattr(N, name)(3), [x])
+        tracked = dict(affine=True, track_running_stats=True, eps=0.01)
+        fam.module_case(name, [3], after(getattr(N, name)(3, **tracked)), [x], options=tracked)
+        fam.module_case(name, [3], after(getattr(N, name)(3, **tracked), x * 2 + 1).eval(), [x], options=tracked, mode="eval")
     return fam
 
 
