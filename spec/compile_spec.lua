@@ -211,6 +211,58 @@ describe("a captured network with", function()
   end)
 end)
 
+---------------------------------------------------------------- convolutions whose weights stay
+
+local kinds = {
+  {"a plain convolution", function() return nn.Conv2d(3, 20, 3, {padding = 1}), nn.randn(2, 3, 9, 11) end},
+  {"one of many channels with strides", function() return nn.Conv2d(64, 70, 3, {stride = 2}), nn.randn(1, 64, 12, 12) end},
+  {"single places", function() return nn.Conv2d(33, 40, 1, {bias = false}), nn.randn(1, 33, 6, 6) end},
+  {"groups with dilation", function()
+    return nn.Conv2d(6, 9, {2, 3}, {groups = 3, dilation = {2, 1}, padding = {1, 2}}), nn.randn(2, 6, 8, 7)
+  end},
+  {"a depthwise convolution", function() return nn.Conv2d(18, 18, 3, {groups = 18, padding = "same"}), nn.randn(1, 18, 8, 8) end},
+  {"one dimension", function() return nn.Conv1d(4, 5, 3, {padding = 1}), nn.randn(2, 4, 30) end},
+  {"three dimensions in f64", function()
+    return nn.Conv3d(2, 3, 2, {padding = 1}):to "f64", nn.randn(1, 2, 4, 5, 4):to "f64"
+  end},
+  {"an image without a batch", function() return nn.Conv2d(3, 4, 3), nn.randn(3, 7, 7) end},
+  {"an image with other strides", function() return nn.Conv2d(3, 4, 3), nn.randn(2, 7, 7, 3):permute(1, 4, 3, 2) end},
+  {"no result", function() return nn.Conv2d(3, 4, 3), nn.zeros(0, 3, 7, 7) end},
+}
+
+describe("a captured convolution", function()
+  for _, kind in ipairs(kinds) do
+    it("has eager's bits, also when its parameters change between runs: " .. kind[1], function()
+      nn.manual_seed(7)
+      local net, x = kind[2]()
+      local f = nn.compile(function(input) return net(input) end)
+      for run = 1, 4 do
+        local wanted, got = nn.no_grad(net, x), nn.no_grad(f, x)
+        assert.is_true(same(wanted, got))
+        nn.no_grad(function()
+          if run ~= 2 then net.weight:mul_(1.5) end
+          if run ~= 1 and net.bias then net.bias:add_(0.25) end
+        end)
+        x = x:clone():mul_(0.5):add_(0.125)
+      end
+    end)
+  end
+
+  it("sees a weight that the function itself computes or changes", function()
+    local weight = nn.randn(4, 2, 3, 3)
+    local function f(x)
+      local y = nn.F.conv2d(x, weight * 2)
+      weight:add_(1)
+      return y + nn.F.conv2d(x, weight)
+    end
+    local x, before = nn.randn(1, 2, 6, 6), weight:clone()
+    local wanted = {f(x), f(x)}
+    weight:copy_(before)
+    local g = nn.compile(f)
+    for run = 1, 2 do assert.is_true(same(wanted[run], g(x))) end
+  end)
+end)
+
 ---------------------------------------------------------------- arguments and results
 
 describe("a captured function", function()

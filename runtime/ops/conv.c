@@ -160,6 +160,25 @@ static nnl_status conv_run(nnl_call *c)
     return nnl_conv_forward(c->rt, &v, c->out[0], c->in[0], c->in[1], c->in[2], c->relu);
 }
 
+static nnl_status run_ready(nnl_ready *r)
+{
+    const nnl_call *c = r->call;
+    return nnl_conv_run_ready(c->rt, r->plan, c->out[0]->data, c->in[0]->data, c->in[2] ? c->in[2]->data : NULL);
+}
+
+static nnl_status conv_ready(nnl_ready *r)
+{
+    const nnl_call *c = r->call;
+    nnl_conv v = described(c->op->variant, c->in[0], c->in[1], c->attr);
+    nnl_conv_ready *plan;
+    if (!(r->fixed & 2u)) return NNL_OK;
+    NNL_TRY(nnl_conv_get_ready(c->rt, &v, c->out[0], c->in[0], c->in[1], c->in[2], c->relu, &plan, &r->plan_bytes));
+    if (!plan) return NNL_OK;
+    r->plan = plan;
+    r->run = run_ready;
+    return NNL_OK;
+}
+
 /* ---------------------------------------------------------------- gradients */
 
 enum { BACK_SHAPE, BACK_STRIDE, BACK_PADDING, BACK_DILATION, BACK_GROUPS, BACK_BIAS }; /* attributes */
@@ -336,6 +355,7 @@ static void conv_define(nnl_define *d)
     .example = example_,                                                                                          \
     .infer = conv_infer,                                                                                          \
     .run = conv_run,                                                                                              \
+    .ready = conv_ready,                                                                                          \
     .grad = conv_grad,                                                                                            \
     .define = conv_define,                                                                                        \
     .variant = rank_,                                                                                             \

@@ -37,13 +37,17 @@ static void run_lane(void *context, int64_t lane)
         p->task(p, i, buffer);
 }
 
-nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work)
+void nnl_conv_share(const nnl_runtime *rt, nnl_conv_plan *p, double work, bool held)
 {
-    bool parallel = rt->threads > 1 && work >= PARALLEL_WORK;
+    bool parallel = rt->threads > 1 && work >= (held ? 2 * NNL_CONV_TASK_WORK : PARALLEL_WORK);
     p->lanes = NNL_MIN(p->tasks, parallel ? LANES_PER_THREAD * (int64_t)rt->threads : 1);
+    p->lane_bytes = nnl_round_up(p->lane_bytes, 64);
+}
+
+nnl_status nnl_conv_run_lanes(nnl_runtime *rt, nnl_conv_plan *p)
+{
     if (p->lanes == 0) return NNL_OK;
     void *memory = NULL;
-    p->lane_bytes = nnl_round_up(p->lane_bytes, 64);
     size_t bytes = (size_t)(p->lanes * p->lane_bytes);
     if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &memory));
     p->memory = memory;
@@ -54,6 +58,12 @@ nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work)
         status = nnl_parallel(rt, p->lanes, run_lane, p);
     if (bytes > 0) nnl_free(rt, memory, bytes);
     return status;
+}
+
+nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work)
+{
+    nnl_conv_share(rt, p, work, false);
+    return nnl_conv_run_lanes(rt, p);
 }
 
 /* Elements of the window of rows x columns results; with fewer than 4 columns the kernels look

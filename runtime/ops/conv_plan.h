@@ -10,6 +10,8 @@
 /* Multiplications that are worth a block, and blocks enough for the threads to feed. */
 #define NNL_CONV_BLOCK_WORK 400000
 #define NNL_CONV_BLOCKS 16
+/* Multiplications that are worth a task while workers are held awake. */
+#define NNL_CONV_TASK_WORK 100000.0
 
 static inline int64_t nnl_divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t nnl_round_up(int64_t a, int64_t b) { return nnl_divide_up(a, b) * b; }
@@ -85,6 +87,10 @@ nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype d
                                  const nnl_conv_image *x, bool pixels);
 /* Runs p->tasks, each with p->lane_bytes of memory of its own.  work: multiplications. */
 nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work);
+/* The same in two steps, of which the second may be repeated: how tasks go to lanes, with less work
+ * for each where workers are held awake; and the run. */
+void nnl_conv_share(const nnl_runtime *rt, nnl_conv_plan *p, double work, bool held);
+nnl_status nnl_conv_run_lanes(nnl_runtime *rt, nnl_conv_plan *p);
 
 /* One block: results [r0, r1) x [c0, c1) of a plane of the result, and its window. */
 typedef struct nnl_conv_part {

@@ -64,13 +64,19 @@ static void pack(const nnl_conv_plan *p, char *out, const char *in, const nnl_co
         p->kernels->conv_pack_f64((double *)(void *)out, (const double *)(const void *)in, order);
 }
 
+/* Of a packed weight. */
+static int64_t group_bytes(const nnl_conv_plan *p, const nnl_conv_order *order)
+{
+    int64_t depth = order->size[0] * order->size[1] * order->size[2] * order->size[3];
+    return depth * nnl_round_up(order->lanes, nnl_conv_lanes(p)) * p->size;
+}
+
 /* Packs the weight of every group; the caller frees *packed, of *bytes. */
 static nnl_status pack_groups(nnl_runtime *rt, const nnl_conv_plan *p, const char *from,
                               int64_t group_step, const nnl_conv_order *order, char **packed,
                               size_t *bytes)
 {
-    int64_t depth = order->size[0] * order->size[1] * order->size[2] * order->size[3];
-    int64_t group = depth * nnl_round_up(order->lanes, nnl_conv_lanes(p)) * p->size;
+    int64_t group = group_bytes(p, order);
     void *memory;
     *bytes = (size_t)(group * p->shape.groups);
     NNL_TRY(nnl_alloc(rt, *bytes, &memory));
@@ -164,6 +170,56 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
         status = result_close(out, made, forward(rt, v, made, input, weight, bias, relu));
     nnl_tensor_unref(adjacent);
     return status;
+}
+
+/* ---------------------------------------------------------------- run again and again */
+
+struct nnl_conv_ready {
+    nnl_conv v;
+    nnl_conv_plan plan;
+};
+
+nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
+                              const nnl_tensor *input, const nnl_tensor *weight,
+                              const nnl_tensor *bias, bool relu, nnl_conv_ready **out,
+                              size_t *bytes)
+{
+    *out = NULL;
+    if (!v->batched || y->numel == 0 || (bias && bias->strides[0] != 1)) return NNL_OK;
+    nnl_conv_image x = nnl_conv_image_of(input, v);
+    nnl_conv_plan p = nnl_conv_plan_make(rt, v, (nnl_dtype)y->dtype, &x, true);
+    nnl_conv_steps w = nnl_conv_steps_of(weight, v);
+    nnl_conv_order order = nnl_conv_order_of(&p, &w);
+    p.y = nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
+    p.relu = relu;
+    p.task = forward_task;
+    p.tasks = p.blocks;
+    p.lane_bytes = p.window_bytes;
+    nnl_conv_share(rt, &p, nnl_conv_work(v), rt->pool != NULL);
+    int64_t group = group_bytes(&p, &order), head = nnl_round_up(sizeof(nnl_conv_ready), 64);
+    void *block;
+    *bytes = (size_t)(head + group * p.shape.groups);
+    NNL_TRY(nnl_alloc(rt, *bytes, &block));
+    *out = block;
+    (*out)->v = *v;
+    char *packed = (char *)block + head;
+    for (int64_t g = 0; g < p.shape.groups; g++)
+        pack(&p, packed + g * group, nnl_conv_at(&p, weight->data, g * p.channels_out * w.out),
+             &order);
+    p.v = &(*out)->v;
+    p.weight = packed;
+    (*out)->plan = p;
+    return NNL_OK;
+}
+
+nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const void *input,
+                              const void *bias)
+{
+    nnl_conv_plan *p = &ready->plan;
+    p->x.data = input;
+    p->y.data = y;
+    p->bias = bias;
+    return nnl_conv_run_lanes(rt, p);
 }
 
 /* ---------------------------------------------------------------- the input's gradient */
