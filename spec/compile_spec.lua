@@ -263,6 +263,24 @@ describe("a captured convolution", function()
   end)
 end)
 
+describe("a captured product", function()
+  it("may hand out the constant that is its weight", function()
+    local rows = {}
+    for i = 1, 40 do rows[i] = nn.arange(i, i + 29):totable() end
+    local function f(x)
+      local weight = nn.tensor(rows)
+      return nn.F.linear(x, weight), weight
+    end
+    local x, g = nn.randn(20, 30), nn.compile(f)
+    local wanted = f(x)
+    for _ = 1, 2 do
+      local got, weight = g(x)
+      assert.is_true(same(wanted, got))
+      weight:zero_()
+    end
+  end)
+end)
+
 ---------------------------------------------------------------- arguments and results
 
 describe("a captured function", function()

@@ -60,7 +60,7 @@ static nnl_status run_as_it_is(nnl_ready *r) { return r->call->op->run(r->call);
  * between runs; then the step is made ready again. */
 static bool is_fixed(const nnl_buffer *b)
 {
-    return !b->written && (b->kind == NNL_BUFFER_OUTER || b->kind == NNL_BUFFER_CONST);
+    return !b->written && !nnl_buffer_is_copied(b) && (b->kind == NNL_BUFFER_OUTER || b->kind == NNL_BUFFER_CONST);
 }
 
 static nnl_status make_ready(nnl_context *x, int place)
