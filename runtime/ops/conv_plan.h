@@ -45,7 +45,8 @@ typedef struct nnl_conv_plan {
     int64_t lane_bytes, lanes, tasks;
     void (*task)(const struct nnl_conv_plan *p, int64_t i, char *buffer);
     /* the calls' own */
-    const char *weight, *bias;
+    const char *weight, *bias, *residual;
+    const char *center, *scale, *shift; /* a normalisation of the result; or NULL */
     bool relu;
     nnl_conv_image y;
     char *sums;

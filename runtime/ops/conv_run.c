@@ -1,5 +1,6 @@
 /* Convolutions forward and the gradient of their input, on the kernels of kernels/conv.c. */
 #include "conv_plan.h"
+#include "image.h"
 
 #include <string.h>
 
@@ -108,6 +109,10 @@ static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer)
         .y_row = p->y.place[1],
         .y_column = p->y.place[2],
         .bias = p->bias ? nnl_conv_at(p, p->bias, channel) : NULL,
+        .center = p->center ? nnl_conv_at(p, p->center, channel) : NULL,
+        .scale = p->scale ? nnl_conv_at(p, p->scale, channel) : NULL,
+        .shift = p->shift ? nnl_conv_at(p, p->shift, channel) : NULL,
+        .residual = p->residual ? nnl_conv_at(p, p->residual, y) : NULL,
         .relu = p->relu};
     memcpy(call.taps, b.taps, sizeof call.taps);
     memcpy(call.x_tap, b.x_tap, sizeof call.x_tap);
@@ -181,44 +186,52 @@ struct nnl_conv_ready {
 
 nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
                               const nnl_tensor *input, const nnl_tensor *weight,
-                              const nnl_tensor *bias, bool relu, nnl_conv_ready **out,
-                              size_t *bytes)
+                              const nnl_conv_last *last, nnl_conv_ready **out, size_t *bytes)
 {
     *out = NULL;
-    if (!v->batched || y->numel == 0 || (bias && bias->strides[0] != 1)) return NNL_OK;
+    if (!v->batched || y->numel == 0 || (last->bias && last->bias->strides[0] != 1)) return NNL_OK;
     nnl_conv_image x = nnl_conv_image_of(input, v);
     nnl_conv_plan p = nnl_conv_plan_make(rt, v, (nnl_dtype)y->dtype, &x, true);
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);
     nnl_conv_order order = nnl_conv_order_of(&p, &w);
     p.y = nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
-    p.relu = relu;
+    p.relu = last->relu;
     p.task = forward_task;
     p.tasks = p.blocks;
     p.lane_bytes = p.window_bytes;
     nnl_conv_share(rt, &p, nnl_conv_work(v), rt->pool != NULL);
-    int64_t group = group_bytes(&p, &order), head = nnl_round_up(sizeof(nnl_conv_ready), 64);
+    int64_t group = group_bytes(&p, &order), head = nnl_round_up(sizeof(nnl_conv_ready), 64),
+            channels = nnl_round_up(v->out_channels * p.size, 64);
     void *block;
-    *bytes = (size_t)(head + group * p.shape.groups);
+    *bytes = (size_t)(head + group * p.shape.groups + 3 * channels);
     NNL_TRY(nnl_alloc(rt, *bytes, &block));
     *out = block;
     (*out)->v = *v;
-    char *packed = (char *)block + head;
+    char *norm = (char *)block + head, *packed = norm + 3 * channels;
     for (int64_t g = 0; g < p.shape.groups; g++)
         pack(&p, packed + g * group, nnl_conv_at(&p, weight->data, g * p.channels_out * w.out),
              &order);
     p.v = &(*out)->v;
     p.weight = packed;
+    if (last->mean) {
+        nnl_norm_constants(p.dtype, v->out_channels, last->mean, last->var, last->norm_weight,
+                           last->norm_bias, last->eps, norm, norm + channels, norm + 2 * channels);
+        p.center = norm;
+        p.scale = norm + channels;
+        p.shift = norm + 2 * channels;
+    }
     (*out)->plan = p;
     return NNL_OK;
 }
 
 nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const void *input,
-                              const void *bias)
+                              const void *bias, const void *residual)
 {
     nnl_conv_plan *p = &ready->plan;
     p->x.data = input;
     p->y.data = y;
     p->bias = bias;
+    p->residual = residual;
     return nnl_conv_run_lanes(rt, p);
 }
 
