@@ -475,9 +475,43 @@ describe("in a captured function", function()
   end)
 end)
 
----------------------------------------------------------------- constants among the weights
+---------------------------------------------------------------- products
 
 describe("a captured product", function()
+  it("takes a relu behind a linear layer into its last pass, with eager's bits", function()
+    local shapes = {{1, 5, 7}, {1, 784, 256}, {3, 200, 40}, {64, 33, 70}, {300, 70, 90}, {20, 300, 1}, {2, 3, 1}}
+    for _, sizes in ipairs(shapes) do
+      local rows, from, to = table.unpack(sizes)
+      for _, bias in ipairs {true, false} do
+        local net = nn.Sequential(nn.Linear(from, to, {bias = bias}), nn.ReLU())
+        local broken = nn.full({rows, from}, 0 / 0)
+        for _, x in ipairs {nn.randn(rows, from), nn.randn(2, rows, from), nn.randn(from, rows):t(), broken} do
+          local f = nn.compile(net)
+          for _ = 1, 2 do assert.is_true(same(nn.no_grad(net, x), nn.no_grad(f, x)), table.concat(sizes, " ")) end
+          assert.matches("linear+relu", f:explain(), 1, true)
+        end
+      end
+    end
+  end)
+
+  it("trains with a relu in its last pass as it does without", function()
+    nn.manual_seed(4)
+    local net, x = nn.Sequential(nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 3), nn.ReLU()), nn.randn(6, 9)
+    local function gradients(input)
+      net:zero_grad()
+      net(input):square():sum():backward()
+    end
+    gradients(x)
+    local wanted = {}
+    for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
+    local f = nn.compile(gradients)
+    for _ = 1, 2 do
+      f(x)
+      for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
+    end
+    assert.matches("linear+relu", f:explain(), 1, true)
+  end)
+
   it("may hand out the constant that is its weight", function()
     local rows = {}
     for i = 1, 40 do rows[i] = nn.arange(i, i + 29):totable() end
