@@ -494,6 +494,18 @@ describe("a captured product", function()
     end
   end)
 
+  it("of a few rows goes through its weight in both directions, with the same bits", function()
+    for _, rows in ipairs {1, 3} do
+      local net, x = nn.Linear(3000, 210), nn.randn(rows, 3000)
+      local wanted, f, g = nn.no_grad(net, x), nn.compile(net), nn.compile(function(a, b) return a:mm(b) end)
+      local weight = nn.randn(3000, 210)
+      for _ = 1, 3 do
+        assert.is_true(same(wanted, nn.no_grad(f, x)))
+        assert.is_true(same(x:mm(weight), g(x, weight)))
+      end
+    end
+  end)
+
   it("trains with a relu in its last pass as it does without", function()
     nn.manual_seed(4)
     local net, x = nn.Sequential(nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 3), nn.ReLU()), nn.randn(6, 9)
