@@ -213,6 +213,15 @@ end)
 
 ---------------------------------------------------------------- convolutions whose weights stay
 
+-- Statistics and parameters that are not those of a new layer.
+local function unsettle(net)
+  for _, buffer in ipairs(net:buffers()) do
+    if buffer.dtype ~= "i64" then buffer:copy_(nn.rand(buffer.shape):add_(0.5)) end
+  end
+  nn.no_grad(function() for _, p in ipairs(net:parameters()) do p:copy_(nn.randn(p.shape)) end end)
+  return net:eval()
+end
+
 local kinds = {
   {"a plain convolution", function() return nn.Conv2d(3, 20, 3, {padding = 1}), nn.randn(2, 3, 9, 11) end},
   {"one of many channels with strides", function()
@@ -252,6 +261,22 @@ describe("a captured convolution", function()
     end)
   end
 
+  it("has the same bits on one thread and on two", function()
+    local usual = nn.threads()
+    finally(function() nn.set_threads(usual) end)
+    local shapes = {{1, 6, 28, 28, 5}, {3, 16, 32, 32, 3}, {64, 64, 8, 8, 3}, {32, 64, 9, 50, 1}, {8, 24, 1, 300, 1}}
+    for _, sizes in ipairs(shapes) do
+      local from, to, height, width, kernel = table.unpack(sizes)
+      local net = unsettle(nn.Sequential(nn.Conv2d(from, to, kernel, {padding = kernel // 2}), nn.BatchNorm2d(to)))
+      local x, results = nn.randn(1, from, height, width), {}
+      for threads = 1, 2 do
+        nn.set_threads(threads)
+        results[threads] = nn.no_grad(nn.compile(function(y) return net(y) end), x)
+      end
+      assert.is_true(same(results[1], results[2]) and same(results[1], nn.no_grad(net, x)))
+    end
+  end)
+
   it("sees a weight that the function itself computes or changes", function()
     local weight = nn.randn(4, 2, 3, 3)
     local function f(x)
@@ -268,15 +293,6 @@ describe("a captured convolution", function()
 end)
 
 ---------------------------------------------------------------- what goes into a convolution's last pass
-
--- Statistics and parameters that are not those of a new layer.
-local function unsettle(net)
-  for _, buffer in ipairs(net:buffers()) do
-    if buffer.dtype ~= "i64" then buffer:copy_(nn.rand(buffer.shape):add_(0.5)) end
-  end
-  nn.no_grad(function() for _, p in ipairs(net:parameters()) do p:copy_(nn.randn(p.shape)) end end)
-  return net:eval()
-end
 
 local function convolution_first(options, norm, more)
   return function()

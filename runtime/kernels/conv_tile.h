@@ -63,10 +63,12 @@ VEC_INLINE void T_(store_pixels)(const int FOURS, const int VECTORS, const nnl_c
                                  V (*sum)[4][2], const int64_t *place, int64_t channel)
 {
     const int64_t step = b->y_column, last = b->channels - channel - (VECTORS - 1) * LANES;
-    const V floor = V_(set1)(b->relu ? 0 : (T)-__builtin_inf()); /* nothing is below it without relu */
+    const V floor =
+        V_(set1)(b->relu ? 0 : (T)-__builtin_inf()); /* nothing is below it without relu */
     if (b->columns >= 4) {
         UNROLL_FOR (v, VECTORS) {
-            const int64_t at = channel + v * LANES, n = v < VECTORS - 1 || last >= LANES ? LANES : last;
+            const int64_t at = channel + v * LANES,
+                          n = v < VECTORS - 1 || last >= LANES ? LANES : last;
             const V bias = b->bias ? T_(load_first)((const T *)b->bias + at, n) : V_(zero)();
             UNROLL_FOR (q, FOURS) {
                 UNROLL_FOR (p, 4) sum[q][p][v] = sum[q][p][v] + bias;

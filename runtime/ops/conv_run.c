@@ -197,9 +197,10 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     p.y = nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
     p.relu = last->relu;
     p.task = forward_task;
+    if (rt->pool) nnl_conv_cut(rt, &p);
     p.tasks = p.blocks;
     p.lane_bytes = p.window_bytes;
-    nnl_conv_share(rt, &p, nnl_conv_work(v), rt->pool != NULL);
+    nnl_conv_share(rt, &p, nnl_conv_lane_work(&p), rt->pool != NULL);
     int64_t group = group_bytes(&p, &order), head = nnl_round_up(sizeof(nnl_conv_ready), 64),
             channels = nnl_round_up(v->out_channels * p.size, 64);
     void *block;
