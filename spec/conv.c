@@ -1,6 +1,6 @@
 /* The kernel of convolutions against plain loops in f64, on every instruction set that this machine has: pixels,
- * channels, taps, and the endings (bias, residual, activation) that fused programs use.  Nothing beyond the pixels
- * and channels may be written. */
+ * channels, taps, and the endings (bias, normalisation, residual, activation) that fused programs use.  Nothing beyond
+ * the pixels and channels may be written. */
 #include "../runtime/kernels/kernels.h"
 #include "../runtime/base/base.h"
 #include "check.h"
@@ -68,12 +68,18 @@ static double wanted(nnl_dtype dtype, bool depthwise, const nnl_conv_block *b, c
     }
     int64_t place = row * b->y_row + column * b->y_column + c;
     if (b->bias) sum += get(dtype, b->bias, c);
+    *size += 2;
+    if (b->scale) {
+        double scale = get(dtype, b->scale, c);
+        sum = (sum - get(dtype, b->center, c)) * scale + get(dtype, b->shift, c);
+        *size = (*size + 1) * fabs(scale) + 1;
+    }
     if (b->residual) sum += get(dtype, b->residual, place);
     *size += 2;
     return b->relu && sum < 0 ? 0 : sum;
 }
 
-static char x[ROOM * 8], w[ROOM * 8], packed[ROOM * 8], y[ROOM * 8], bias[ROOM], residual[ROOM * 8];
+static char x[ROOM * 8], w[ROOM * 8], packed[ROOM * 8], y[ROOM * 8], bias[ROOM], norm[3][ROOM], residual[ROOM * 8];
 
 static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
 {
@@ -94,6 +100,7 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
     fill(dtype, x, ROOM);
     fill(dtype, w, depth * b.channels);
     fill(dtype, bias, b.channels);
+    for (int i = 0; i < 3; i++) fill(dtype, norm[i], b.channels);
     fill(dtype, residual, end);
     nnl_conv_order order = {.size = {depth, 1, 1, 1}, .step = {b.channels}, .lanes = b.channels, .lane_step = 1};
     pack(k, dtype, packed, w, &order);
@@ -102,6 +109,11 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
     b.y = y;
     if (draw(2)) b.bias = bias;
     if (draw(2)) b.residual = residual;
+    if (draw(2)) {
+        b.center = norm[0];
+        b.scale = norm[1];
+        b.shift = norm[2];
+    }
     b.relu = draw(2);
     for (int64_t i = 0; i < end; i++) set(dtype, y, i, 77);
     run(k, dtype, depthwise, &b);
@@ -115,10 +127,10 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
         else
             clean = clean && got == 77;
     }
-    CHECK(good && clean, "%s: %s %s: %d x %d pixels, %d channels, %d x %d x %d taps of %d, bias %d, residual %d, relu %d: %s",
+    CHECK(good && clean, "%s: %s %s: %d x %d pixels, %d channels, %d x %d x %d taps of %d, bias %d, norm %d, residual %d, relu %d: %s",
           k->name, dtype == NNL_F32 ? "f32" : "f64", depthwise ? "depthwise" : "block", (int)b.rows, (int)b.columns,
           (int)b.channels, (int)b.taps[0], (int)b.taps[1], (int)b.taps[2], (int)b.run, b.bias != NULL,
-          b.residual != NULL, b.relu, good ? "writes beyond" : "is wrong");
+          b.scale != NULL, b.residual != NULL, b.relu, good ? "writes beyond" : "is wrong");
 }
 
 int main(void)

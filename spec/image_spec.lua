@@ -171,6 +171,22 @@ describe("max pooling", function()
     assert.equal("i64", places.dtype)
   end)
 
+  it("gives the same values whether positions are asked for or not", function()
+    nn.manual_seed(3)
+    for _, channels in ipairs {1, 6, 16, 35} do
+      for _, options in ipairs {{}, {stride = 1}, {padding = 1}, {dilation = 2}, {ceil_mode = true, stride = 3}} do
+        for _, size in ipairs {2, 3, {3, 2}} do
+          local x = nn.randn(2, 9, 8, channels)
+          x = nn.where(x:gt(1), 0 / 0, nn.where(x:lt(-1), -math.huge, x)):permute(1, 4, 2, 3)
+          local with = {return_indices = true}
+          for name, value in pairs(options) do with[name] = value end
+          local a, b = nn.F.max_pool2d(x, size, options), (nn.F.max_pool2d(x, size, with))
+          assert.is_true((a:eq(b) | (a:ne(a) & b:ne(b))):all():item())
+        end
+      end
+    end
+  end)
+
   it("takes the first of equal elements, and NaN for larger than any", function()
     local nan = 0 / 0
     local x = nn.tensor({{3, 3, 1, nan, 2, 5, -math.huge, -math.huge}}, {requires_grad = true})

@@ -557,6 +557,23 @@ describe("A view", function()
   end)
 end)
 
+describe("A transposed copy", function()
+  it("has every element in its place, whatever the sizes and the type", function()
+    for _, dtype in ipairs {"f32", "i32", "f64", "u8"} do
+      for _, rows in ipairs {1, 4, 7, 16, 17, 35, 70} do
+        for _, columns in ipairs {1, 3, 8, 16, 33, 64} do
+          local x, wanted = nn.arange(1, rows * columns):to(dtype):reshape(rows, columns), {}
+          for c = 1, columns do
+            wanted[c] = {}
+            for r = 1, rows do wanted[c][r] = ((r - 1) * columns + c) % (dtype == "u8" and 256 or math.huge) end
+          end
+          holds(wanted, x:t():contiguous())
+        end
+      end
+    end
+  end)
+end)
+
 describe("A change in place of", function()
   it("a view whose base was rewritten after the view was made", function()
     local w, c = leaf {2, 3}, nn.zeros(2)

@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* y[pixel][c] = act(sum over taps and the run r of x[pixel + tap + r] w[tap][r][c] + bias[c] +
- * residual[pixel][c]). A result is one chain of fma in the order of taps and run, whatever tile it
- * lies in. */
+/* y[pixel][c] = act(norm(sum over taps and the run r of x[pixel + tap + r] w[tap][r][c] + bias[c])
+ * + residual[pixel][c]), norm(z) = (z - center[c]) scale[c] + shift[c].  A result is one chain of
+ * fma in the order of taps and run, whatever tile it lies in. */
 typedef struct nnl_conv_block {
     int64_t rows, columns;
     const void *x; /* first tap of pixel (0, 0); with fewer than 4 columns, 4 can be read */
@@ -19,8 +19,9 @@ typedef struct nnl_conv_block {
     int64_t channels;
     void *y;
     int64_t y_row, y_column;
-    const void *bias;     /* channels, or NULL */
-    const void *residual; /* lies as y does, and is another array; or NULL */
+    const void *bias;                   /* channels, or NULL */
+    const void *center, *scale, *shift; /* channels each, or all NULL */
+    const void *residual;               /* lies as y does, and is another array; or NULL */
     bool relu;
 } nnl_conv_block;
 

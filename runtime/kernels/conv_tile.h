@@ -27,7 +27,15 @@ VEC_INLINE void T_(store_first)(T *p, V x, int64_t n)
 typedef void T_(conv_tile)(const nnl_conv_block *b, const T *const *corner, const int64_t *place,
                            const T *w, int64_t channel);
 
-/* The rarer endings: part of a vector or of four pixels, a residual, an activation. */
+/* Channels from `at` on, of which n count, normalised as kernels/batch_norm.c does it. */
+VEC_INLINE V T_(normal)(const nnl_conv_block *b, V value, int64_t at, int64_t n)
+{
+    const V center = T_(load_first)((const T *)b->center + at, n);
+    return V_(fma)(value - center, T_(load_first)((const T *)b->scale + at, n),
+                   T_(load_first)((const T *)b->shift + at, n));
+}
+
+/* The rarer endings: part of a vector or of four pixels. */
 static void T_(finish_pixels)(const nnl_conv_block *b, const T *sum, int fours, int vectors,
                               const int64_t *place, int64_t channel)
 {
@@ -39,7 +47,8 @@ static void T_(finish_pixels)(const nnl_conv_block *b, const T *sum, int fours, 
                 int64_t n = b->channels - at < LANES ? b->channels - at : LANES;
                 V value = V_(load)(sum);
                 if (p >= b->columns) continue;
-                if (bias) value = value + T_(load_first)(bias + at, n);
+                value = value + (bias ? T_(load_first)(bias + at, n) : V_(zero)());
+                if (b->scale) value = T_(normal)(b, value, at, n);
                 if (residual) value = value + T_(load_first)(residual + to, n);
                 if (b->relu) value = V_(max)(V_(zero)(), value);
                 T_(store_first)((T *)b->y + to, value, n);
@@ -54,18 +63,37 @@ VEC_INLINE void T_(store_pixels)(const int FOURS, const int VECTORS, const nnl_c
                                  V (*sum)[4][2], const int64_t *place, int64_t channel)
 {
     const int64_t step = b->y_column, last = b->channels - channel - (VECTORS - 1) * LANES;
-    const V floor = V_(set1)(b->relu ? 0 : (T)-__builtin_inf()); /* nothing is below it without relu */
-    if (b->columns >= 4 && !b->residual) {
+    const V floor =
+        V_(set1)(b->relu ? 0 : (T)-__builtin_inf()); /* nothing is below it without relu */
+    if (b->columns >= 4) {
         UNROLL_FOR (v, VECTORS) {
-            const T *bias = b->bias ? (const T *)b->bias + channel + v * LANES : NULL;
-            bool whole = v < VECTORS - 1 || last >= LANES;
-            V shift = !bias ? V_(zero)() : whole ? V_(load)(bias) : V_(load_n)(bias, last);
+            const int64_t at = channel + v * LANES,
+                          n = v < VECTORS - 1 || last >= LANES ? LANES : last;
+            const V bias = b->bias ? T_(load_first)((const T *)b->bias + at, n) : V_(zero)();
             UNROLL_FOR (q, FOURS) {
-                T *y = (T *)b->y + place[q] + channel + v * LANES;
-                if (whole) {
-                    UNROLL_FOR (p, 4) V_(store)(y + p * step, V_(max)(floor, sum[q][p][v] + shift));
+                UNROLL_FOR (p, 4) sum[q][p][v] = sum[q][p][v] + bias;
+            }
+            if (b->scale) {
+                const V center = T_(load_first)((const T *)b->center + at, n),
+                        scale = T_(load_first)((const T *)b->scale + at, n),
+                        shift = T_(load_first)((const T *)b->shift + at, n);
+                UNROLL_FOR (q, FOURS) {
+                    UNROLL_FOR (p, 4) sum[q][p][v] = V_(fma)(sum[q][p][v] - center, scale, shift);
+                }
+            }
+            if (b->residual) {
+                UNROLL_FOR (q, FOURS) {
+                    const T *residual = (const T *)b->residual + place[q] + at;
+                    UNROLL_FOR (p, 4)
+                        sum[q][p][v] = sum[q][p][v] + T_(load_first)(residual + p * step, n);
+                }
+            }
+            UNROLL_FOR (q, FOURS) {
+                T *y = (T *)b->y + place[q] + at;
+                if (n == LANES) {
+                    UNROLL_FOR (p, 4) V_(store)(y + p * step, V_(max)(floor, sum[q][p][v]));
                 } else {
-                    UNROLL_FOR (p, 4) V_(store_n)(y + p * step, V_(max)(floor, sum[q][p][v] + shift), last);
+                    UNROLL_FOR (p, 4) V_(store_n)(y + p * step, V_(max)(floor, sum[q][p][v]), n);
                 }
             }
         }
@@ -402,12 +430,18 @@ VEC_INLINE void T_(depthwise_body)(const int FOURS, const int VECTORS, const boo
     }
     T lanes[DEPTHWISE_FOURS * 4 * 2 * LANES];
     const V floor = V_(set1)(b->relu ? 0 : (T)-__builtin_inf());
-    if (b->columns >= 4 && !PART && !b->residual) {
+    if (b->columns >= 4 && !PART) {
         UNROLL_FOR (v, VECTORS) {
-            V shift = b->bias ? V_(load)((const T *)b->bias + channel + v * LANES) : V_(zero)();
+            const int64_t at = channel + v * LANES;
+            const V bias = b->bias ? V_(load)((const T *)b->bias + at) : V_(zero)();
             UNROLL_FOR (q, FOURS) {
-                T *y = (T *)b->y + place[q] + channel + v * LANES;
-                UNROLL_FOR (p, 4) V_(store)(y + p * b->y_column, V_(max)(floor, sum[q][p][v] + shift));
+                UNROLL_FOR (p, 4) {
+                    const int64_t to = place[q] + p * b->y_column + at;
+                    V value = sum[q][p][v] + bias;
+                    if (b->scale) value = T_(normal)(b, value, at, LANES);
+                    if (b->residual) value = value + V_(load)((const T *)b->residual + to);
+                    V_(store)((T *)b->y + to, V_(max)(floor, value));
+                }
             }
         }
         return;

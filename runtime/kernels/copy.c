@@ -55,10 +55,52 @@ TRANSPOSE(uint8_t)
 TRANSPOSE(uint32_t)
 TRANSPOSE(uint64_t)
 
+/* Elements of 4 bytes, as many rows as a vector has lanes, in registers. */
+#define SIDE VF_LANES
+typedef uint32_t tile_row __attribute__((vector_size(VEC_BYTES)));
+
+#if SIDE == 16
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#elif SIDE == 8
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#else
+#define LOW(a, b) __builtin_shufflevector(a, b, 0, 4, 1, 5)
+#define HIGH(a, b) __builtin_shufflevector(a, b, 2, 6, 3, 7)
+#endif
+
+/* Interleaving rows with those half a tile further turns their number by one bit, log2(SIDE) times. */
+static void transpose_tile(char *restrict out, int64_t out_step, const char *restrict in, int64_t in_step)
+{
+    tile_row a[SIDE], b[SIDE];
+    for (int i = 0; i < SIDE; i++) memcpy(&a[i], in + i * in_step, sizeof a[i]);
+    for (int size = SIDE; size > 1; size /= 2) {
+        for (int i = 0; i < SIDE / 2; i++) {
+            b[2 * i] = LOW(a[i], a[i + SIDE / 2]);
+            b[2 * i + 1] = HIGH(a[i], a[i + SIDE / 2]);
+        }
+        memcpy(a, b, sizeof a);
+    }
+    for (int i = 0; i < SIDE; i++) memcpy(out + i * out_step, &a[i], sizeof a[i]);
+}
+
+static void transpose_tiles(char *restrict out, int64_t out_step, const char *restrict in, int64_t in_step, int64_t rows,
+                            int64_t columns)
+{
+    const int64_t whole_rows = rows / SIDE * SIDE, whole_columns = columns / SIDE * SIDE;
+    for (int64_t c = 0; c < whole_columns; c += SIDE) {
+        for (int64_t r = 0; r < whole_rows; r += SIDE)
+            transpose_tile(out + r * out_step + c * 4, out_step, in + c * in_step + r * 4, in_step);
+    }
+    transpose_uint32_t(out + whole_columns * 4, out_step, in + whole_columns * in_step, in_step, whole_rows, columns - whole_columns);
+    transpose_uint32_t(out + whole_rows * out_step, out_step, in + whole_rows * 4, in_step, rows - whole_rows, columns);
+}
+
 void K(transpose)(int width, void *out, int64_t out_step, const void *in, int64_t in_step, int64_t rows,
                   int64_t columns)
 {
-    if (width == 4) transpose_uint32_t(out, out_step, in, in_step, rows, columns);
+    if (width == 4) transpose_tiles(out, out_step, in, in_step, rows, columns);
     else if (width == 8) transpose_uint64_t(out, out_step, in, in_step, rows, columns);
     else transpose_uint8_t(out, out_step, in, in_step, rows, columns);
 }

@@ -56,6 +56,12 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
 
 /* ---------------------------------------------------------------- rows */
 
+#ifdef __clang__
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 /* As torch: the first of equal elements wins, and the last NaN. */
 #define POOL(suffix, v, i, m, element, lanes)                                                                \
     VEC_INLINE v read_##suffix(const element *x, int64_t n) { return n >= lanes ? v##_load(x) : v##_load_n(x, n); } \
@@ -85,8 +91,37 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
         write_##suffix(out + at, best, p->windows * p->inner - at);                                          \
         if (code) v##_codes_store(code, p->wide, at, place, p->windows * p->inner - at);                     \
     }                                                                                                        \
+    /* without codes, where windows of SIDE x SIDE and whole vectors are the rule */                         \
+    VEC_INLINE void max_square_##suffix(const int SIDE, const nnl_pool_row *p, element *out, const element *x) \
+    {                                                                                                        \
+        const int64_t step = p->dilation * p->inner, end = p->width * p->inner, out_end = p->windows * p->inner; \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
+                const int64_t at = w->first * p->inner + c, to = o * p->inner + c;                           \
+                if (w->count != SIDE || at + (SIDE - 1) * step + lanes > end || to + lanes > out_end) {      \
+                    max_window_##suffix(p, w, out, NULL, to, x + at, end - at);                              \
+                    continue;                                                                                \
+                }                                                                                            \
+                v best = v##_load(x + at);                                                                   \
+                UNROLL for (int k = 1; k < SIDE * SIDE; k++) {                                               \
+                    const v a = v##_load(x + at + k / SIDE * p->row_step + k % SIDE * step);                 \
+                    best = v##_select(m##_or(v##_gt(a, best), v##_isnan(a)), a, best);                       \
+                }                                                                                            \
+                v##_store(out + to, best);                                                                   \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
     static void max_row_##suffix(const nnl_pool_row *p, element *out, void *code, const element *x)          \
     {                                                                                                        \
+        if (!code && p->planes == 1 && p->rows == 2) {                                                       \
+            max_square_##suffix(2, p, out, x);                                                               \
+            return;                                                                                          \
+        }                                                                                                    \
+        if (!code && p->planes == 1 && p->rows == 3) {                                                       \
+            max_square_##suffix(3, p, out, x);                                                               \
+            return;                                                                                          \
+        }                                                                                                    \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \

@@ -110,14 +110,16 @@ static nnl_status open_scratch(const images *m, scratch *s)
     return NNL_OK;
 }
 
-/* A channel's constant in all of its columns. */
-static double set_constant(const images *m, char *to, int64_t channel, double value)
+static void put(int dtype, void *to, int64_t i, double value)
 {
-    for (int64_t j = channel; j < NNL_MAX(m->n, m->channels); j += m->channels) {
-        if (m->dtype == NNL_F32) ((float *)(void *)to)[j] = (float)value;
-        else ((double *)(void *)to)[j] = value;
-    }
-    return m->dtype == NNL_F32 ? (double)(float)value : value;
+    if (dtype == NNL_F32) ((float *)to)[i] = (float)value;
+    else ((double *)to)[i] = value;
+}
+
+/* A channel's constant in all of its columns. */
+static void set_constant(const images *m, char *to, int64_t channel, double value)
+{
+    for (int64_t j = channel; j < NNL_MAX(m->n, m->channels); j += m->channels) put(m->dtype, to, j, value);
 }
 
 /* out[channel] = the sum of its columns in s->total. */
@@ -241,15 +243,36 @@ static double element_of(const nnl_tensor *t, int64_t channel, double absent)
     return t ? nnl_element_double(t, channel * t->strides[0]) : absent;
 }
 
-/* center, scale and shift of y = (x - center) scale + shift; what the center loses by rounding goes into the shift. */
+/* A channel's center, scale and shift in y = (x - center) scale + shift; what the center loses by rounding goes into the
+ * shift. */
+static void channel_constants(int dtype, double mean, double var, double weight, double bias, double eps, double constant[3])
+{
+    double center = dtype == NNL_F32 ? (double)(float)mean : mean, scale = weight / sqrt(var + eps);
+    constant[CENTER] = center;
+    constant[SCALE] = scale;
+    constant[SHIFT] = bias - (mean - center) * scale;
+}
+
+void nnl_norm_constants(nnl_dtype dtype, int64_t channels, const nnl_tensor *mean, const nnl_tensor *var, const nnl_tensor *weight,
+                        const nnl_tensor *bias, double eps, void *center, void *scale, void *shift)
+{
+    double constant[3];
+    for (int64_t c = 0; c < channels; c++) {
+        channel_constants(dtype, element_of(mean, c, 0), element_of(var, c, 1), element_of(weight, c, 1), element_of(bias, c, 0), eps,
+                          constant);
+        put(dtype, center, c, constant[CENTER]);
+        put(dtype, scale, c, constant[SCALE]);
+        put(dtype, shift, c, constant[SHIFT]);
+    }
+}
+
 static nnl_batch_norm forward_constants(const images *m, scratch *s, const double *mean, const double *var,
                                         const nnl_tensor *weight, const nnl_tensor *bias, double eps, bool relu)
 {
     for (int64_t c = 0; c < m->channels; c++) {
-        double scale = element_of(weight, c, 1) / sqrt(var[c] + eps);
-        double center = set_constant(m, s->constant[CENTER], c, mean[c]);
-        set_constant(m, s->constant[SCALE], c, scale);
-        set_constant(m, s->constant[SHIFT], c, element_of(bias, c, 0) - (mean[c] - center) * scale);
+        double constant[3];
+        channel_constants(m->dtype, mean[c], var[c], element_of(weight, c, 1), element_of(bias, c, 0), eps, constant);
+        for (int i = CENTER; i <= SHIFT; i++) set_constant(m, s->constant[i], c, constant[i]);
     }
     return (nnl_batch_norm){.center = s->constant[CENTER], .scale = s->constant[SCALE], .shift = s->constant[SHIFT], .relu = relu};
 }
@@ -344,11 +367,7 @@ static void sums_task(void *context, int64_t task)
     }
 }
 
-static void store(nnl_tensor *t, int64_t i, double value)
-{
-    if (t->dtype == NNL_F32) ((float *)(void *)t->data)[i] = (float)value;
-    else ((double *)(void *)t->data)[i] = value;
-}
+static void store(nnl_tensor *t, int64_t i, double value) { put(t->dtype, t->data, i, value); }
 
 /* With S the sum of dy and P that of dy (x - mean), over the n elements of a channel:
  * dbias = S, dweight = P / std, and dx = weight / std (dy - S / n - (x - mean) P / (n std^2)), the last two terms only

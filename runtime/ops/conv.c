@@ -1,5 +1,6 @@
 /* Convolutions of one, two and three dimensions: shapes, gradients, the composition. */
 #include "conv.h"
+#include "image.h"
 
 #include <string.h>
 
@@ -158,6 +159,62 @@ static nnl_status conv_run(nnl_call *c)
 {
     nnl_conv v = described(c->op->variant, c->in[0], c->in[1], c->attr);
     return nnl_conv_forward(c->rt, &v, c->out[0], c->in[0], c->in[1], c->in[2], c->relu);
+}
+
+/* ---------------------------------------------------------------- run again and again, and with what follows it */
+
+enum { IN_INPUT, IN_WEIGHT, IN_BIAS, IN_MEAN, IN_VAR, IN_NORM_WEIGHT, IN_NORM_BIAS, IN_RESIDUAL };
+enum { EPS = GROUPS + 1 };
+
+static const void *data_of(const nnl_call *c, int place)
+{
+    return place < c->n_in && c->in[place] ? c->in[place]->data : NULL;
+}
+
+static nnl_status get_ready(const nnl_call *c, nnl_conv_ready **plan, size_t *bytes)
+{
+    nnl_conv v = described(c->op->variant, c->in[IN_INPUT], c->in[IN_WEIGHT], c->attr);
+    nnl_conv_last last = {.bias = c->in[IN_BIAS], .relu = c->relu};
+    if (c->n_in > IN_MEAN) {
+        last.mean = c->in[IN_MEAN];
+        last.var = c->in[IN_VAR];
+        last.norm_weight = c->in[IN_NORM_WEIGHT];
+        last.norm_bias = c->in[IN_NORM_BIAS];
+        last.eps = nnl_value_double(&c->attr[EPS]);
+    }
+    return nnl_conv_get_ready(c->rt, &v, c->out[0], c->in[IN_INPUT], c->in[IN_WEIGHT], &last, plan, bytes);
+}
+
+static nnl_status run_planned(const nnl_call *c, nnl_conv_ready *plan)
+{
+    return nnl_conv_run_ready(c->rt, plan, c->out[0]->data, c->in[IN_INPUT]->data, data_of(c, IN_BIAS), data_of(c, IN_RESIDUAL));
+}
+
+static nnl_status run_ready(nnl_ready *r) { return run_planned(r->call, r->plan); }
+
+static nnl_status conv_ready(nnl_ready *r)
+{
+    const nnl_call *c = r->call;
+    for (int i = IN_WEIGHT; i < NNL_MIN(c->n_in, IN_RESIDUAL); i++) {
+        if (i != IN_BIAS && c->in[i] && !(r->fixed >> i & 1u)) return NNL_OK;
+    }
+    nnl_conv_ready *plan;
+    NNL_TRY(get_ready(c, &plan, &r->plan_bytes));
+    if (!plan) return NNL_OK;
+    r->plan = plan;
+    r->run = run_ready;
+    return NNL_OK;
+}
+
+static nnl_status fused_run(nnl_call *c)
+{
+    nnl_conv_ready *plan;
+    size_t bytes;
+    NNL_TRY(get_ready(c, &plan, &bytes));
+    if (!plan) return NNL_OK; /* no elements */
+    nnl_status status = run_planned(c, plan);
+    nnl_free(c->rt, plan, bytes);
+    return status;
 }
 
 /* ---------------------------------------------------------------- gradients */
@@ -336,6 +393,7 @@ static void conv_define(nnl_define *d)
     .example = example_,                                                                                          \
     .infer = conv_infer,                                                                                          \
     .run = conv_run,                                                                                              \
+    .ready = conv_ready,                                                                                          \
     .grad = conv_grad,                                                                                            \
     .define = conv_define,                                                                                        \
     .variant = rank_,                                                                                             \
@@ -358,3 +416,54 @@ NNL_OP(conv3d,
     CONVOLUTION(3, "depth x height x width", "nn.F.conv3d(nn.ones(1, 2, 4, 4, 4), nn.ones(3, 2, 3, 3, 3))",
         "input:2x2x3x4x3 weight:3x2x2x2x2 bias:3 padding=1; "
         "input:1x2x4x3x5 weight:2x1x2x3x2 bias:- stride={2,1,2} padding={0,1,1} dilation={1,1,2} groups=2"));
+
+/* ---------------------------------------------------------------- with what follows in a program */
+
+static nnl_status fused_infer(nnl_call *c)
+{
+    const nnl_tensor *x = c->in[IN_INPUT], *w = c->in[IN_WEIGHT], *bias = c->in[IN_BIAS], *residual = c->in[IN_RESIDUAL];
+    char text[NNL_NAMED_TEXT];
+    NNL_TRY(conv_infer(c));
+    if (x->ndim != w->ndim)
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have a batch's dimension", nnl_call_input_text(c, IN_INPUT, text));
+    if (bias && bias->strides[0] != 1)
+        return nnl_call_fail(c, NNL_EINVAL, "%s must be contiguous", nnl_call_input_text(c, IN_BIAS, text));
+    if (!c->in[IN_MEAN] != !c->in[IN_VAR])
+        return nnl_call_fail(c, NNL_EINVAL, "mean and var are given together, or neither");
+    for (int i = IN_MEAN; i < IN_RESIDUAL; i++) {
+        if (!c->in[i] || (c->in[i]->ndim == 1 && c->in[i]->shape[0] == w->shape[0])) continue;
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have one element for each of the %lld output channels",
+                             nnl_call_input_text(c, i, text), (long long)w->shape[0]);
+    }
+    bool fits = !residual || (nnl_lies_channels_last(residual) && residual->ndim == c->spec[0].ndim &&
+                              memcmp(residual->shape, c->spec[0].shape, sizeof(int64_t) * residual->ndim) == 0);
+    if (!fits) return nnl_call_fail(c, NNL_ESHAPE, "%s must lie as the result does", nnl_call_input_text(c, IN_RESIDUAL, text));
+    return NNL_OK;
+}
+
+static void fused_define(nnl_define *d)
+{
+    static const nnl_op *const convs[] = {&nnl_op_conv1d, &nnl_op_conv2d, &nnl_op_conv3d};
+    nnl_scope *s = d->s;
+    nnl_tensor *const *in = d->in, *y = nnl_do(s, convs[d->op->variant - 1], IN_BIAS + 1, in, GROUPS + 1, d->attr);
+    if (in[IN_MEAN])
+        y = DO_WITH(s, batch_norm_eval, (d->attr[EPS]), y, in[IN_NORM_WEIGHT], in[IN_NORM_BIAS], in[IN_MEAN], in[IN_VAR]);
+    d->out[0] = in[IN_RESIDUAL] ? DO(s, add, y, in[IN_RESIDUAL]) : y;
+}
+
+#define FUSED(rank_)                                                                                               \
+    .sig = "input:float, weight:float, bias:float?, mean:float?, var:float?, norm_weight:float?, "                 \
+           "norm_bias:float?, residual:float?, stride:int[" #rank_ "]=1, "                                         \
+           "padding:int|{valid|same}[" #rank_ "]=0, dilation:int[" #rank_ "]=1, groups:int=1, eps:num=1e-5 -> same", \
+    .doc = "batch_norm_eval(conv" #rank_ "d(input)) + residual in one pass, with the same bits: what programs make of these "\
+           "steps.  The residual lies as the result does.",                                                        \
+    .infer = fused_infer,                                                                                          \
+    .run = fused_run,                                                                                              \
+    .ready = conv_ready,                                                                                           \
+    .define = fused_define,                                                                                        \
+    .variant = rank_,                                                                                              \
+    .traits = NNL_HIDDEN | NNL_TAKES_RELU
+
+NNL_OP(conv1d_fused, FUSED(1));
+NNL_OP(conv2d_fused, FUSED(2));
+NNL_OP(conv3d_fused, FUSED(3));

@@ -24,6 +24,24 @@ static inline int64_t nnl_conv_reach(const nnl_conv *v, int d)
 nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                             const nnl_tensor *input, const nnl_tensor *weight,
                             const nnl_tensor *bias, bool relu);
+/* What becomes of the sums in the last pass: relu(batch_norm_eval(sum + bias) + residual), each of
+ * them where it is given.  The residual lies as the result does. */
+typedef struct nnl_conv_last {
+    const nnl_tensor *bias, *mean, *var, *norm_weight, *norm_bias, *residual;
+    double eps;
+    bool relu;
+} nnl_conv_last;
+
+/* A convolution that is run again and again with a weight, and statistics, that stay: they lie
+ * packed in the plan, one block of *bytes from nnl_alloc(), and only addresses change.  *out stays
+ * NULL where it cannot be so: the result has no dimension N or no elements, or the bias is not
+ * adjacent. */
+typedef struct nnl_conv_ready nnl_conv_ready;
+nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
+                              const nnl_tensor *input, const nnl_tensor *weight,
+                              const nnl_conv_last *last, nnl_conv_ready **out, size_t *bytes);
+nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const void *input,
+                              const void *bias, const void *residual);
 /* The gradient of the input, which lies channels last. */
 nnl_status nnl_conv_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
                                const nnl_tensor *dy, const nnl_tensor *weight);

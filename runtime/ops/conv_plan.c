@@ -37,13 +37,17 @@ static void run_lane(void *context, int64_t lane)
         p->task(p, i, buffer);
 }
 
-nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work)
+void nnl_conv_share(const nnl_runtime *rt, nnl_conv_plan *p, double work, bool held)
 {
-    bool parallel = rt->threads > 1 && work >= PARALLEL_WORK;
+    bool parallel = rt->threads > 1 && work >= (held ? 2 * NNL_CONV_TASK_WORK : PARALLEL_WORK);
     p->lanes = NNL_MIN(p->tasks, parallel ? LANES_PER_THREAD * (int64_t)rt->threads : 1);
+    p->lane_bytes = nnl_round_up(p->lane_bytes, 64);
+}
+
+nnl_status nnl_conv_run_lanes(nnl_runtime *rt, nnl_conv_plan *p)
+{
     if (p->lanes == 0) return NNL_OK;
     void *memory = NULL;
-    p->lane_bytes = nnl_round_up(p->lane_bytes, 64);
     size_t bytes = (size_t)(p->lanes * p->lane_bytes);
     if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &memory));
     p->memory = memory;
@@ -56,6 +60,12 @@ nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work)
     return status;
 }
 
+nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work)
+{
+    nnl_conv_share(rt, p, work, false);
+    return nnl_conv_run_lanes(rt, p);
+}
+
 /* Elements of the window of rows x columns results; with fewer than 4 columns the kernels look
  * further. */
 static int64_t window_size(const nnl_conv *v, int64_t rows, int64_t columns, int64_t channels)
@@ -63,6 +73,12 @@ static int64_t window_size(const nnl_conv *v, int64_t rows, int64_t columns, int
     int64_t width = nnl_conv_reach_of(v, 2, columns),
             more = columns < 4 ? (4 - columns) * v->stride[2] : 0;
     return (v->kernel[0] * nnl_conv_reach_of(v, 1, rows) * width + more) * channels;
+}
+
+double nnl_conv_lane_work(const nnl_conv_plan *p)
+{
+    int64_t channels = p->channels_out, lanes = nnl_conv_lanes(p);
+    return nnl_conv_work(p->v) / (double)channels * (double)nnl_round_up(channels, lanes);
 }
 
 double nnl_conv_work(const nnl_conv *v)
@@ -111,6 +127,27 @@ static bool reads_direct(const nnl_conv_plan *p)
     return true;
 }
 
+static int64_t images_of(const nnl_conv *s) { return s->samples * s->groups * s->out[0]; }
+
+static int64_t blocks_of(const nnl_conv *s, int64_t rows, int64_t columns)
+{
+    return images_of(s) * nnl_divide_up(s->out[1], rows) * nnl_divide_up(s->out[2], columns);
+}
+
+static void set_blocks(nnl_conv_plan *p, int64_t rows, int64_t columns)
+{
+    const nnl_conv *s = &p->shape;
+    p->rows = rows;
+    p->columns = columns;
+    p->row_blocks = nnl_divide_up(s->out[1], rows);
+    p->column_blocks = nnl_divide_up(s->out[2], columns);
+    p->blocks = blocks_of(s, rows, columns);
+    /* Four columns are always read: not beyond the end of the image itself. */
+    p->direct = p->direct && s->out[2] - (p->column_blocks - 1) * columns >= 4;
+    if (!p->direct)
+        p->window_bytes = nnl_round_up(window_size(s, rows, columns, p->channels_in) * p->size, 64);
+}
+
 /* Cuts the result into blocks, by shape alone: windows that fit a cache, and work for several
  * threads. */
 static void choose_blocks(nnl_conv_plan *p)
@@ -122,13 +159,9 @@ static void choose_blocks(nnl_conv_plan *p)
     while (columns > 16 &&
            window_size(s, rows, columns, p->channels_in) * p->size > NNL_CONV_WINDOW)
         columns = nnl_round_up(nnl_divide_up(columns, 2), 4);
-    double work = nnl_conv_work(p->v) /
-                  (double)NNL_MAX(s->samples * s->groups * s->out[0] * s->out[1] * s->out[2], 1);
-    int64_t images = s->samples * s->groups * s->out[0];
+    double work = nnl_conv_work(p->v) / (double)NNL_MAX(images_of(s) * s->out[1] * s->out[2], 1);
     for (;;) {
-        int64_t blocks =
-            images * nnl_divide_up(s->out[1], rows) * nnl_divide_up(s->out[2], columns);
-        if (blocks >= NNL_CONV_BLOCKS ||
+        if (blocks_of(s, rows, columns) >= NNL_CONV_BLOCKS ||
             work * (double)rows * (double)columns < 2 * NNL_CONV_BLOCK_WORK)
             break;
         if (rows > 1)
@@ -138,15 +171,32 @@ static void choose_blocks(nnl_conv_plan *p)
         else
             break;
     }
-    p->rows = rows;
-    p->columns = columns;
-    p->row_blocks = nnl_divide_up(s->out[1], rows);
-    p->column_blocks = nnl_divide_up(s->out[2], columns);
-    p->blocks = images * p->row_blocks * p->column_blocks;
-    /* Four columns are always read: not beyond the end of the image itself. */
-    p->direct = p->direct && s->out[2] - (p->column_blocks - 1) * columns >= 4;
-    if (!p->direct)
-        p->window_bytes = nnl_round_up(window_size(s, rows, columns, p->channels_in) * p->size, 64);
+    set_blocks(p, rows, columns);
+}
+
+/* Half of the rows, an even number where there are several: kernels take rows in pairs. */
+static int64_t fewer(int64_t rows)
+{
+    return rows > 2 ? nnl_round_up(nnl_divide_up(rows, 2), 2) : nnl_divide_up(rows, 2);
+}
+
+void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p)
+{
+    const nnl_conv *s = &p->shape;
+    int64_t blocks = LANES_PER_THREAD * (int64_t)rt->threads;
+    double work = nnl_conv_lane_work(p) / (double)(images_of(s) * s->out[1] * s->out[2]);
+    int64_t rows = p->rows, columns = p->columns;
+    while (blocks_of(s, rows, columns) < blocks &&
+           work * (double)(rows * columns) >= 2 * NNL_CONV_TASK_WORK) {
+        int64_t half = nnl_round_up(nnl_divide_up(columns, 2), 4);
+        if (rows > 1)
+            rows = fewer(rows);
+        else if (half < columns && s->out[2] % half % 4 == 0)
+            columns = half;
+        else
+            break;
+    }
+    set_blocks(p, rows, columns);
 }
 
 nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,

@@ -10,6 +10,9 @@
 /* Multiplications that are worth a block, and blocks enough for the threads to feed. */
 #define NNL_CONV_BLOCK_WORK 400000
 #define NNL_CONV_BLOCKS 16
+/* Multiplications, with those of empty lanes, that are worth a task while workers are held awake.
+ */
+#define NNL_CONV_TASK_WORK 100000.0
 
 static inline int64_t nnl_divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 static inline int64_t nnl_round_up(int64_t a, int64_t b) { return nnl_divide_up(a, b) * b; }
@@ -43,7 +46,8 @@ typedef struct nnl_conv_plan {
     int64_t lane_bytes, lanes, tasks;
     void (*task)(const struct nnl_conv_plan *p, int64_t i, char *buffer);
     /* the calls' own */
-    const char *weight, *bias;
+    const char *weight, *bias, *residual;
+    const char *center, *scale, *shift; /* a normalisation of the result; or NULL */
     bool relu;
     nnl_conv_image y;
     char *sums;
@@ -77,14 +81,22 @@ static inline int64_t nnl_conv_reach_of(const nnl_conv *v, int d, int64_t result
 }
 
 double nnl_conv_work(const nnl_conv *v); /* multiplications */
+/* The same with those of the lanes that vectors have beyond the channels. */
+double nnl_conv_lane_work(const nnl_conv_plan *p);
 /* Fills what the plan says of groups and channels; depthwise, all channels are walked together. */
 void nnl_conv_walk_groups(nnl_conv_plan *p);
 /* pixels: results are pixels, whose bits depend neither on blocks nor on runs: rows may be joined
  * and taps read in the runs that memory allows.  Else these are the same wherever the image is. */
 nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
                                  const nnl_conv_image *x, bool pixels);
+/* Cuts a plan of pixels further, for threads that are held awake. */
+void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p);
 /* Runs p->tasks, each with p->lane_bytes of memory of its own.  work: multiplications. */
 nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work);
+/* The same in two steps, of which the second may be repeated: how tasks go to lanes, with less work
+ * for each where workers are held awake; and the run. */
+void nnl_conv_share(const nnl_runtime *rt, nnl_conv_plan *p, double work, bool held);
+nnl_status nnl_conv_run_lanes(nnl_runtime *rt, nnl_conv_plan *p);
 
 /* One block: results [r0, r1) x [c0, c1) of a plane of the result, and its window. */
 typedef struct nnl_conv_part {

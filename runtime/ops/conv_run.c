@@ -1,5 +1,6 @@
 /* Convolutions forward and the gradient of their input, on the kernels of kernels/conv.c. */
 #include "conv_plan.h"
+#include "image.h"
 
 #include <string.h>
 
@@ -64,13 +65,19 @@ static void pack(const nnl_conv_plan *p, char *out, const char *in, const nnl_co
         p->kernels->conv_pack_f64((double *)(void *)out, (const double *)(const void *)in, order);
 }
 
+/* Of a packed weight. */
+static int64_t group_bytes(const nnl_conv_plan *p, const nnl_conv_order *order)
+{
+    int64_t depth = order->size[0] * order->size[1] * order->size[2] * order->size[3];
+    return depth * nnl_round_up(order->lanes, nnl_conv_lanes(p)) * p->size;
+}
+
 /* Packs the weight of every group; the caller frees *packed, of *bytes. */
 static nnl_status pack_groups(nnl_runtime *rt, const nnl_conv_plan *p, const char *from,
                               int64_t group_step, const nnl_conv_order *order, char **packed,
                               size_t *bytes)
 {
-    int64_t depth = order->size[0] * order->size[1] * order->size[2] * order->size[3];
-    int64_t group = depth * nnl_round_up(order->lanes, nnl_conv_lanes(p)) * p->size;
+    int64_t group = group_bytes(p, order);
     void *memory;
     *bytes = (size_t)(group * p->shape.groups);
     NNL_TRY(nnl_alloc(rt, *bytes, &memory));
@@ -102,6 +109,10 @@ static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer)
         .y_row = p->y.place[1],
         .y_column = p->y.place[2],
         .bias = p->bias ? nnl_conv_at(p, p->bias, channel) : NULL,
+        .center = p->center ? nnl_conv_at(p, p->center, channel) : NULL,
+        .scale = p->scale ? nnl_conv_at(p, p->scale, channel) : NULL,
+        .shift = p->shift ? nnl_conv_at(p, p->shift, channel) : NULL,
+        .residual = p->residual ? nnl_conv_at(p, p->residual, y) : NULL,
         .relu = p->relu};
     memcpy(call.taps, b.taps, sizeof call.taps);
     memcpy(call.x_tap, b.x_tap, sizeof call.x_tap);
@@ -166,6 +177,65 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
         status = result_close(out, made, forward(rt, v, made, input, weight, bias, relu));
     nnl_tensor_unref(adjacent);
     return status;
+}
+
+/* ---------------------------------------------------------------- run again and again */
+
+struct nnl_conv_ready {
+    nnl_conv v;
+    nnl_conv_plan plan;
+};
+
+nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
+                              const nnl_tensor *input, const nnl_tensor *weight,
+                              const nnl_conv_last *last, nnl_conv_ready **out, size_t *bytes)
+{
+    *out = NULL;
+    if (!v->batched || y->numel == 0 || (last->bias && last->bias->strides[0] != 1)) return NNL_OK;
+    nnl_conv_image x = nnl_conv_image_of(input, v);
+    nnl_conv_plan p = nnl_conv_plan_make(rt, v, (nnl_dtype)y->dtype, &x, true);
+    nnl_conv_steps w = nnl_conv_steps_of(weight, v);
+    nnl_conv_order order = nnl_conv_order_of(&p, &w);
+    p.y = nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
+    p.relu = last->relu;
+    p.task = forward_task;
+    if (rt->pool) nnl_conv_cut(rt, &p);
+    p.tasks = p.blocks;
+    p.lane_bytes = p.window_bytes;
+    nnl_conv_share(rt, &p, nnl_conv_lane_work(&p), rt->pool != NULL);
+    int64_t group = group_bytes(&p, &order), head = nnl_round_up(sizeof(nnl_conv_ready), 64),
+            channels = nnl_round_up(v->out_channels * p.size, 64);
+    void *block;
+    *bytes = (size_t)(head + group * p.shape.groups + 3 * channels);
+    NNL_TRY(nnl_alloc(rt, *bytes, &block));
+    *out = block;
+    (*out)->v = *v;
+    char *norm = (char *)block + head, *packed = norm + 3 * channels;
+    for (int64_t g = 0; g < p.shape.groups; g++)
+        pack(&p, packed + g * group, nnl_conv_at(&p, weight->data, g * p.channels_out * w.out),
+             &order);
+    p.v = &(*out)->v;
+    p.weight = packed;
+    if (last->mean) {
+        nnl_norm_constants(p.dtype, v->out_channels, last->mean, last->var, last->norm_weight,
+                           last->norm_bias, last->eps, norm, norm + channels, norm + 2 * channels);
+        p.center = norm;
+        p.scale = norm + channels;
+        p.shift = norm + 2 * channels;
+    }
+    (*out)->plan = p;
+    return NNL_OK;
+}
+
+nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const void *input,
+                              const void *bias, const void *residual)
+{
+    nnl_conv_plan *p = &ready->plan;
+    p->x.data = input;
+    p->y.data = y;
+    p->bias = bias;
+    p->residual = residual;
+    return nnl_conv_run_lanes(rt, p);
 }
 
 /* ---------------------------------------------------------------- the input's gradient */

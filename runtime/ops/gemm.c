@@ -23,6 +23,7 @@
 #define PARALLEL_WORK 1500000
 #define TASK_WORK 150000
 #define TASK_WORK_THIN 40000 /* of up to four rows */
+#define THIN_BYTES 262144    /* of B in a tile of so few rows */
 #define TINY_WORK 65536
 #define TASKS_PER_THREAD 4
 /* Bytes of B that are packed on the stack: no allocation for tiny products. */
@@ -32,6 +33,7 @@
 #define PAGE 4096
 #define DOT_ROWS_MAX 12
 #define DOT_DEPTH 16
+#define DOT_COLUMNS 8 /* that the kernel takes at once */
 #define DEEP_DEPTH 16 /* from so much on, short chains side by side pay */
 
 typedef enum algorithm { BLOCK, DOT, ROW, ROWS, DEEP } algorithm;
@@ -46,7 +48,9 @@ struct nnl_gemm_plan {
     const nnl_kernels *kernels;
     algorithm algorithm;
     bool turned;         /* A and B changed places: see turn_column() */
+    bool backwards;      /* this run takes the tiles from behind */
     int64_t size, width; /* bytes an element; columns of a kernel's tile */
+    int64_t cut;         /* columns where tiles may begin */
     int64_t depth_blocks, row_tiles, column_tiles, tiles, lanes;
     int64_t tile_rows, tile_columns; /* of the largest tile */
     bool copy_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
@@ -180,12 +184,12 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t column = place % p->column_tiles, row = place / p->column_tiles % p->row_tiles;
-    int64_t panels = divide_up(c->n, p->width);
+    int64_t panels = divide_up(c->n, p->cut);
     tile t = {.item = place / p->column_tiles / p->row_tiles,
               .r0 = c->m * row / p->row_tiles,
               .r1 = c->m * (row + 1) / p->row_tiles,
-              .c0 = panels * column / p->column_tiles * p->width,
-              .c1 = NNL_MIN(panels * (column + 1) / p->column_tiles * p->width, c->n)};
+              .c0 = panels * column / p->column_tiles * p->cut,
+              .c1 = NNL_MIN(panels * (column + 1) / p->column_tiles * p->cut, c->n)};
     nnl_gemm_block g = describe(p, &t);
     if (p->algorithm != BLOCK) {
         p->piece(&g);
@@ -198,13 +202,24 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
     }
 }
 
+/* The lane that lies as far from the end of its thread's share, in nnl_parallel(), as `lane` from
+ * the beginning. */
+static int64_t mirrored(const plan *p, int64_t lane)
+{
+    int64_t threads = NNL_MAX(p->rt->threads, 1), share = ((lane + 1) * threads - 1) / p->lanes;
+    return p->lanes * share / threads + p->lanes * (share + 1) / threads - 1 - lane;
+}
+
+/* A plan that is run again goes through B from the front and from behind in turns: it begins with
+ * what the run before has left in the thread's cache. */
 static void run_lane(void *context, int64_t lane)
 {
     const plan *p = context;
     char *buffer = p->buffers ? p->buffers + lane * p->lane_bytes : NULL;
-    int64_t end = p->tiles * (lane + 1) / p->lanes;
-    for (int64_t i = p->tiles * lane / p->lanes; i < end && !nnl_is_cancelled(p->rt); i++)
-        run_tile(p, i, buffer);
+    if (p->backwards) lane = mirrored(p, lane);
+    int64_t first = p->tiles * lane / p->lanes, end = p->tiles * (lane + 1) / p->lanes;
+    for (int64_t i = first; i < end && !nnl_is_cancelled(p->rt); i++)
+        run_tile(p, p->backwards ? first + end - 1 - i : i, buffer);
 }
 
 /* ---------------------------------------------------------------- choices by shape */
@@ -215,6 +230,7 @@ static void choose_kernels(plan *p, const nnl_kernels *k)
     p->kernels = k;
     p->size = f32 ? 4 : 8;
     p->width = k->vector_bytes / p->size * k->gemm_tile_vectors();
+    p->cut = p->algorithm == DOT ? DOT_COLUMNS : p->width;
     p->block = f32 ? k->gemm_block_f32 : k->gemm_block_f64;
     switch (p->algorithm) {
     case DOT: p->piece = f32 ? k->gemm_dot_f32 : k->gemm_dot_f64; break;
@@ -246,15 +262,15 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
 static void choose_tiles(plan *p, int64_t tasks)
 {
     const nnl_gemm_call *c = &p->call;
-    int64_t panels = divide_up(c->n, p->width);
+    int64_t panels = divide_up(c->n, p->cut);
     bool block = p->algorithm == BLOCK, by_rows = block || p->algorithm == ROWS;
     int64_t least_rows = block && !c->trans_b ? 24 : 96;
     p->row_tiles = block ? divide_up(c->m, TILE_ROWS) : 1;
     p->column_tiles = block ? divide_up(c->n, TILE_COLUMNS) : 1;
     while (p->row_tiles * p->column_tiles < divide_up(tasks, c->batch)) {
         int64_t rows = divide_up(c->m, p->row_tiles),
-                columns = divide_up(panels, p->column_tiles) * p->width;
-        bool cut_rows = by_rows && rows >= 2 * least_rows, cut_columns = columns > p->width;
+                columns = divide_up(panels, p->column_tiles) * p->cut;
+        bool cut_rows = by_rows && rows >= 2 * least_rows, cut_columns = columns > p->cut;
         if (cut_columns && (!cut_rows || columns >= rows))
             p->column_tiles = NNL_MIN(2 * p->column_tiles, panels);
         else if (cut_rows)
@@ -263,7 +279,7 @@ static void choose_tiles(plan *p, int64_t tasks)
             break;
     }
     p->tile_rows = divide_up(c->m, p->row_tiles);
-    p->tile_columns = divide_up(panels, p->column_tiles) * p->width;
+    p->tile_columns = divide_up(panels, p->column_tiles) * p->cut;
     p->tiles = p->row_tiles * p->column_tiles * c->batch;
 }
 
@@ -372,7 +388,9 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     bool parallel = rt->threads > 1 && work >= (held ? 2 * (double)least : PARALLEL_WORK);
     /* Tiles may follow the number of threads: no bit depends on where C is cut. */
     int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
-    choose_tiles(p, (int64_t)NNL_MIN((double)tasks, work / (double)least + 1));
+    int64_t wanted = (int64_t)NNL_MIN((double)tasks, work / (double)least + 1);
+    if (c->m <= 4) wanted = NNL_MAX(wanted, c->n * c->k * p->size / THIN_BYTES);
+    choose_tiles(p, wanted);
     if (p->algorithm == BLOCK) choose_packing(p);
     p->lanes = NNL_MIN(p->tiles, tasks);
     if (p->algorithm != BLOCK && p->tiles == 1) make_whole(p);
@@ -423,6 +441,7 @@ nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const 
     p->call.b = b;
     p->call.c = c;
     p->call.bias = bias;
+    p->backwards = !p->backwards;
     return run_plan(rt, p);
 }
 

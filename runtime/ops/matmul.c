@@ -108,9 +108,9 @@ static nnl_gemm_call describe(const nnl_tensor *out, const stack *a, bool trans_
     };
 }
 
-/* out (contiguous, batch dimensions then m x n) = alpha A B + bias.  A and B have two dimensions or more. */
-static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
-                          const nnl_tensor *bias, double alpha, bool accumulate)
+/* out (contiguous, batch dimensions then m x n) = act(alpha A B + bias).  A and B have two dimensions or more. */
+static nnl_status activated(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
+                            const nnl_tensor *bias, double alpha, bool accumulate, nnl_activation activation)
 {
     if (nnl_is_int((nnl_dtype)out->dtype) && out->dtype != NNL_I64) {
         nnl_tensor *wide;
@@ -118,7 +118,7 @@ static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tens
         nnl_spec_like(&spec, out);
         spec.dtype = NNL_I64;
         NNL_TRY(nnl_tensor_make(out->rt, &spec, NULL, &wide));
-        nnl_status wide_status = product(wide, a, trans_a, b, trans_b, NULL, 1, false);
+        nnl_status wide_status = activated(wide, a, trans_a, b, trans_b, NULL, 1, false, NNL_ACT_NONE);
         if (wide_status == NNL_OK) wide_status = nnl_copy(out, wide);
         nnl_tensor_unref(wide);
         return wide_status;
@@ -135,6 +135,7 @@ static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tens
     size_t width = nnl_dtype_size((nnl_dtype)out->dtype);
     nnl_gemm_call call = describe(out, &sa, trans_a, &sb, dims, inner);
     call.accumulate = accumulate;
+    call.activation = activation;
     call.alpha = alpha;
     call.bias = bias ? bias->data : NULL;
     for (int64_t i = 0; i < outer && status == NNL_OK && out->numel > 0; i++) {
@@ -152,6 +153,12 @@ static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tens
     nnl_tensor_unref(sa.copy);
     nnl_tensor_unref(sb.copy);
     return status;
+}
+
+static nnl_status product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
+                          const nnl_tensor *bias, double alpha, bool accumulate)
+{
+    return activated(out, a, trans_a, b, trans_b, bias, alpha, accumulate, NNL_ACT_NONE);
 }
 
 /* t seen with another shape; only for tensors whose layout allows it. */
@@ -195,6 +202,7 @@ static nnl_status make_ready(nnl_ready *r, nnl_status (*run)(nnl_ready *), const
     dims = join_batch(dims, shape, &sa, &sb);
     if (dims > 1) return NNL_OK;
     nnl_gemm_call call = describe(out, &sa, trans_a, &sb, dims, dims > 0 ? shape[0] : 1);
+    call.activation = r->call->relu ? NNL_ACT_RELU : NNL_ACT_NONE;
     nnl_gemm_plan *plan;
     NNL_TRY(nnl_gemm_ready(out->rt, &call, r->fixed & 2u, &plan, &r->plan_bytes));
     r->plan = plan;
@@ -732,7 +740,8 @@ static nnl_status linear_run(nnl_call *c)
         if (status == NNL_OK) status = nnl_copy(dense_bias, bias);
     }
     if (status == NNL_OK)
-        status = product(flat ? flat : out, matrix ? matrix : x, false, w, true, dense_bias ? dense_bias : bias, 1, false);
+        status = activated(flat ? flat : out, matrix ? matrix : x, false, w, true, dense_bias ? dense_bias : bias, 1, false,
+                           c->relu ? NNL_ACT_RELU : NNL_ACT_NONE);
     nnl_tensor_unref(matrix);
     nnl_tensor_unref(flat);
     nnl_tensor_unref(dense);
@@ -781,4 +790,4 @@ NNL_OP(linear,
     .grad = linear_grad,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:3x4 weight:2x4 bias:2; input:2x3x4 weight:5x4; input:4 weight:2x4 bias:2",
-    .traits = NNL_PROMOTE);
+    .traits = NNL_PROMOTE | NNL_TAKES_RELU);

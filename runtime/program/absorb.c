@@ -14,14 +14,9 @@ static int attribute_named(const nnl_program *p, const nnl_op *op, const char *n
 
 static int32_t buffer_of(const nnl_program *p, int32_t value) { return value < 0 ? -1 : p->value[value].buffer; }
 
-/* How often steps touch a buffer, and the step that makes it. */
-typedef struct touch {
-    int32_t count, maker;
-} touch;
-
-static void count_touches(const nnl_program *p, touch *touches)
+void nnl_count_touches(const nnl_program *p, nnl_touch *touches)
 {
-    for (int b = 0; b < p->n_buffers; b++) touches[b] = (touch){0, -1};
+    for (int b = 0; b < p->n_buffers; b++) touches[b] = (nnl_touch){0, -1};
     for (int i = 0; i < p->n_steps; i++) {
         const nnl_step *step = &p->step[i];
         for (int k = 0; k < step->n_in + step->n_out; k++) {
@@ -33,7 +28,7 @@ static void count_touches(const nnl_program *p, touch *touches)
     }
 }
 
-static bool same_place(const nnl_tensor *a, const nnl_tensor *b)
+bool nnl_same_places(const nnl_tensor *a, const nnl_tensor *b)
 {
     if (a->dtype != b->dtype || !nnl_same_shape(a, b)) return false;
     for (int d = 0; d < a->ndim; d++) {
@@ -43,18 +38,18 @@ static bool same_place(const nnl_tensor *a, const nnl_tensor *b)
 }
 
 /* The step that can take over `relu`: it makes relu's input, which nobody else sees, and takes a relu. */
-static nnl_step *taker(nnl_program *p, const nnl_step *relu, const touch *touches)
+static nnl_step *taker(nnl_program *p, const nnl_step *relu, const nnl_touch *touches)
 {
     int32_t from = relu->in[0], to = relu->out[0];
     const nnl_buffer *between = &p->buffer[buffer_of(p, from)], *result = &p->buffer[buffer_of(p, to)];
-    const touch *t = &touches[buffer_of(p, from)];
+    const nnl_touch *t = &touches[buffer_of(p, from)];
     bool in_place = from == to;
     if (between->kind != NNL_BUFFER_TEMP || between->escapes || t->maker < 0) return NULL;
     if (in_place || t->count != 2 || result->kind != NNL_BUFFER_TEMP) return NULL;
     if (touches[buffer_of(p, to)].maker != (int32_t)(relu - p->step)) return NULL;
     nnl_step *maker = &p->step[t->maker];
     bool takes = maker->op->traits & NNL_TAKES_RELU && !maker->relu && !maker->inplace && maker->out[0] == from;
-    return takes && same_place(&p->value[from].form, &p->value[to].form) ? maker : NULL;
+    return takes && nnl_same_places(&p->value[from].form, &p->value[to].form) ? maker : NULL;
 }
 
 static void take_over(nnl_program *p, nnl_step *maker, const nnl_step *relu)
@@ -66,7 +61,7 @@ static void take_over(nnl_program *p, nnl_step *maker, const nnl_step *relu)
 }
 
 /* A step moves forward over those that are gone. */
-static void move(nnl_program *p, int from, int to, touch *touches)
+static void move(nnl_program *p, int from, int to, nnl_touch *touches)
 {
     p->step[to] = p->step[from];
     for (int k = 0; k < p->step[to].n_out; k++) {
@@ -78,10 +73,10 @@ static void move(nnl_program *p, int from, int to, touch *touches)
 nnl_status nnl_program_absorb(nnl_program *p)
 {
     void *block;
-    size_t bytes = sizeof(touch) * (size_t)(p->n_buffers + 1);
+    size_t bytes = sizeof(nnl_touch) * (size_t)(p->n_buffers + 1);
     NNL_TRY(nnl_alloc(p->rt, bytes, &block));
-    touch *touches = block;
-    count_touches(p, touches);
+    nnl_touch *touches = block;
+    nnl_count_touches(p, touches);
     int kept = 0;
     for (int i = 0; i < p->n_steps; i++) {
         move(p, i, kept, touches);

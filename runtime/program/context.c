@@ -78,13 +78,6 @@ static void make_values(nnl_context *x)
 
 static nnl_status run_as_it_is(nnl_ready *r) { return r->call->op->run(r->call); }
 
-/* What steps may take as unchanging: tensors from outside that no step writes.  The script may still change them
- * between runs; then the step is made ready again. */
-static bool is_fixed(const nnl_buffer *b)
-{
-    return !b->written && (b->kind == NNL_BUFFER_OUTER || b->kind == NNL_BUFFER_CONST);
-}
-
 static nnl_status make_ready(nnl_context *x, int place)
 {
     const nnl_program *p = x->program;
@@ -94,7 +87,7 @@ static nnl_status make_ready(nnl_context *x, int place)
     for (int i = 0; i < NNL_MIN(step->n_in, 32); i++) {
         if (step->in[i] < 0) continue;
         int buffer = p->value[step->in[i]].buffer;
-        if (!is_fixed(&p->buffer[buffer])) continue;
+        if (!nnl_buffer_is_fixed(&p->buffer[buffer])) continue;
         r->fixed |= 1u << i;
         x->version[buffer] = p->buffer[buffer].storage->version;
     }

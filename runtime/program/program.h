@@ -1,5 +1,5 @@
-/* Captured functions: calls taken down once (record.c), made simpler (simplify.c), laid out in memory (plan.c)
- * and replayed (context.c) without Lua, shape work or allocation.
+/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c, fuse.c), laid out
+ * in memory (plan.c) and replayed (context.c) without Lua, shape work or allocation.
  *
  * A program is a list of steps over values.  A value is a tensor's form over a buffer; a buffer is what was one
  * storage during capture.  Programs do not change once they are made; what a replay needs is a context. */
@@ -56,6 +56,13 @@ static inline bool nnl_buffer_is_copied(const nnl_buffer *b)
 static inline bool nnl_buffer_is_in_arena(const nnl_buffer *b)
 {
     return (b->kind == NNL_BUFFER_TEMP || nnl_buffer_is_copied(b)) && !b->escapes && b->first >= 0;
+}
+
+/* What steps may take as unchanging: tensors from outside that no step writes.  The script may still change them
+ * between runs, which their versions tell. */
+static inline bool nnl_buffer_is_fixed(const nnl_buffer *b)
+{
+    return !b->written && !nnl_buffer_is_copied(b) && (b->kind == NNL_BUFFER_OUTER || b->kind == NNL_BUFFER_CONST);
 }
 
 typedef struct nnl_program_value {
@@ -174,9 +181,18 @@ nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture
 nnl_status nnl_program_simplify(nnl_program *p); /* simplify.c: steps that nobody needs go, and equal ones */
 nnl_status nnl_program_constants(nnl_program *p); /* constants.c: what depends on constants only is computed now */
 nnl_status nnl_program_reorder(nnl_program *p);  /* reorder.c: relu's gradient before that of max pooling */
+nnl_status nnl_program_fold(nnl_program *p);     /* fold.c: normalisations and sums go into a convolution's last pass */
 nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
+
+/* How often steps touch a buffer, and the step that makes it, or -1. */
+typedef struct nnl_touch {
+    int32_t count, maker;
+} nnl_touch;
+void nnl_count_touches(const nnl_program *p, nnl_touch *touches); /* one a buffer */
+/* Whether elements of one form lie where those of the other do. */
+bool nnl_same_places(const nnl_tensor *a, const nnl_tensor *b);
 
 /* Its steps and memory as text (explain.c), with the times of a context that was profiled.  Returns the length that
  * the whole text has; writes at most size - 1 characters. */

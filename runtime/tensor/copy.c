@@ -50,10 +50,12 @@ static void convert_run(void *context, const nnl_loop *loop, char *const *addres
 typedef struct transpose_job {
     const nnl_kernels *kernels;
     const nnl_loop *loop;   /* without the dimension `across`, and walked by rows */
-    int64_t across, to_step, from_step, blocks, width;
+    int64_t across, to_step, from_step, panel, blocks, width;
 } transpose_job;
 
-#define PANEL 64 /* rows of the source dimension a chunk */
+#define PANEL 64 /* rows of the source dimension a chunk, or where this gives few chunks: */
+#define PANEL_LEAST 16
+#define FEW_CHUNKS 4
 
 static void transpose_task(void *context, int64_t chunk)
 {
@@ -61,10 +63,10 @@ static void transpose_task(void *context, int64_t chunk)
     const nnl_loop *loop = job->loop;
     char *address[NNL_LOOP_MAX];
     nnl_loop_at(loop, chunk / job->blocks, address);
-    int64_t first = chunk % job->blocks * PANEL;
+    int64_t first = chunk % job->blocks * job->panel;
     job->kernels->transpose((int)job->width, address[0] + first * job->to_step, job->to_step,
                             address[1] + first * job->width, loop->step[1][loop->ndim - 1],
-                            NNL_MIN(PANEL, job->across - first), loop->inner);
+                            NNL_MIN(job->panel, job->across - first), loop->inner);
 }
 
 static bool plan_transpose(const nnl_loop *loop, int width, nnl_loop *rest, transpose_job *job)
@@ -80,7 +82,6 @@ static bool plan_transpose(const nnl_loop *loop, int width, nnl_loop *rest, tran
     job->across = loop->size[dim];
     job->to_step = loop->step[0][dim];
     job->from_step = width;
-    job->blocks = (job->across + PANEL - 1) / PANEL;
     job->width = width;
     for (int d = dim; d < inner; d++) {
         rest->size[d] = loop->size[d + 1];
@@ -89,6 +90,8 @@ static bool plan_transpose(const nnl_loop *loop, int width, nnl_loop *rest, tran
     rest->ndim--;
     rest->numel = loop->numel / job->across;
     rest->outer = rest->numel / rest->inner;
+    job->panel = rest->outer * ((job->across + PANEL - 1) / PANEL) < FEW_CHUNKS ? PANEL_LEAST : PANEL;
+    job->blocks = (job->across + job->panel - 1) / job->panel;
     job->loop = rest;
     return true;
 }

@@ -1,0 +1,176 @@
+/* Convolutions take into their last pass what follows them: a normalisation by given statistics, then the sum with
+ * another image.  (A relu behind that is absorb.c's.)  Operations keep their order, and results their bits. */
+#include "program.h"
+
+#include <string.h>
+
+typedef struct folding {
+    nnl_program *p;
+    nnl_touch *touches;
+} folding;
+
+/* Inputs and attributes of conv2d_fused and its kin (ops/conv.c), and of batch_norm_eval. */
+enum { WEIGHT = 1, BIAS, MEAN, VAR, NORM_WEIGHT, NORM_BIAS, RESIDUAL, INPUTS };
+enum { EPS = 4, ATTRIBUTES };
+enum { EVAL_INPUT, EVAL_WEIGHT, EVAL_BIAS, EVAL_MEAN, EVAL_VAR };
+enum { EVAL_EPS, EVAL_RELU };
+
+static const struct {
+    const nnl_op *plain, *fused;
+} pairs[] = {
+    {&nnl_op_conv1d, &nnl_op_conv1d_fused}, {&nnl_op_conv2d, &nnl_op_conv2d_fused}, {&nnl_op_conv3d, &nnl_op_conv3d_fused}};
+
+static int32_t buffer_of(const nnl_program *p, int32_t value) { return value < 0 ? -1 : p->value[value].buffer; }
+
+static const nnl_op *fused_of(const nnl_op *op)
+{
+    for (int i = 0; i < NNL_COUNT(pairs); i++) {
+        if (op == pairs[i].plain || op == pairs[i].fused) return pairs[i].fused;
+    }
+    return NULL;
+}
+
+/* What the fused ops ask for. */
+static bool fits(const nnl_program *p, const nnl_step *step)
+{
+    const nnl_tensor *out = &p->value[step->out[0]].form;
+    bool adjacent = step->in[BIAS] < 0 || p->value[step->in[BIAS]].form.strides[0] == 1;
+    return fused_of(step->op) && !step->relu && adjacent && out->numel > 0 && out->ndim == p->value[step->in[WEIGHT]].form.ndim;
+}
+
+/* The convolution that makes `value`, when `reader`, which makes `result` of it in the same places, is all that sees it;
+ * -1 when there is none. */
+static int convolution_of(const folding *f, int32_t value, int reader, int32_t result)
+{
+    const nnl_program *p = f->p;
+    if (value < 0) return -1;
+    int32_t from = buffer_of(p, value), to = buffer_of(p, result);
+    const nnl_touch *t = &f->touches[from];
+    if (p->buffer[from].kind != NNL_BUFFER_TEMP || p->buffer[from].escapes || t->count != 2 || t->maker < 0) return -1;
+    if (p->buffer[to].kind != NNL_BUFFER_TEMP || f->touches[to].maker != reader) return -1;
+    const nnl_step *step = &p->step[t->maker];
+    if (step->out[0] != value || !fits(p, step)) return -1;
+    return nnl_same_places(&p->value[value].form, &p->value[result].form) ? t->maker : -1;
+}
+
+/* Makes the step one of the fused op, if it is not yet. */
+static nnl_status widen(nnl_program *p, nnl_step *step)
+{
+    const nnl_sig *sig;
+    int32_t *in;
+    nnl_value *attr;
+    if (step->op == fused_of(step->op)) return NNL_OK;
+    NNL_TRY(nnl_sig_of(p->rt, fused_of(step->op), &sig));
+    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t) * INPUTS, &in));
+    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(nnl_value) * ATTRIBUTES, &attr));
+    for (int i = 0; i < INPUTS; i++) in[i] = i < step->n_in ? step->in[i] : -1;
+    memcpy(attr, step->attr, sizeof(nnl_value) * EPS);
+    attr[EPS] = V_NUM(0);
+    step->op = fused_of(step->op);
+    step->in = in;
+    step->n_in = INPUTS;
+    step->attr = attr;
+    step->n_attr = ATTRIBUTES;
+    return NNL_OK;
+}
+
+/* The step leaves `reader`'s result instead of its own. */
+static void take_result(folding *f, int place, nnl_step *reader)
+{
+    f->p->step[place].out[0] = reader->out[0];
+    f->touches[buffer_of(f->p, reader->out[0])].maker = place;
+    reader->op = NULL;
+}
+
+static nnl_status fold_normalisation(folding *f, int i)
+{
+    nnl_program *p = f->p;
+    nnl_step *norm = &p->step[i];
+    int place = convolution_of(f, norm->in[EVAL_INPUT], i, norm->out[0]);
+    if (place < 0 || norm->attr[EVAL_RELU].as.i) return NNL_OK;
+    nnl_step *step = &p->step[place];
+    if (step->op == fused_of(step->op)) return NNL_OK; /* the order is fixed: normalised once, before the sum */
+    for (int k = EVAL_WEIGHT; k <= EVAL_VAR; k++) {
+        if (norm->in[k] >= 0 && !nnl_buffer_is_fixed(&p->buffer[buffer_of(p, norm->in[k])])) return NNL_OK;
+    }
+    NNL_TRY(widen(p, step));
+    step->in[MEAN] = norm->in[EVAL_MEAN];
+    step->in[VAR] = norm->in[EVAL_VAR];
+    step->in[NORM_WEIGHT] = norm->in[EVAL_WEIGHT];
+    step->in[NORM_BIAS] = norm->in[EVAL_BIAS];
+    step->attr[EPS] = norm->attr[EVAL_EPS];
+    take_result(f, place, norm);
+    return NNL_OK;
+}
+
+/* Whether a step from `first` up to `end` writes the buffer. */
+static bool is_written(const nnl_program *p, int32_t buffer, int first, int end)
+{
+    for (int i = first; i < end; i++) {
+        const nnl_step *step = &p->step[i];
+        if (!step->op) continue;
+        for (int k = 0; k < step->n_out; k++) {
+            if (buffer_of(p, step->out[k]) == buffer) return true;
+        }
+        for (int k = 0; k < step->n_in && step->op->traits & NNL_IN_PLACE; k++) {
+            if (buffer_of(p, step->in[k]) == buffer) return true;
+        }
+    }
+    return false;
+}
+
+/* The convolution that makes operand k of a sum and can add the other operand, which is there when it runs; or -1. */
+static int adder(const folding *f, int i, int k)
+{
+    const nnl_program *p = f->p;
+    const nnl_step *sum = &p->step[i];
+    int32_t other = sum->in[1 - k];
+    int place = convolution_of(f, sum->in[k], i, sum->out[0]);
+    if (place < 0 || other < 0 || !nnl_same_places(&p->value[other].form, &p->value[sum->out[0]].form)) return -1;
+    const nnl_step *step = &p->step[place];
+    if (step->n_in == INPUTS && step->in[RESIDUAL] >= 0) return -1;
+    return is_written(p, buffer_of(p, other), place, i) ? -1 : place;
+}
+
+static nnl_status fold_sum(folding *f, int i)
+{
+    nnl_program *p = f->p;
+    nnl_step *sum = &p->step[i];
+    if (sum->n_in != 2 || nnl_value_double(&sum->attr[0]) != 1) return NNL_OK;
+    for (int k = 0; k < 2; k++) {
+        int place = adder(f, i, k);
+        if (place < 0) continue;
+        NNL_TRY(widen(p, &p->step[place]));
+        p->step[place].in[RESIDUAL] = sum->in[1 - k];
+        take_result(f, place, sum);
+        return NNL_OK;
+    }
+    return NNL_OK;
+}
+
+static nnl_status fold_all(folding *f)
+{
+    nnl_program *p = f->p;
+    int kept = 0;
+    for (int i = 0; i < p->n_steps; i++) {
+        if (p->step[i].op == &nnl_op_batch_norm_eval) NNL_TRY(fold_normalisation(f, i));
+        else if (p->step[i].op == &nnl_op_add) NNL_TRY(fold_sum(f, i));
+    }
+    for (int i = 0; i < p->n_steps; i++) {
+        if (p->step[i].op) p->step[kept++] = p->step[i];
+    }
+    p->n_steps = kept;
+    return NNL_OK;
+}
+
+nnl_status nnl_program_fold(nnl_program *p)
+{
+    void *block;
+    size_t bytes = sizeof(nnl_touch) * (size_t)(p->n_buffers + 1);
+    NNL_TRY(nnl_alloc(p->rt, bytes, &block));
+    folding f = {p, block};
+    nnl_count_touches(p, f.touches);
+    nnl_status status = fold_all(&f);
+    nnl_free(p->rt, block, bytes);
+    return status;
+}
