@@ -290,7 +290,8 @@ describe("a captured network with", function()
   end)
 
   it("the gradient of a relu before max pooling is taken from the pooled values", function()
-    local pools = {nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 1, {dilation = 2}), nn.AdaptiveMaxPool2d {4, 3}}
+    local pools = {nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 1, {dilation = 2}),
+      nn.AdaptiveMaxPool2d {4, 3}}
     for _, pool in ipairs(pools) do
       local conv = nn.Conv2d(1, 5, 3)
       local function gradients(x) return nn.grad(pool(conv(x):relu()):square():sum(), {conv.weight, conv.bias}) end

@@ -189,6 +189,15 @@ function helpers.error_of(f, ...)
   return (message:gsub("^[^\n:]+:%d+: ", "", 1)), true
 end
 
+--- Asserts that f() raises an error whose message has all these parts.
+function helpers.says(f, ...)
+  local message = helpers.error_of(f)
+  assert(message, "no error")
+  for _, part in ipairs {...} do
+    assert(message:find(part, 1, true), ("%q is not in: %s"):format(part, message))
+  end
+end
+
 ---------------------------------------------------------------- the command
 
 local function quoted(word) return "'" .. tostring(word):gsub("'", "'\\''") .. "'" end

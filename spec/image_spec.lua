@@ -1,15 +1,7 @@
 -- Pooling, batch and instance normalisation: how images lie in memory, running statistics, errors.
 local helpers = require "spec.helpers"
 local native = require "nnlua.native"
-local nn = helpers.nn
-
-local function says(f, ...)
-  local message = helpers.error_of(f)
-  assert(message, "no error")
-  for _, part in ipairs {...} do
-    assert(message:find(part, 1, true), ("%q is not in: %s"):format(part, message))
-  end
-end
+local nn, says = helpers.nn, helpers.says
 
 -- The same values with adjacent channels: what convolution makes.
 local function channels_last(x)

@@ -1,16 +1,8 @@
 -- What the library says when it is used wrongly: what, where, got, wanted.
 local helpers = require "spec.helpers"
-local nn = helpers.nn
+local nn, says = helpers.nn, helpers.says
 
 -- The words that the message of f's error must have.
-local function says(f, ...)
-  local message = helpers.error_of(f)
-  assert(message, "no error")
-  for _, part in ipairs {...} do
-    assert(message:find(part, 1, true), ("%q is not in: %s"):format(part, message))
-  end
-end
-
 describe("a wrong name", function()
   it("is answered with the nearest one", function()
     says(function() return nn.Linera end, "nn: there is no field 'Linera' (did you mean 'Linear'?)")

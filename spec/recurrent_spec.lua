@@ -1,6 +1,6 @@
 -- Recurrent layers: names, states, layouts, what they say when used wrongly.  Numbers are in golden_spec.lua.
 local helpers = require "spec.helpers"
-local nn = helpers.nn
+local nn, says = helpers.nn, helpers.says
 
 local function names(net)
   local list = {}
@@ -9,14 +9,6 @@ local function names(net)
 end
 
 -- The words that the message of f's error must have.
-local function says(f, ...)
-  local message = helpers.error_of(f)
-  assert(message, "no error")
-  for _, part in ipairs {...} do
-    assert(message:find(part, 1, true), ("%q is not in: %s"):format(part, message))
-  end
-end
-
 local kinds = {"RNN", "GRU", "LSTM"}
 
 local function first_state(state) return nn.is_tensor(state) and state or state[1] end

@@ -1,14 +1,6 @@
 -- Layers of transformers: what golden data do not tell of normalisation and attention.
 local helpers = require "spec.helpers"
-local nn = helpers.nn
-
-local function says(f, ...)
-  local message = helpers.error_of(f)
-  assert(message, "no error")
-  for _, part in ipairs {...} do
-    assert(message:find(part, 1, true), ("%q is not in: %s"):format(part, message))
-  end
-end
+local nn, says = helpers.nn, helpers.says
 
 local function names(net)
   local list = {}

@@ -87,11 +87,6 @@ static nnl_status exchange(nnl_program *p, int back, int relu, const nnl_step *p
     return NNL_OK;
 }
 
-static bool same_form(const nnl_tensor *a, const nnl_tensor *b)
-{
-    return a->dtype == b->dtype && nnl_same_shape(a, b) && memcmp(a->strides, b->strides, sizeof(int64_t) * a->ndim) == 0;
-}
-
 nnl_status nnl_program_reorder(nnl_program *p)
 {
     for (int i = 0; i < p->n_steps; i++) {
@@ -101,7 +96,7 @@ nnl_status nnl_program_reorder(nnl_program *p)
         const nnl_buffer *between = &p->buffer[p->value[relu->in[0]].buffer], *result = &p->buffer[p->value[relu->out[0]].buffer];
         if (back < 0 || p->step[back].op != &nnl_op_max_pool_backward || readers(p, relu->in[0]) != 1) continue;
         if (between->kind != NNL_BUFFER_TEMP || between->escapes || result->kind != NNL_BUFFER_TEMP) continue;
-        if (!same_form(&p->value[relu->in[0]].form, &p->value[relu->out[0]].form)) continue;
+        if (!nnl_same_form(&p->value[relu->in[0]].form, &p->value[relu->out[0]].form)) continue;
         const nnl_step *pool = pooling_of(p, back, relu->in[1]);
         if (pool) NNL_TRY(exchange(p, back, i, pool));
     }
