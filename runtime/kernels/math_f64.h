@@ -112,7 +112,7 @@ VEC_INLINE vd vd_between(vd x, double low, double high)
 VEC_INLINE vd vd_exp(vd x)
 {
     vd n, p = vd_exp_parts(vd_between(x, -746.0, 710.0), vd_zero(), &n);
-    return vd_scale(p, n);
+    return vd_scale(vd_select(vd_lt(x, vd_set1(-745.2)), vd_zero(), p), n); /* as in vf_exp */
 }
 
 /* (2^r - 1) / r for |r| <= 1/2, error 2^-63 */
