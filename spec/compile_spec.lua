@@ -383,6 +383,21 @@ describe("a captured function", function()
     assert.is_true(held() - before < 4000 * kb, held() - before)
   end)
 
+  it("takes no memory for values while it is captured", function()
+    local w = nn.randn(600, 600, {requires_grad = true})
+    local f = nn.compile(function(x)
+      local y = x
+      for _ = 1, 20 do y = (y + 1):tanh():matmul(w) end
+      y:sum():backward()
+      error "taken down"
+    end)
+    local x = nn.randn(600, 600)
+    collectgarbage()
+    local before = nn.memory("reset").live
+    assert.matches("taken down", message(f, x), 1, true)
+    assert.is_true(nn.memory().peak_live - before < 600 * 600 * 4)
+  end)
+
   it("gives fresh results", function()
     local f = nn.compile(function(x) return x * 2 end)
     local a = f(nn.tensor {1, 2})
@@ -572,6 +587,19 @@ describe("compile refuses", function()
     f(nn.ones(2))
     assert.matches("made inside a captured function", message(function() return kept + 1 end), 1, true)
     assert.matches("made inside a captured function", message(function() return kept:totable() end), 1, true)
+  end)
+
+  it("what it kept when it ran before", function()
+    local kept
+    local f = nn.compile(function(x)
+      local y = kept and x + kept or x
+      kept = x * 2
+      return y
+    end)
+    for _ = 1, 2 do
+      assert.matches("add: other was made inside a captured function when it ran before",
+        message(f, nn.ones(2)), 1, true)
+    end
   end)
 
   it("a schedule's step, and a tracked argument", function()
