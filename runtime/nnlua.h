@@ -244,10 +244,10 @@ NNL_API nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *c
 
 /* ------------------------------------------------------------------ captured programs */
 
-/* Between begin and end, calls on rt are taken down and not computed: tensors have shapes and no values.  The
- * program that comes of them computes the results when a context runs it, with the same bits, and without shape
- * work.  It holds references to the tensors from outside that the calls use; what they change outside (in place,
- * or as .grad of a leaf) a run changes. */
+/* Between begin and end, calls on rt are taken down and not computed: tensors have shapes and no values, and
+ * nnl_tensor_data() of stand-ins and results is NULL.  The program that comes of them computes the results when a
+ * context runs it, with the same bits, and without shape work.  It holds references to the tensors from outside that
+ * the calls use; what they change outside (in place, or as .grad of a leaf) a run changes. */
 typedef struct nnl_program nnl_program;
 typedef struct nnl_context nnl_context;
 

@@ -273,3 +273,69 @@ describe("nn.checkpoint explains", function()
     assert.matches("nn.checkpoint(f, ...)", out, 1, true)
   end)
 end)
+
+---------------------------------------------------------------- random functions
+
+local unary = {"relu", "sigmoid", "tanh", "exp", "neg", "square", "silu", "sin"}
+
+-- A random list of ops, some of which are lists again: what is checkpointed.
+local function random_list(random, depth)
+  local list = {}
+  for i = 1, random(5) do
+    local part = depth > 0 and random(3) == 1 and random_list(random, depth - 1)
+    list[i] = {part = part, kind = random(9), op = unary[random(#unary)], a = random(1000), b = random(1000)}
+  end
+  return list
+end
+
+-- Runs it on tensors of 4x4; w takes part in products.
+local function run_list(list, call, w, ...)
+  local v = {...}
+  for _, s in ipairs(list) do
+    local x, y, z = v[s.a % #v + 1], v[s.b % #v + 1]
+    if s.part then
+      local other
+      z, other = call(function(...) return run_list(s.part, call, w, ...) end, x, v[#v])
+      if s.kind > 4 then v[#v + 1] = other end
+    elseif s.kind <= 3 then z = nn[s.op](x):clamp(-2, 2)
+    elseif s.kind == 4 then z = x * y
+    elseif s.kind == 5 then z = nn.F.dropout(x, 0.3)
+    elseif s.kind == 6 then z = x:matmul(w) * 0.3
+    elseif s.kind == 7 then
+      z = x * 1
+      z[{{1, 2}}]:mul_(y[{{2, 3}}])
+    elseif s.kind == 8 then z = (x + nn.rand(1)):t():contiguous():t()
+    else z = x:softmax(2) + y:mean() end
+    v[#v + 1] = z
+  end
+  return v[#v], v[#v - 1] or v[1]
+end
+
+describe("random functions with checkpoints in one another", function()
+  it("give the bits that they give without, eagerly and captured", function()
+    local state = 4711
+    local function random(n)
+      state = (state * 1103515245 + 12345) % 2147483648
+      return state // 65536 % n + 1
+    end
+    for trial = 1, 150 do
+      local list, x, w = random_list(random, 3), nn.randn(4, 4), nn.randn(4, 4)
+      local function everything(call, wrap)
+        local input, weight = x:clone():requires_grad_(), w:clone():requires_grad_()
+        local f = wrap(function(v)
+          local a, b = run_list(list, call, weight, v, v * 0.5)
+          local loss = a:sum() + (b * b):mean()
+          loss:backward()
+          return loss
+        end)
+        nn.manual_seed(trial)
+        local loss = f(input):item()
+        return {loss, input.grad:totable(), weight.grad and weight.grad:totable(), nn.rand(2):totable()}
+      end
+      local function itself(f) return f end
+      local wanted = everything(plainly, itself)
+      assert.same(wanted, everything(nn.checkpoint, itself), trial)
+      assert.same(wanted, everything(nn.checkpoint, nn.compile), trial)
+    end
+  end)
+end)

@@ -220,14 +220,14 @@ local networks = {
   {"attention and layer normalisation", Transformer, function() return nn.randint(1, 20, {8, 12}) end},
 }
 
--- 25 steps with a changing learning rate, and evaluation between them.
-local function train_network(make, draw, wrap)
+-- 25 steps with a changing learning rate, and evaluation between them; `call` calls the network.
+local function train_network(make, draw, wrap, call)
   nn.manual_seed(5)
   local net, loss, losses = make(), nn.CrossEntropyLoss(), {}
   local opt = nn.optim.SGD(net:parameters(), {lr = 0.05, momentum = 0.9})
   local step = wrap(function(x, y)
     opt:zero_grad()
-    local l = loss(net(x), y)
+    local l = loss(call and call(net, x) or net(x), y)
     l:backward()
     opt:step()
     return l
@@ -250,9 +250,11 @@ describe("a captured network with", function()
   for _, kind in ipairs(networks) do
     it(kind[1] .. " trains and evaluates with the same bits", function()
       local a, wanted = train_network(kind[2], kind[3], function(f) return f end)
-      local b, got = train_network(kind[2], kind[3], nn.compile)
-      assert.same(wanted, got)
-      same_state(a, b)
+      for _, call in ipairs {false, nn.checkpoint} do
+        local b, got = train_network(kind[2], kind[3], nn.compile, call)
+        assert.same(wanted, got)
+        same_state(a, b)
+      end
     end)
   end
 
@@ -743,6 +745,21 @@ describe("a captured function", function()
     assert.is_true(held() - before < 4000 * kb, held() - before)
   end)
 
+  it("takes no memory for values while it is captured", function()
+    local w = nn.randn(600, 600, {requires_grad = true})
+    local f = nn.compile(function(x)
+      local y = x
+      for _ = 1, 20 do y = (y + 1):tanh():matmul(w) end
+      y:sum():backward()
+      error "taken down"
+    end)
+    local x = nn.randn(600, 600)
+    collectgarbage()
+    local before = nn.memory("reset").live
+    assert.matches("taken down", message(f, x), 1, true)
+    assert.is_true(nn.memory().peak_live - before < 600 * 600 * 4)
+  end)
+
   it("gives fresh results", function()
     local f = nn.compile(function(x) return x * 2 end)
     local a = f(nn.tensor {1, 2})
@@ -932,6 +949,19 @@ describe("compile refuses", function()
     f(nn.ones(2))
     assert.matches("made inside a captured function", message(function() return kept + 1 end), 1, true)
     assert.matches("made inside a captured function", message(function() return kept:totable() end), 1, true)
+  end)
+
+  it("what it kept when it ran before", function()
+    local kept
+    local f = nn.compile(function(x)
+      local y = kept and x + kept or x
+      kept = x * 2
+      return y
+    end)
+    for _ = 1, 2 do
+      assert.matches("add: other was made inside a captured function when it ran before",
+        message(f, nn.ones(2)), 1, true)
+    end
   end)
 
   it("a schedule's step, and a tracked argument", function()

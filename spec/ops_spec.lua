@@ -221,7 +221,12 @@ for _, record in ipairs(records) do
         it("is captured with the same bits" .. with, function()
           if samples.undefined[name] then return end
           local function all()
-            if not record.traits.random then return samples.everything(record, f, case, "f32") end
+            if not record.traits.random then
+              -- and once more in between, where equal steps are merged and constants computed at capture
+              local list = samples.everything(record, f, case, "f32")
+              for _, x in ipairs(samples.everything(record, f, case, "f32")) do list[#list + 1] = x:clone() end
+              return list
+            end
             local arguments = samples.arguments(record, case, {dtype = "f32"})
             return {f(table.unpack(arguments, 1, arguments.n))} -- without setting the seed
           end
@@ -240,6 +245,15 @@ for _, record in ipairs(records) do
             for i, x in ipairs(wanted) do helpers.assert_same("result " .. i, got[i], x) end
           end
         end)
+
+        if not samples.undefined[name] then
+          it("gives the same bits through nn.checkpoint" .. with, function()
+            local wanted = samples.everything(record, f, case, "f32")
+            local got = samples.everything(record, function(...) return nn.checkpoint(f, ...) end, case, "f32")
+            assert(#got == #wanted, "as many results")
+            for i, x in ipairs(wanted) do helpers.assert_same("result " .. i, got[i], x) end
+          end)
+        end
 
         if pure then
           it("does not see how its inputs lie in memory" .. with, function()

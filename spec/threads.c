@@ -240,6 +240,8 @@ static void batches_ahead(int workers, int64_t leave_after)
     const nnl_prefetch_column columns[] = {{images, true, 5}, {.rows = labels}};
     nnl_status status = nnl_prefetch_new(rt, columns, 2, order, SIZE, (ROWS + SIZE - 1) / SIZE, workers, &p);
     CHECK(status == NNL_OK, "loader: %s", nnl_error_message(rt));
+    nnl_runtime_cancel(rt);
+    CHECK(nnl_prefetch_next(p, batch, &more) == NNL_ECANCELLED, "a loader does not see a cancel request");
     while (nnl_prefetch_next(p, batch, &more) == NNL_OK && more && taken < leave_after) {
         const float *x = nnl_tensor_const_data(batch[0]);
         const int64_t *y = nnl_tensor_const_data(batch[1]);

@@ -66,6 +66,7 @@ struct nnl_runtime {
     int threads;
     nnl_parallel_for parallel_for;
     void *parallel_user;
+    uint32_t capture;       /* number of the last capture */
     bool capturing;         /* calls are noted down, not computed: see engine.h, nnl_recorder */
     bool pool_held;         /* workers do not sleep: see nnl_pool_hold() */
     bool in_parallel;       /* nnl_parallel() is running: calls from its tasks run where they are made */

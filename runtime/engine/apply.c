@@ -138,10 +138,10 @@ static nnl_status check_inputs(visit *v, const nnl_request *request)
         }
         if (NNL_UNLIKELY(t->rt != c->rt))
             return nnl_call_fail(c, NNL_EINVAL, "%s belongs to another runtime", p->name);
-        if (NNL_UNLIKELY(t->storage->unset && !c->rt->capturing))
+        if (NNL_UNLIKELY(t->storage->unset && (!c->rt->capturing || t->storage->unset != c->rt->capture)))
             return nnl_call_fail(c, NNL_ESTATE,
-                                 "%s was made inside a captured function, where nothing is computed; return it from the function",
-                                 p->name);
+                                 "%s was made inside a captured function%s, where nothing is computed; return it from the function",
+                                 p->name, c->rt->capturing ? " when it ran before" : "");
         if (NNL_UNLIKELY(!(takes[p->type] >> t->dtype & 1u))) {
             if (p->type != NNL_T_REAL) return wrong_type(v, i);
             if (!(c->op->traits & NNL_PROMOTE)) NNL_TRY(convert(v, i, NNL_F32));
@@ -297,13 +297,20 @@ static nnl_status attributes(visit *v, const nnl_request *request)
 
 /* ---------------------------------------------------------------- results */
 
+/* While calls are only noted down, their results need no memory. */
+static nnl_status make_result(nnl_call *c, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out)
+{
+    if (NNL_UNLIKELY(c->rt->capturing)) return nnl_tensor_make_hollow(c->rt, spec, source, out);
+    return nnl_tensor_make(c->rt, spec, source, out);
+}
+
 static nnl_status allocate(nnl_call *c)
 {
     for (int i = 0; i < c->n_out; i++) {
         const nnl_spec *spec = &c->spec[i];
         if (c->out[i]) continue; /* infer handed on an input */
         NNL_TRY(nnl_shape_check(c->rt, c->op->name, spec->dtype, spec->ndim, spec->shape));
-        NNL_TRY(nnl_tensor_make(c->rt, spec, c->in[0], &c->out[i]));
+        NNL_TRY(make_result(c, spec, c->in[0], &c->out[i]));
         if (spec->view) {
             nnl_tensor *root = c->in[0]->base ? c->in[0]->base : c->in[0];
             c->out[i]->base = nnl_tensor_ref(root);
@@ -452,7 +459,7 @@ static nnl_status keep_old_value(visit *v)
     nnl_tensor *copy;
     nnl_spec spec;
     nnl_spec_like(&spec, c->in[0]);
-    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &copy));
+    NNL_TRY(make_result(c, &spec, NULL, &copy));
     nnl_status status = nnl_copy_noted(copy, c->in[0]);
     if (status != NNL_OK) {
         nnl_tensor_unref(copy);
@@ -471,7 +478,7 @@ static nnl_status run_beside(visit *v)
     nnl_tensor *target = v->target, *result;
     nnl_record record = {NULL, NULL, NULL};
     c->spec[0].view = false;
-    NNL_TRY(nnl_tensor_make(c->rt, &c->spec[0], NULL, &result));
+    NNL_TRY(make_result(c, &c->spec[0], NULL, &result));
     c->out[0] = result;
     nnl_status status = run_op(c);
     if (status == NNL_OK && c->rt->engine->anomaly && !c->rt->capturing) status = look_for_anomaly(c);

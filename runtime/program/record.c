@@ -156,6 +156,17 @@ static nnl_status note_where(recording *r, nnl_step *step)
     return NNL_OK;
 }
 
+/* A copy over all of a tensor that no step has seen yet makes it: what stood there does not matter. */
+static nnl_status note_target(recording *r, const nnl_call *c)
+{
+    const nnl_tensor *t = c->in[0];
+    int32_t value;
+    bool copies = c->op == &nnl_op_copy && c->inplace && t->storage->unset;
+    bool whole = copies && (t->contiguous || nnl_is_channels_last(t)) &&
+                 (size_t)t->numel * nnl_width(t->dtype) == t->storage->bytes;
+    return whole ? value_of(r, c->in[0], true, &value) : NNL_OK;
+}
+
 static nnl_status record_call(nnl_recorder *recorder, nnl_call *c)
 {
     recording *r = (recording *)(void *)recorder;
@@ -167,6 +178,7 @@ static nnl_status record_call(nnl_recorder *recorder, nnl_call *c)
                        .index_base = (int8_t)c->index_base, .inplace = c->inplace, .keep = c->keep,
                        .run_again = p->rt->engine->keeping.run};
     r->live = -1;
+    NNL_TRY(note_target(r, c));
     NNL_TRY(values_of(r, c->in, c->n_in, false, &step->in));
     NNL_TRY(values_of(r, c->out, c->n_out, true, &step->out));
     NNL_TRY(copy_attributes(r, c, step));
@@ -230,14 +242,14 @@ void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause)
     rt->capturing = pause.capturing;
 }
 
-/* A tensor of the same form with memory of its own. */
+/* A tensor of the same form with a storage of its own. */
 static nnl_status stand_in(nnl_runtime *rt, nnl_tensor *t, nnl_tensor **out)
 {
     int64_t span = t->numel > 0 ? 1 : 0;
     for (int d = 0; d < t->ndim && span; d++) span += (t->shape[d] - 1) * t->strides[d];
     nnl_tensor *flat;
-    NNL_TRY(nnl_tensor_new(rt, (nnl_dtype)t->dtype, 1, &span, &flat));
-    nnl_spec spec;
+    nnl_spec spec = {.dtype = (nnl_dtype)t->dtype, .ndim = 1, .shape = {span}};
+    NNL_TRY(nnl_tensor_make_hollow(rt, &spec, NULL, &flat));
     nnl_spec_like(&spec, t);
     nnl_spec_view(&spec, t->strides, 0);
     nnl_status status = nnl_tensor_make(rt, &spec, flat, out);
@@ -287,6 +299,7 @@ nnl_status nnl_capture_begin(nnl_runtime *rt, nnl_tensor *const *inputs, int n_i
     *r->p = (nnl_program){.rt = rt, .bump = {.rt = rt}, .refs = 1, .n_inputs = n_inputs};
     rt->engine->recorder = &r->recorder;
     rt->capturing = true;
+    rt->capture = NNL_MAX(rt->capture + 1, 1);
     status = begin(r, inputs, stand_ins);
     if (status != NNL_OK) nnl_capture_abandon(rt);
     return status;

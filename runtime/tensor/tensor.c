@@ -8,16 +8,19 @@
 /* Provided by engine/tape.c: lets go of node, base, grad and hooks. */
 void nnl_tape_drop(nnl_tensor *t);
 
-nnl_status nnl_storage_new(nnl_runtime *rt, size_t bytes, nnl_storage **out)
+static nnl_status storage_new(nnl_runtime *rt, size_t bytes, bool hollow, nnl_storage **out)
 {
     void *block;
-    NNL_TRY(nnl_alloc(rt, HEADER + bytes, &block));
+    size_t block_size = HEADER + (hollow ? 0 : bytes);
+    NNL_TRY(nnl_alloc(rt, block_size, &block));
     nnl_storage *storage = block;
-    *storage = (nnl_storage){.refs = 1, .bytes = bytes, .data = (char *)block + HEADER,
-                             .block_size = HEADER + bytes, .rt = rt, .unset = rt->capturing};
+    *storage = (nnl_storage){.refs = 1, .bytes = bytes, .data = (char *)block + HEADER, .block_size = block_size, .rt = rt,
+                             .unset = rt->capturing ? rt->capture : 0, .hollow = hollow};
     *out = storage;
     return NNL_OK;
 }
+
+nnl_status nnl_storage_new(nnl_runtime *rt, size_t bytes, nnl_storage **out) { return storage_new(rt, bytes, false, out); }
 
 void nnl_storage_unref(nnl_storage *storage)
 {
@@ -56,7 +59,7 @@ static void header_free(nnl_tensor *t)
     nnl_free(t->rt, t, sizeof(nnl_tensor));
 }
 
-nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out)
+static nnl_status make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, bool hollow, nnl_tensor **out)
 {
     nnl_tensor *t;
     NNL_TRY(header_new(rt, spec->dtype, spec->ndim, spec->shape, &t));
@@ -74,7 +77,7 @@ nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *so
             nnl_strides_contiguous(spec->ndim, t->shape, t->strides);
             t->contiguous = true;
         }
-        nnl_status status = nnl_storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), &t->storage);
+        nnl_status status = storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), hollow, &t->storage);
         if (status != NNL_OK) {
             header_free(t);
             return status;
@@ -83,6 +86,16 @@ nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *so
     }
     *out = t;
     return NNL_OK;
+}
+
+nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out)
+{
+    return make(rt, spec, source, false, out);
+}
+
+nnl_status nnl_tensor_make_hollow(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out)
+{
+    return make(rt, spec, source, true, out);
 }
 
 /* What a host asks for: a place for the result, a type, a shape. */
@@ -210,10 +223,10 @@ bool nnl_tensor_is_contiguous(const nnl_tensor *t) { return t->contiguous; }
 void *nnl_tensor_data(nnl_tensor *t)
 {
     nnl_tensor_touch(t);
-    return t->data;
+    return t->storage->hollow ? NULL : t->data;
 }
 
-const void *nnl_tensor_const_data(const nnl_tensor *t) { return t->data; }
+const void *nnl_tensor_const_data(const nnl_tensor *t) { return t->storage->hollow ? NULL : t->data; }
 
 nnl_status nnl_tensor_read(nnl_tensor *t, nnl_dtype dtype, void *buffer, size_t bytes)
 {

@@ -14,7 +14,9 @@ typedef struct nnl_storage {
     size_t bytes;
     void *data;        /* behind this header in the same block, or foreign memory */
     size_t block_size; /* of the block that holds this header */
-    bool unset;        /* made while calls were only noted down: holds no values, now or later */
+    uint32_t unset;    /* made while calls were only noted down, in the capture of this number: holds no values, now or
+                        * later; 0: has values */
+    bool hollow;       /* and has no memory for them: its addresses only tell offsets */
     nnl_runtime *rt;
     void (*release)(void *user, void *data); /* of foreign memory, else NULL */
     void *release_user;
@@ -67,6 +69,7 @@ static inline int64_t nnl_value_int(const nnl_value *v)
 nnl_status nnl_storage_new(nnl_runtime *rt, size_t bytes, nnl_storage **out);
 void nnl_storage_unref(nnl_storage *storage);
 nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out);
+nnl_status nnl_tensor_make_hollow(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out);
 /* A second header on the same storage, without history: detach(). */
 nnl_status nnl_tensor_alias(nnl_tensor *t, nnl_tensor **out);
 /* A 0-d tensor holding a number. */
