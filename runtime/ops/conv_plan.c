@@ -281,6 +281,8 @@ void nnl_conv_part_open(const nnl_conv_plan *p, nnl_conv_part *b, char *buffer)
     }
     b->x_row = s->stride[1] * step[1];
     b->x_column = s->stride[2] * step[2];
+    b->first_row = s->low[1] - b->r0 * s->stride[1];
+    b->end_row = b->first_row + s->in[1];
     for (int d = 0; d < 3; d++) b->taps[d] = s->kernel[d];
     b->run = p->channels_in;
     /* Taps whose elements follow one another are one run; the order of sums over pixels depends on

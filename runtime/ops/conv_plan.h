@@ -103,6 +103,7 @@ typedef struct nnl_conv_part {
     int64_t sample, group, plane, r0, r1, c0, c1;
     const char *x; /* first tap of its first pixel */
     int64_t x_row, x_column, taps[3], x_tap[3], run;
+    int64_t first_row, end_row; /* of the window: those that lie in the image */
 } nnl_conv_part;
 
 nnl_conv_part nnl_conv_part_at(const nnl_conv_plan *p, int64_t i);
