@@ -246,6 +246,7 @@ static void fill_window(const nnl_conv_plan *p, const nnl_conv_part *b, const ch
     int64_t column_bytes = p->channels_in * p->size, row_bytes = columns * column_bytes;
     int64_t count = columns - left - right;
     bool dense = p->x.channel == 1 && p->x.place[2] == p->channels_in;
+    if (row_bytes == 0) return; /* no channels, and no buffer */
     char *filled = buffer; /* so far; what is left out up to the next row of the image are zeros */
     for (int64_t d = 0; d < s->kernel[0]; d++) {
         int64_t plane = b->plane * s->stride[0] + d * s->dilation[0] - s->low[0];
