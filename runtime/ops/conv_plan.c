@@ -7,6 +7,8 @@
 /* Multiplications below which no worker is woken. */
 #define PARALLEL_WORK 1500000
 #define LANES_PER_THREAD 4
+/* Multiplications that the last pass over a result and its place in a tile are worth. */
+#define LAST_WORK 16
 
 nnl_conv_image nnl_conv_image_of(const nnl_tensor *t, const nnl_conv *v)
 {
@@ -77,8 +79,12 @@ static int64_t window_size(const nnl_conv *v, int64_t rows, int64_t columns, int
 
 double nnl_conv_lane_work(const nnl_conv_plan *p)
 {
-    int64_t channels = p->channels_out, lanes = nnl_conv_lanes(p);
-    return nnl_conv_work(p->v) / (double)channels * (double)nnl_round_up(channels, lanes);
+    const nnl_conv *s = &p->shape;
+    int64_t depth = nnl_conv_taps(s) * (p->depthwise ? 1 : p->channels_in);
+    double work = (double)nnl_round_up(p->channels_out, nnl_conv_lanes(p)) * (double)s->groups *
+                  (double)(depth + LAST_WORK) * (double)s->samples;
+    for (int i = 0; i < 3; i++) work *= (double)s->out[i];
+    return work;
 }
 
 double nnl_conv_work(const nnl_conv *v)
