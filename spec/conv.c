@@ -57,7 +57,10 @@ static double wanted(nnl_dtype dtype, bool depthwise, const nnl_conv_block *b, c
     for (int64_t i = 0; i < b->taps[0]; i++) {
         for (int64_t j = 0; j < b->taps[1]; j++) {
             for (int64_t t = 0; t < b->taps[2]; t++) {
+                int64_t x_row = row * b->row_step + j * b->row_tap;
+                bool read = b->row_step == 0 || (x_row >= b->first_row && x_row < b->end_row);
                 for (int64_t r = 0; r < run_; r++, tap++) {
+                    if (!read) continue;
                     int64_t at = corner + i * b->x_tap[0] + j * b->x_tap[1] + t * b->x_tap[2];
                     double one = get(dtype, b->x, at + (depthwise ? c : r)) * get(dtype, w, tap * b->channels + c);
                     sum += one;
@@ -97,6 +100,12 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
     b.y_column = b.channels + draw(3);
     b.y_row = b.y_column * (b.columns + draw(2));
     int64_t depth = b.taps[0] * b.taps[1] * b.taps[2] * (depthwise ? 1 : b.run), end = b.rows * b.y_row + b.y_column;
+    if (!depthwise && draw(3) == 0) {
+        b.row_step = b.x_row / width;
+        b.row_tap = b.x_tap[1] / width;
+        b.first_row = draw(6) - 2;
+        b.end_row = draw(16);
+    }
     fill(dtype, x, ROOM);
     fill(dtype, w, depth * b.channels);
     fill(dtype, bias, b.channels);
@@ -127,9 +136,9 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
         else
             clean = clean && got == 77;
     }
-    CHECK(good && clean, "%s: %s %s: %d x %d pixels, %d channels, %d x %d x %d taps of %d, bias %d, norm %d, residual %d, relu %d: %s",
+    CHECK(good && clean, "%s: %s %s: %d x %d pixels, %d channels, %d x %d x %d taps of %d, rows %d to %d, bias %d, norm %d, residual %d, relu %d: %s",
           k->name, dtype == NNL_F32 ? "f32" : "f64", depthwise ? "depthwise" : "block", (int)b.rows, (int)b.columns,
-          (int)b.channels, (int)b.taps[0], (int)b.taps[1], (int)b.taps[2], (int)b.run, b.bias != NULL,
+          (int)b.channels, (int)b.taps[0], (int)b.taps[1], (int)b.taps[2], (int)b.run, (int)b.first_row, b.row_step ? (int)b.end_row : 0, b.bias != NULL,
           b.scale != NULL, b.residual != NULL, b.relu, good ? "writes beyond" : "is wrong");
 }
 

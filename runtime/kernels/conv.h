@@ -14,6 +14,10 @@ typedef struct nnl_conv_block {
     const void *x; /* first tap of pixel (0, 0); with fewer than 4 columns, 4 can be read */
     int64_t x_row, x_column; /* from pixel to pixel */
     int64_t taps[3], x_tap[3];
+    /* Rows of x, counted from pixel row 0 and tap 0, outside of [first_row, end_row) are zeros and
+     * are not read.  From pixel row to pixel row they are row_step, from tap to tap row_tap; 0: all
+     * rows are read. */
+    int64_t first_row, end_row, row_step, row_tap;
     int64_t run;   /* elements of x that lie together at a tap */
     const void *w; /* as conv_pack lays it: taps x run rows */
     int64_t channels;

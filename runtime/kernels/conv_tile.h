@@ -24,8 +24,9 @@ VEC_INLINE void T_(store_first)(T *p, V x, int64_t n)
 
 /* ---------------------------------------------------------------- pixels x channels */
 
+/* Of the second dimension, taps [first, end). */
 typedef void T_(conv_tile)(const nnl_conv_block *b, const T *const *corner, const int64_t *place,
-                           const T *w, int64_t channel);
+                           const T *w, int64_t channel, int64_t first, int64_t end);
 
 /* Channels from `at` on, of which n count, normalised as kernels/batch_norm.c does it. */
 VEC_INLINE V T_(normal)(const nnl_conv_block *b, V value, int64_t at, int64_t n)
@@ -111,7 +112,7 @@ VEC_INLINE void T_(store_pixels)(const int FOURS, const int VECTORS, const nnl_c
 
 VEC_INLINE void T_(tile_body)(const int FOURS, const int VECTORS, const nnl_conv_block *b,
                               const T *const *corner, const int64_t *place, const T *w,
-                              int64_t channel)
+                              int64_t channel, int64_t first, int64_t end)
 {
     V sum[QUADS][4][2];
     UNROLL_FOR (q, FOURS) {
@@ -119,9 +120,10 @@ VEC_INLINE void T_(tile_body)(const int FOURS, const int VECTORS, const nnl_conv
             UNROLL_FOR (v, VECTORS) sum[q][p][v] = V_(zero)();
         }
     }
-    const int64_t step = b->x_column, run = b->run;
-    for (int64_t i = 0; i < b->taps[0]; i++) {
-        for (int64_t j = 0; j < b->taps[1]; j++) {
+    const int64_t step = b->x_column, run = b->run, tap_row = b->taps[2] * run * VECTORS * LANES;
+    w += first * tap_row;
+    for (int64_t i = 0; i < b->taps[0]; i++, w += (b->taps[1] - end + first) * tap_row) {
+        for (int64_t j = first; j < end; j++) {
             for (int64_t k = 0; k < b->taps[2]; k++) {
                 int64_t tap = i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2];
                 const T *x[QUADS];
@@ -147,9 +149,10 @@ VEC_INLINE void T_(tile_body)(const int FOURS, const int VECTORS, const nnl_conv
 
 #define TILE(fours, vectors)                                                                    \
     static void T_(tile_##fours##_##vectors)(const nnl_conv_block *b, const T *const *corner,   \
-                                             const int64_t *place, const T *w, int64_t channel) \
+                                             const int64_t *place, const T *w, int64_t channel, \
+                                             int64_t first, int64_t end)                        \
     {                                                                                           \
-        T_(tile_body)(fours, vectors, b, corner, place, w, channel);                            \
+        T_(tile_body)(fours, vectors, b, corner, place, w, channel, first, end);                \
     }
 /* clang-format off */
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(1, 2)
@@ -171,7 +174,7 @@ static T_(conv_tile) *const T_(conv_tiles)[2][QUADS] = {
 
 /* One vector of channels in two rows of pixels, which read the same rows of x with other taps: a
  * broadcast serves both.  corner: of the upper row; place: of the upper row's fours, then of the
- * lower one's. */
+ * lower one's.  [first, end): rows of x, of which the lower row has one more. */
 VEC_INLINE void T_(rows_step)(const int FOURS, const bool UPPER, const bool LOWER, const T **x,
                               int64_t step, int64_t run, const T *w_upper, const T *w_lower,
                               V (*sum)[4][2])
@@ -191,7 +194,8 @@ VEC_INLINE void T_(rows_step)(const int FOURS, const bool UPPER, const bool LOWE
 }
 
 VEC_INLINE void T_(pair_body)(const int FOURS, const nnl_conv_block *b, const T *const *corner,
-                              const int64_t *place, const T *w, int64_t channel)
+                              const int64_t *place, const T *w, int64_t channel, int64_t first,
+                              int64_t end)
 {
     V sum[2 * PAIR_FOURS][4][2];
     UNROLL_FOR (q, 2 * FOURS) {
@@ -199,7 +203,7 @@ VEC_INLINE void T_(pair_body)(const int FOURS, const nnl_conv_block *b, const T 
     }
     const int64_t step = b->x_column, run = b->run, tap = run * LANES, row = b->taps[2] * tap;
     for (int64_t i = 0; i < b->taps[0]; i++, w += b->taps[1] * row) {
-        for (int64_t j = 0; j <= b->taps[1]; j++) {
+        for (int64_t j = first; j < end; j++) {
             for (int64_t k = 0; k < b->taps[2]; k++) {
                 int64_t at = i * b->x_tap[0] + j * b->x_tap[1] + k * b->x_tap[2];
                 const T *upper = w + j * row + k * tap, *lower = upper - row, *x[PAIR_FOURS];
@@ -216,11 +220,12 @@ VEC_INLINE void T_(pair_body)(const int FOURS, const nnl_conv_block *b, const T 
     T_(store_pixels)(2 * FOURS, 1, b, sum, place, channel);
 }
 
-#define PAIR(fours)                                                                 \
-    static void T_(pair_##fours)(const nnl_conv_block *b, const T *const *corner,   \
-                                 const int64_t *place, const T *w, int64_t channel) \
-    {                                                                               \
-        T_(pair_body)(fours, b, corner, place, w, channel);                         \
+#define PAIR(fours)                                                                                \
+    static void T_(pair_##fours)(const nnl_conv_block *b, const T *const *corner,                  \
+                                 const int64_t *place, const T *w, int64_t channel, int64_t first, \
+                                 int64_t end)                                                      \
+    {                                                                                              \
+        T_(pair_body)(fours, b, corner, place, w, channel, first, end);                            \
     }
 /* clang-format off */
 PAIR(1)
@@ -240,10 +245,26 @@ VEC_INLINE int64_t T_(column_of)(const nnl_conv_block *b, int64_t four)
     return four * 4 < last ? four * 4 : last;
 }
 
+/* The taps of pixel row `row` whose rows of x are read, of n taps. */
+VEC_INLINE void T_(taps_of)(const nnl_conv_block *b, int64_t row, int64_t n, int64_t *first,
+                            int64_t *end)
+{
+    *first = 0;
+    *end = n;
+    if (b->row_step == 0) return;
+    const int64_t at = row * b->row_step, above = b->first_row - at, below = b->end_row - at;
+    if (above > 0) *first = (above + b->row_tap - 1) / b->row_tap;
+    if (below < (n - 1) * b->row_tap + 1)
+        *end = below > 0 ? (below + b->row_tap - 1) / b->row_tap : 0;
+    if (*first > *end) *first = *end;
+}
+
 /* Rows [row, row + 2) of one vector of channels. */
 static void T_(block_pair)(const nnl_conv_block *b, int64_t row, const T *w, int64_t channel)
 {
     const int64_t fours = (b->columns + 3) / 4, tiles = (fours + PAIR_FOURS - 1) / PAIR_FOURS;
+    int64_t tap, tap_end;
+    T_(taps_of)(b, row, b->taps[1] + 1, &tap, &tap_end);
     for (int64_t t = 0; t < tiles; t++) {
         const T *corner[PAIR_FOURS];
         int64_t place[2 * PAIR_FOURS], first = fours * t / tiles,
@@ -254,15 +275,15 @@ static void T_(block_pair)(const nnl_conv_block *b, int64_t row, const T *w, int
             place[q] = row * b->y_row + at * b->y_column;
             place[count + q] = place[q] + b->y_row;
         }
-        T_(pairs)[count - 1](b, corner, place, w, channel);
+        T_(pairs)[count - 1](b, corner, place, w, channel, tap, tap_end);
     }
 }
 
-/* Rows from `row` on. */
-static void T_(block_rows)(const nnl_conv_block *b, int64_t row, int vectors, const T *w,
-                           int64_t channel)
+/* Rows [row, end), which have the same taps. */
+static void T_(block_rows)(const nnl_conv_block *b, int64_t row, int64_t end, int vectors,
+                           const T *w, int64_t channel, int64_t tap, int64_t tap_end)
 {
-    const int64_t in_row = (b->columns + 3) / 4, fours = (b->rows - row) * in_row;
+    const int64_t in_row = (b->columns + 3) / 4, fours = (end - row) * in_row;
     const int64_t most = vectors == 2 ? QUADS_2 : QUADS_1,
                   tiles = (fours + most - 1) / most; /* nearly equal */
     int64_t four = 0;
@@ -278,7 +299,7 @@ static void T_(block_rows)(const nnl_conv_block *b, int64_t row, int vectors, co
                 row++;
             }
         }
-        T_(conv_tiles)[vectors - 1][count - 1](b, corner, place, w, channel);
+        T_(conv_tiles)[vectors - 1][count - 1](b, corner, place, w, channel, tap, tap_end);
     }
 }
 
@@ -292,7 +313,16 @@ void K(T_(conv_block))(const nnl_conv_block *b)
         int64_t row = 0;
         for (; pairs && vectors == 1 && row + 2 <= b->rows; row += 2)
             T_(block_pair)(b, row, w, channel);
-        T_(block_rows)(b, row, vectors, w, channel);
+        while (row < b->rows) {
+            int64_t tap, tap_end, other, other_end, end = row + 1;
+            T_(taps_of)(b, row, b->taps[1], &tap, &tap_end);
+            for (; end < b->rows; end++) {
+                T_(taps_of)(b, end, b->taps[1], &other, &other_end);
+                if (other != tap || other_end != tap_end) break;
+            }
+            T_(block_rows)(b, row, end, vectors, w, channel, tap, tap_end);
+            row = end;
+        }
     }
 }
 

@@ -7,6 +7,8 @@
 /* Multiplications below which no worker is woken. */
 #define PARALLEL_WORK 1500000
 #define LANES_PER_THREAD 4
+/* Multiplications that the last pass over a result and its place in a tile are worth. */
+#define LAST_WORK 16
 
 nnl_conv_image nnl_conv_image_of(const nnl_tensor *t, const nnl_conv *v)
 {
@@ -77,8 +79,12 @@ static int64_t window_size(const nnl_conv *v, int64_t rows, int64_t columns, int
 
 double nnl_conv_lane_work(const nnl_conv_plan *p)
 {
-    int64_t channels = p->channels_out, lanes = nnl_conv_lanes(p);
-    return nnl_conv_work(p->v) / (double)channels * (double)nnl_round_up(channels, lanes);
+    const nnl_conv *s = &p->shape;
+    int64_t depth = nnl_conv_taps(s) * (p->depthwise ? 1 : p->channels_in);
+    double work = (double)nnl_round_up(p->channels_out, nnl_conv_lanes(p)) * (double)s->groups *
+                  (double)(depth + LAST_WORK) * (double)s->samples;
+    for (int i = 0; i < 3; i++) work *= (double)s->out[i];
+    return work;
 }
 
 double nnl_conv_work(const nnl_conv *v)
@@ -189,6 +195,9 @@ void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p)
     while (blocks_of(s, rows, columns) < blocks &&
            work * (double)(rows * columns) >= 2 * NNL_CONV_TASK_WORK) {
         int64_t half = nnl_round_up(nnl_divide_up(columns, 2), 4);
+        /* No row is brought into more than two windows, if there is a block for each thread. */
+        bool often = nnl_conv_reach_of(s, 1, fewer(rows)) > 2 * fewer(rows) * s->stride[1];
+        if (often && !p->direct && blocks_of(s, rows, columns) >= 2 * rt->threads) break;
         if (rows > 1)
             rows = fewer(rows);
         else if (half < columns && s->out[2] % half % 4 == 0)
@@ -240,22 +249,30 @@ static void fill_window(const nnl_conv_plan *p, const nnl_conv_part *b, const ch
     int64_t first = b->c0 * s->stride[2] - s->low[2];
     int64_t left = NNL_MIN(NNL_MAX(-first, 0), columns),
             right = NNL_MIN(NNL_MAX(first + columns - s->in[2], 0), columns - left);
-    int64_t row_bytes = columns * p->channels_in * p->size;
+    int64_t column_bytes = p->channels_in * p->size, row_bytes = columns * column_bytes;
+    int64_t count = columns - left - right;
+    bool dense = p->x.channel == 1 && p->x.place[2] == p->channels_in;
+    if (row_bytes == 0) return; /* no channels, and no buffer */
+    char *filled = buffer; /* so far; what is left out up to the next row of the image are zeros */
     for (int64_t d = 0; d < s->kernel[0]; d++) {
         int64_t plane = b->plane * s->stride[0] + d * s->dilation[0] - s->low[0];
         for (int64_t r = 0; r < rows; r++, buffer += row_bytes) {
             int64_t row = b->r0 * s->stride[1] + r - s->low[1];
-            if (plane < 0 || plane >= s->in[0] || row < 0 || row >= s->in[1]) {
-                memset(buffer, 0, (size_t)row_bytes);
-                continue;
-            }
-            int64_t place =
-                plane * p->x.place[0] + row * p->x.place[1] + (first + left) * p->x.place[2];
-            p->kernels->conv_row((int)p->size, buffer, left, columns - left - right, right,
-                                 p->channels_in, nnl_conv_at(p, image_, place), p->x.place[2],
-                                 p->x.channel);
+            if (plane < 0 || plane >= s->in[0] || row < 0 || row >= s->in[1]) continue;
+            const void *from = nnl_conv_at(p, image_,
+                                           plane * p->x.place[0] + row * p->x.place[1] +
+                                               (first + left) * p->x.place[2]);
+            char *to = buffer + left * column_bytes;
+            memset(filled, 0, (size_t)(to - filled));
+            if (dense)
+                memcpy(to, from, (size_t)(count * column_bytes));
+            else
+                p->kernels->conv_row((int)p->size, to, 0, count, 0, p->channels_in, from,
+                                     p->x.place[2], p->x.channel);
+            filled = to + count * column_bytes;
         }
     }
+    memset(filled, 0, (size_t)(buffer - filled));
 }
 
 void nnl_conv_part_open(const nnl_conv_plan *p, nnl_conv_part *b, char *buffer)
@@ -281,6 +298,8 @@ void nnl_conv_part_open(const nnl_conv_plan *p, nnl_conv_part *b, char *buffer)
     }
     b->x_row = s->stride[1] * step[1];
     b->x_column = s->stride[2] * step[2];
+    b->first_row = s->low[1] - b->r0 * s->stride[1];
+    b->end_row = b->first_row + s->in[1];
     for (int d = 0; d < 3; d++) b->taps[d] = s->kernel[d];
     b->run = p->channels_in;
     /* Taps whose elements follow one another are one run; the order of sums over pixels depends on

@@ -10,8 +10,7 @@
 /* Multiplications that are worth a block, and blocks enough for the threads to feed. */
 #define NNL_CONV_BLOCK_WORK 400000
 #define NNL_CONV_BLOCKS 16
-/* Multiplications, with those of empty lanes, that are worth a task while workers are held awake.
- */
+/* Such work is worth a task while workers are held awake. */
 #define NNL_CONV_TASK_WORK 100000.0
 
 static inline int64_t nnl_divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -81,7 +80,7 @@ static inline int64_t nnl_conv_reach_of(const nnl_conv *v, int d, int64_t result
 }
 
 double nnl_conv_work(const nnl_conv *v); /* multiplications */
-/* The same with those of the lanes that vectors have beyond the channels. */
+/* What they are worth with empty lanes of vectors and the last pass over the results. */
 double nnl_conv_lane_work(const nnl_conv_plan *p);
 /* Fills what the plan says of groups and channels; depthwise, all channels are walked together. */
 void nnl_conv_walk_groups(nnl_conv_plan *p);
@@ -103,6 +102,7 @@ typedef struct nnl_conv_part {
     int64_t sample, group, plane, r0, r1, c0, c1;
     const char *x; /* first tap of its first pixel */
     int64_t x_row, x_column, taps[3], x_tap[3], run;
+    int64_t first_row, end_row; /* of the window: those that lie in the image */
 } nnl_conv_part;
 
 nnl_conv_part nnl_conv_part_at(const nnl_conv_plan *p, int64_t i);

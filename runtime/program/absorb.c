@@ -28,6 +28,17 @@ void nnl_count_touches(const nnl_program *p, nnl_touch *touches)
     }
 }
 
+bool nnl_is_touched(const nnl_program *p, int32_t buffer, int first, int end)
+{
+    for (int i = first; i < end; i++) {
+        const nnl_step *step = &p->step[i];
+        for (int k = 0; k < step->n_in + step->n_out && step->op; k++) {
+            if (buffer_of(p, k < step->n_in ? step->in[k] : step->out[k - step->n_in]) == buffer) return true;
+        }
+    }
+    return false;
+}
+
 bool nnl_same_places(const nnl_tensor *a, const nnl_tensor *b)
 {
     if (a->dtype != b->dtype || !nnl_same_shape(a, b)) return false;
@@ -37,16 +48,20 @@ bool nnl_same_places(const nnl_tensor *a, const nnl_tensor *b)
     return true;
 }
 
-/* The step that can take over `relu`: it makes relu's input, which nobody else sees, and takes a relu. */
+/* The step that can take over `relu`: it makes relu's input, which nobody else sees before, and takes a relu. */
 static nnl_step *taker(nnl_program *p, const nnl_step *relu, const nnl_touch *touches)
 {
     int32_t from = relu->in[0], to = relu->out[0];
     const nnl_buffer *between = &p->buffer[buffer_of(p, from)], *result = &p->buffer[buffer_of(p, to)];
     const nnl_touch *t = &touches[buffer_of(p, from)];
-    bool in_place = from == to;
-    if (between->kind != NNL_BUFFER_TEMP || between->escapes || t->maker < 0) return NULL;
-    if (in_place || t->count != 2 || result->kind != NNL_BUFFER_TEMP) return NULL;
-    if (touches[buffer_of(p, to)].maker != (int32_t)(relu - p->step)) return NULL;
+    int place = (int)(relu - p->step);
+    if (between->kind != NNL_BUFFER_TEMP || t->maker < 0) return NULL;
+    if (from == to) { /* in place */
+        if (nnl_is_touched(p, buffer_of(p, from), t->maker + 1, place)) return NULL;
+    } else {
+        if (between->escapes || t->count != 2 || result->kind != NNL_BUFFER_TEMP) return NULL;
+        if (touches[buffer_of(p, to)].maker != place) return NULL;
+    }
     nnl_step *maker = &p->step[t->maker];
     bool takes = maker->op->traits & NNL_TAKES_RELU && !maker->relu && !maker->inplace && maker->out[0] == from;
     return takes && nnl_same_places(&p->value[from].form, &p->value[to].form) ? maker : NULL;

@@ -38,16 +38,21 @@ static bool fits(const nnl_program *p, const nnl_step *step)
     return fused_of(step->op) && !step->relu && adjacent && out->numel > 0 && out->ndim == p->value[step->in[WEIGHT]].form.ndim;
 }
 
-/* The convolution that makes `value`, when `reader`, which makes `result` of it in the same places, is all that sees it;
- * -1 when there is none. */
+/* The convolution that makes `value`, when `reader`, which makes `result` of it in the same places, is all that sees it,
+ * or changes it before others see it; -1 when there is none. */
 static int convolution_of(const folding *f, int32_t value, int reader, int32_t result)
 {
     const nnl_program *p = f->p;
     if (value < 0) return -1;
     int32_t from = buffer_of(p, value), to = buffer_of(p, result);
     const nnl_touch *t = &f->touches[from];
-    if (p->buffer[from].kind != NNL_BUFFER_TEMP || p->buffer[from].escapes || t->count != 2 || t->maker < 0) return -1;
-    if (p->buffer[to].kind != NNL_BUFFER_TEMP || f->touches[to].maker != reader) return -1;
+    if (p->buffer[from].kind != NNL_BUFFER_TEMP || t->maker < 0) return -1;
+    if (value == result) {
+        if (nnl_is_touched(p, from, t->maker + 1, reader)) return -1;
+    } else {
+        if (p->buffer[from].escapes || t->count != 2) return -1;
+        if (p->buffer[to].kind != NNL_BUFFER_TEMP || f->touches[to].maker != reader) return -1;
+    }
     const nnl_step *step = &p->step[t->maker];
     if (step->out[0] != value || !fits(p, step)) return -1;
     return nnl_same_places(&p->value[value].form, &p->value[result].form) ? t->maker : -1;

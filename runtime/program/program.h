@@ -191,6 +191,8 @@ typedef struct nnl_touch {
     int32_t count, maker;
 } nnl_touch;
 void nnl_count_touches(const nnl_program *p, nnl_touch *touches); /* one a buffer */
+/* Whether a step from `first` up to `end` touches the buffer. */
+bool nnl_is_touched(const nnl_program *p, int32_t buffer, int first, int end);
 /* Whether elements of one form lie where those of the other do. */
 bool nnl_same_places(const nnl_tensor *a, const nnl_tensor *b);
 
