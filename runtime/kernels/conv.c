@@ -60,15 +60,10 @@
 /* ---------------------------------------------------------------- rows of images */
 
 #define COPY_ROW(type)                                                                            \
-    static void copy_row_##type(type *restrict out, int64_t left, int64_t columns, int64_t right, \
-                                int64_t channels, const type *restrict x, int64_t x_column,       \
-                                int64_t x_channel)                                                \
+    static void copy_row_##type(type *restrict out, int64_t columns, int64_t channels,            \
+                                const type *restrict x, int64_t x_column, int64_t x_channel)      \
     {                                                                                             \
-        memset(out, 0, (size_t)(left * channels) * sizeof(type));                                 \
-        out += left * channels;                                                                   \
-        if (x_channel == 1 && x_column == channels) {                                             \
-            memcpy(out, x, (size_t)(columns * channels) * sizeof(type));                          \
-        } else if (channels == 1) {                                                               \
+        if (channels == 1) {                                                                      \
             for (int64_t i = 0; i < columns; i++) out[i] = x[i * x_column];                       \
         } else if (x_channel == 1) {                                                              \
             for (int64_t i = 0; i < columns; i++)                                                 \
@@ -79,16 +74,15 @@
                 for (int64_t i = 0; i < columns; i++) out[i * channels + c] = from[i * x_column]; \
             }                                                                                     \
         }                                                                                         \
-        memset(out + columns * channels, 0, (size_t)(right * channels) * sizeof(type));           \
     }
 COPY_ROW(uint32_t)
 COPY_ROW(uint64_t)
 
-void K(conv_row)(int width, void *out, int64_t left, int64_t columns, int64_t right,
-                 int64_t channels, const void *x, int64_t x_column, int64_t x_channel)
+void K(conv_row)(int width, void *out, int64_t columns, int64_t channels, const void *x,
+                 int64_t x_column, int64_t x_channel)
 {
     if (width == 4)
-        copy_row_uint32_t(out, left, columns, right, channels, x, x_column, x_channel);
+        copy_row_uint32_t(out, columns, channels, x, x_column, x_channel);
     else
-        copy_row_uint64_t(out, left, columns, right, channels, x, x_column, x_channel);
+        copy_row_uint64_t(out, columns, channels, x, x_column, x_channel);
 }

@@ -107,10 +107,9 @@ nnl_status nnl_conv_flat_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor 
 static const float *rows_of(const nnl_conv_plan *p, const nnl_conv_flat *f, int64_t dy, char *buffer)
 {
     if (p->dy_bytes == 0) return (const float *)(const void *)nnl_conv_at(p, p->y.data, dy);
-    for (int64_t r = 0; r < f->rows; r++, dy += p->y.place[1]) {
-        p->kernels->conv_row((int)p->size, buffer + r * f->columns * f->channels * p->size, 0, f->columns, 0, f->channels,
-                             nnl_conv_at(p, p->y.data, dy), p->y.place[2], p->y.channel);
-    }
+    int64_t row = f->columns * f->channels * p->size;
+    for (int64_t r = 0; r < f->rows; r++, dy += p->y.place[1])
+        nnl_conv_copy_row(p, buffer + r * row, &p->y, nnl_conv_at(p, p->y.data, dy), f->columns, f->channels);
     return (const float *)(const void *)buffer;
 }
 

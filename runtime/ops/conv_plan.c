@@ -239,6 +239,20 @@ nnl_conv_part nnl_conv_part_at(const nnl_conv_plan *p, int64_t i)
     return b;
 }
 
+void nnl_conv_copy_row(const nnl_conv_plan *p, char *out, const nnl_conv_image *image,
+                       const void *from, int64_t columns, int64_t channels)
+{
+    int64_t width = channels * p->size;
+    if (image->place[2] == channels && (image->channel == 1 || channels == 1))
+        memcpy(out, from, (size_t)(columns * width));
+    else if (image->place[2] == 1) /* each channel has a row of its own */
+        p->kernels->transpose((int)p->size, out, width, from, image->channel * p->size, columns,
+                              channels);
+    else
+        p->kernels->conv_row((int)p->size, out, columns, channels, from, image->place[2],
+                             image->channel);
+}
+
 /* Copies the window into the buffer: [plane][row][column][channel], zeros outside of the image. */
 static void fill_window(const nnl_conv_plan *p, const nnl_conv_part *b, const char *image_,
                         char *buffer)
@@ -251,7 +265,6 @@ static void fill_window(const nnl_conv_plan *p, const nnl_conv_part *b, const ch
             right = NNL_MIN(NNL_MAX(first + columns - s->in[2], 0), columns - left);
     int64_t column_bytes = p->channels_in * p->size, row_bytes = columns * column_bytes;
     int64_t count = columns - left - right;
-    bool dense = p->x.channel == 1 && p->x.place[2] == p->channels_in;
     if (row_bytes == 0) return; /* no channels, and no buffer */
     char *filled = buffer; /* so far; what is left out up to the next row of the image are zeros */
     for (int64_t d = 0; d < s->kernel[0]; d++) {
@@ -264,11 +277,7 @@ static void fill_window(const nnl_conv_plan *p, const nnl_conv_part *b, const ch
                                                (first + left) * p->x.place[2]);
             char *to = buffer + left * column_bytes;
             memset(filled, 0, (size_t)(to - filled));
-            if (dense)
-                memcpy(to, from, (size_t)(count * column_bytes));
-            else
-                p->kernels->conv_row((int)p->size, to, 0, count, 0, p->channels_in, from,
-                                     p->x.place[2], p->x.channel);
+            nnl_conv_copy_row(p, to, &p->x, from, count, p->channels_in);
             filled = to + count * column_bytes;
         }
     }

@@ -109,6 +109,10 @@ nnl_conv_part nnl_conv_part_at(const nnl_conv_plan *p, int64_t i);
 /* Fills the block's description of what it reads, from the image or from the buffer. */
 void nnl_conv_part_open(const nnl_conv_plan *p, nnl_conv_part *b, char *buffer);
 
+/* `columns` places of a row of an image, their channels together. */
+void nnl_conv_copy_row(const nnl_conv_plan *p, char *out, const nnl_conv_image *image,
+                       const void *from, int64_t columns, int64_t channels);
+
 /* The steps of a weight out_channels x in_channels of a group x taps, in elements. */
 typedef struct nnl_conv_steps {
     int64_t out, in, tap[3];
