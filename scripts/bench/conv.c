@@ -44,7 +44,7 @@ typedef struct job {
 
 static nnl_status run(nnl_runtime *rt, const job *j, int what)
 {
-    if (what == FORWARD) return nnl_conv_forward(rt, &j->v, j->y, j->x, j->w, j->b);
+    if (what == FORWARD) return nnl_conv_forward(rt, &j->v, j->y, j->x, j->w, j->b, false);
     if (what == GRAD_INPUT) return nnl_conv_grad_input(rt, &j->v, j->dx, j->y, j->w);
     return nnl_conv_grad_weight(rt, &j->v, j->dw, j->db, j->y, j->x);
 }

@@ -39,6 +39,7 @@ specs() { scripts/dev/specs.sh "$@"; }
 jobs=$(nproc)
 
 part build           make -s -j"$jobs" all
+part bench-programs  make -s bench-programs
 part includes        make -s deps
 part symbols         scripts/dev/symbols.sh build/libnnlua.so
 part lint            make -s lint
