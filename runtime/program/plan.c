@@ -103,6 +103,7 @@ nnl_status nnl_program_finish(nnl_program *p)
     nnl_program_simplify(p);
     NNL_TRY(nnl_program_fold(p));
     NNL_TRY(nnl_program_absorb(p));
+    NNL_TRY(nnl_program_frame(p));
     NNL_TRY(nnl_program_fuse(p));
     return nnl_program_plan(p);
 }
