@@ -164,7 +164,7 @@ static nnl_status conv_run(nnl_call *c)
 /* ---------------------------------------------------------------- run again and again, and with what follows it */
 
 enum { IN_INPUT, IN_WEIGHT, IN_BIAS, IN_MEAN, IN_VAR, IN_NORM_WEIGHT, IN_NORM_BIAS, IN_RESIDUAL };
-enum { EPS = GROUPS + 1 };
+enum { EPS = GROUPS + 1, FRAME_IN, FRAME_OUT };
 
 static const void *data_of(const nnl_call *c, int place)
 {
@@ -181,6 +181,8 @@ static nnl_status get_ready(const nnl_call *c, nnl_conv_ready **plan, size_t *by
         last.norm_weight = c->in[IN_NORM_WEIGHT];
         last.norm_bias = c->in[IN_NORM_BIAS];
         last.eps = nnl_value_double(&c->attr[EPS]);
+        last.frame_in = c->attr[FRAME_IN].as.i;
+        last.frame_out = c->attr[FRAME_OUT].as.i;
     }
     return nnl_conv_get_ready(c->rt, &v, c->out[0], c->in[IN_INPUT], c->in[IN_WEIGHT], &last, plan, bytes);
 }
@@ -454,9 +456,11 @@ static void fused_define(nnl_define *d)
 #define FUSED(rank_)                                                                                               \
     .sig = "input:float, weight:float, bias:float?, mean:float?, var:float?, norm_weight:float?, "                 \
            "norm_bias:float?, residual:float?, stride:int[" #rank_ "]=1, "                                         \
-           "padding:int|{valid|same}[" #rank_ "]=0, dilation:int[" #rank_ "]=1, groups:int=1, eps:num=1e-5 -> same", \
+           "padding:int|{valid|same}[" #rank_ "]=0, dilation:int[" #rank_ "]=1, groups:int=1, eps:num=1e-5, " \
+           "frame_in:size=0, frame_out:size=0 -> same",                                                            \
     .doc = "batch_norm_eval(conv" #rank_ "d(input)) + residual in one pass, with the same bits: what programs make of these "\
-           "steps.  The residual lies as the result does.",                                                        \
+           "steps.  The residual lies as the result does.  In programs, frame_in columns of zeros lie beside the input's rows, "\
+           "and frame_out are written beside the result's.",                                                       \
     .infer = fused_infer,                                                                                          \
     .run = fused_run,                                                                                              \
     .ready = conv_ready,                                                                                           \

@@ -25,15 +25,18 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                             const nnl_tensor *input, const nnl_tensor *weight,
                             const nnl_tensor *bias, bool relu);
 /* What becomes of the sums in the last pass: relu(batch_norm_eval(sum + bias) + residual), each of
- * them where it is given.  The residual lies as the result does. */
+ * them where it is given. */
 typedef struct nnl_conv_last {
-    const nnl_tensor *bias, *mean, *var, *norm_weight, *norm_bias, *residual;
+    const nnl_tensor *bias, *mean, *var, *norm_weight, *norm_bias;
     double eps;
     bool relu;
+    int64_t frame_in, frame_out; /* columns of zeros: beside the rows of the input, and to write
+                                    beside those of the result */
 } nnl_conv_last;
 
 /* A convolution that is run again and again with a weight, and statistics, that stay: they lie
- * packed in the plan, one block of *bytes from nnl_alloc(), and only addresses change.  *out stays
+ * packed in the plan, one block of *bytes from nnl_alloc(), and only addresses change; a residual
+ * lies as the result does.  *out stays
  * NULL where it cannot be so: the result has no dimension N or no elements, or the bias is not
  * adjacent. */
 typedef struct nnl_conv_ready nnl_conv_ready;

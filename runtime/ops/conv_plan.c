@@ -120,14 +120,18 @@ static void join_places(nnl_conv_plan *p)
     s->samples = 1;
 }
 
-/* No tap of any result lies outside of the image, whose elements are together as the kernels want
- * them. */
-static bool reads_direct(const nnl_conv_plan *p)
+/* No tap of any result lies outside of the image and its frame, whose elements are together as the
+ * kernels want them.  With a frame, rows above and below are not read: no two rows are one run,
+ * since results of four columns and more are wanted. */
+static bool reads_direct(const nnl_conv_plan *p, int64_t frame)
 {
     const nnl_conv *s = &p->shape;
+    bool skips = frame > 0 && !p->depthwise;
     if (p->channels_in > 1 && p->x.channel != 1) return false;
     for (int d = 0; d < 3; d++) {
-        if (s->low[d] > 0 || nnl_conv_reach_of(s, d, s->out[d]) - s->low[d] > s->in[d])
+        int64_t room = d == 2 ? frame : 0;
+        if (d == 1 && skips) continue;
+        if (s->low[d] > room || nnl_conv_reach_of(s, d, s->out[d]) - s->low[d] > s->in[d] + room)
             return false;
     }
     return true;
@@ -208,16 +212,27 @@ void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p)
     set_blocks(p, rows, columns);
 }
 
-nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
-                                 const nnl_conv_image *x, bool pixels)
+nnl_conv_plan nnl_conv_plan_framed(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
+                                   const nnl_conv_image *x, int64_t frame, bool joins)
 {
     nnl_conv_plan p = {.v = v, .shape = *v, .kernels = rt->kernels, .dtype = dtype, .x = *x};
     p.size = (int64_t)nnl_width(dtype);
     nnl_conv_walk_groups(&p);
-    p.direct = reads_direct(&p);
-    if (!pixels && !p.depthwise && v->kernel[2] > 1 && x->place[2] != p.channels_in)
-        p.direct = false;
-    if (p.direct && pixels) join_places(&p);
+    p.direct = reads_direct(&p, frame);
+    if (p.direct && joins) join_places(&p);
+    choose_blocks(&p);
+    return p;
+}
+
+nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
+                                 const nnl_conv_image *x, bool pixels)
+{
+    if (pixels) return nnl_conv_plan_framed(rt, v, dtype, x, 0, true);
+    nnl_conv_plan p = {.v = v, .shape = *v, .kernels = rt->kernels, .dtype = dtype, .x = *x};
+    p.size = (int64_t)nnl_width(dtype);
+    nnl_conv_walk_groups(&p);
+    p.direct = reads_direct(&p, 0);
+    if (!p.depthwise && v->kernel[2] > 1 && x->place[2] != p.channels_in) p.direct = false;
     choose_blocks(&p);
     return p;
 }

@@ -49,6 +49,7 @@ typedef struct nnl_conv_plan {
     const char *center, *scale, *shift; /* a normalisation of the result; or NULL */
     bool relu;
     nnl_conv_image y;
+    int64_t frame; /* columns of zeros to write beside the rows of y */
     char *sums;
     char *dx;
     int64_t row_bytes, windows_bytes; /* of a row of dx, and of the windows of a row of dy */
@@ -88,6 +89,10 @@ void nnl_conv_walk_groups(nnl_conv_plan *p);
  * and taps read in the runs that memory allows.  Else these are the same wherever the image is. */
 nnl_conv_plan nnl_conv_plan_make(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
                                  const nnl_conv_image *x, bool pixels);
+/* Of pixels, where so many columns of zeros lie beside the image's rows; rows of pixels are joined
+ * only where the result allows it. */
+nnl_conv_plan nnl_conv_plan_framed(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
+                                   const nnl_conv_image *x, int64_t frame, bool joins);
 /* Cuts a plan of pixels further, for threads that are held awake. */
 void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p);
 /* Runs p->tasks, each with p->lane_bytes of memory of its own.  work: multiplications. */

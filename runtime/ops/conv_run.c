@@ -87,6 +87,17 @@ static nnl_status pack_groups(nnl_runtime *rt, const nnl_conv_plan *p, const cha
     return NNL_OK;
 }
 
+/* Zeros behind each of the block's rows, which are those before the next row, too. */
+static void write_frame(const nnl_conv_plan *p, const nnl_conv_part *b, char *y)
+{
+    int64_t side = p->frame * p->v->out_channels * p->size, row = p->y.place[1] * p->size;
+    bool last = b->sample == p->v->samples - 1 && b->r1 == p->v->out[1];
+    if (b->sample == 0 && b->r0 == 0) memset(y - side, 0, (size_t)side);
+    y += p->v->out[2] * p->y.place[2] * p->size;
+    for (int64_t r = b->r0; r < b->r1; r++, y += row)
+        memset(y, 0, (size_t)(last && r == b->r1 - 1 ? side : 2 * side));
+}
+
 static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer)
 {
     const nnl_conv *s = &p->shape;
@@ -125,6 +136,7 @@ static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer)
         (p->depthwise ? k->conv_depthwise_f32 : k->conv_block_f32)(&call);
     else
         (p->depthwise ? k->conv_depthwise_f64 : k->conv_block_f64)(&call);
+    if (p->frame > 0 && b.group == 0 && b.c0 == 0) write_frame(p, &b, call.y);
 }
 
 /* y, a dense image of v->out_channels, from x and a packed weight. */
@@ -197,10 +209,13 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     *out = NULL;
     if (!v->batched || y->numel == 0 || (last->bias && last->bias->strides[0] != 1)) return NNL_OK;
     nnl_conv_image x = nnl_conv_image_of(input, v);
-    nnl_conv_plan p = nnl_conv_plan_make(rt, v, (nnl_dtype)y->dtype, &x, true);
+    nnl_conv_plan p =
+        nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, &x, last->frame_in, last->frame_out == 0);
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);
     nnl_conv_order order = nnl_conv_order_of(&p, &w);
-    p.y = nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
+    p.y = last->frame_out ? nnl_conv_image_of(y, v)
+                          : nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
+    p.frame = last->frame_out;
     p.relu = last->relu;
     p.task = forward_task;
     if (rt->pool) nnl_conv_cut(rt, &p);

@@ -23,7 +23,8 @@
 #define PARALLEL_WORK 1500000
 #define TASK_WORK 150000
 #define TASK_WORK_THIN 40000 /* of up to four rows */
-#define THIN_BYTES 262144    /* of B in a tile of so few rows */
+#define THIN_BYTES 262144    /* of B in a tile of so few rows, where a cache does not hold */
+#define THIN_LARGE 1048576   /* so much of B */
 #define TINY_WORK 65536
 #define TASKS_PER_THREAD 4
 /* Bytes of B that are packed on the stack: no allocation for tiny products. */
@@ -389,7 +390,8 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     /* Tiles may follow the number of threads: no bit depends on where C is cut. */
     int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
     int64_t wanted = (int64_t)NNL_MIN((double)tasks, work / (double)least + 1);
-    if (c->m <= 4) wanted = NNL_MAX(wanted, c->n * c->k * p->size / THIN_BYTES);
+    int64_t bytes = c->n * c->k * p->size;
+    if (c->m <= 4 && bytes >= THIN_LARGE) wanted = NNL_MAX(wanted, bytes / THIN_BYTES);
     choose_tiles(p, wanted);
     if (p->algorithm == BLOCK) choose_packing(p);
     p->lanes = NNL_MIN(p->tiles, tasks);

@@ -9,9 +9,7 @@ typedef struct folding {
     nnl_touch *touches;
 } folding;
 
-/* Inputs and attributes of conv2d_fused and its kin (ops/conv.c), and of batch_norm_eval. */
-enum { WEIGHT = 1, BIAS, MEAN, VAR, NORM_WEIGHT, NORM_BIAS, RESIDUAL, INPUTS };
-enum { EPS = 4, ATTRIBUTES };
+/* Inputs and attributes of batch_norm_eval. */
 enum { EVAL_INPUT, EVAL_WEIGHT, EVAL_BIAS, EVAL_MEAN, EVAL_VAR };
 enum { EVAL_EPS, EVAL_RELU };
 
@@ -30,12 +28,13 @@ static const nnl_op *fused_of(const nnl_op *op)
     return NULL;
 }
 
-/* What the fused ops ask for. */
-static bool fits(const nnl_program *p, const nnl_step *step)
+/* What the fused ops ask for, too. */
+bool nnl_is_convolution(const nnl_program *p, const nnl_step *step)
 {
+    if (!fused_of(step->op)) return false;
     const nnl_tensor *out = &p->value[step->out[0]].form;
-    bool adjacent = step->in[BIAS] < 0 || p->value[step->in[BIAS]].form.strides[0] == 1;
-    return fused_of(step->op) && !step->relu && adjacent && out->numel > 0 && out->ndim == p->value[step->in[WEIGHT]].form.ndim;
+    bool adjacent = step->in[NNL_CONV_BIAS] < 0 || p->value[step->in[NNL_CONV_BIAS]].form.strides[0] == 1;
+    return adjacent && out->numel > 0 && out->ndim == p->value[step->in[NNL_CONV_WEIGHT]].form.ndim;
 }
 
 /* The convolution that makes `value`, when `reader`, which makes `result` of it in the same places, is all that sees it,
@@ -54,28 +53,29 @@ static int convolution_of(const folding *f, int32_t value, int reader, int32_t r
         if (p->buffer[to].kind != NNL_BUFFER_TEMP || f->touches[to].maker != reader) return -1;
     }
     const nnl_step *step = &p->step[t->maker];
-    if (step->out[0] != value || !fits(p, step)) return -1;
+    if (step->out[0] != value || step->relu || !nnl_is_convolution(p, step)) return -1;
     return nnl_same_places(&p->value[value].form, &p->value[result].form) ? t->maker : -1;
 }
 
 /* Makes the step one of the fused op, if it is not yet. */
-static nnl_status widen(nnl_program *p, nnl_step *step)
+nnl_status nnl_widen_convolution(nnl_program *p, nnl_step *step)
 {
     const nnl_sig *sig;
     int32_t *in;
     nnl_value *attr;
     if (step->op == fused_of(step->op)) return NNL_OK;
     NNL_TRY(nnl_sig_of(p->rt, fused_of(step->op), &sig));
-    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t) * INPUTS, &in));
-    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(nnl_value) * ATTRIBUTES, &attr));
-    for (int i = 0; i < INPUTS; i++) in[i] = i < step->n_in ? step->in[i] : -1;
-    memcpy(attr, step->attr, sizeof(nnl_value) * EPS);
-    attr[EPS] = V_NUM(0);
+    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t) * NNL_CONV_INPUTS, &in));
+    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(nnl_value) * NNL_CONV_ATTRIBUTES, &attr));
+    for (int i = 0; i < NNL_CONV_INPUTS; i++) in[i] = i < step->n_in ? step->in[i] : -1;
+    memcpy(attr, step->attr, sizeof(nnl_value) * NNL_CONV_EPS);
+    attr[NNL_CONV_EPS] = V_NUM(0);
+    attr[NNL_CONV_FRAME_IN] = attr[NNL_CONV_FRAME_OUT] = V_INT(0);
     step->op = fused_of(step->op);
     step->in = in;
-    step->n_in = INPUTS;
+    step->n_in = NNL_CONV_INPUTS;
     step->attr = attr;
-    step->n_attr = ATTRIBUTES;
+    step->n_attr = NNL_CONV_ATTRIBUTES;
     return NNL_OK;
 }
 
@@ -98,12 +98,12 @@ static nnl_status fold_normalisation(folding *f, int i)
     for (int k = EVAL_WEIGHT; k <= EVAL_VAR; k++) {
         if (norm->in[k] >= 0 && !nnl_buffer_is_fixed(&p->buffer[buffer_of(p, norm->in[k])])) return NNL_OK;
     }
-    NNL_TRY(widen(p, step));
-    step->in[MEAN] = norm->in[EVAL_MEAN];
-    step->in[VAR] = norm->in[EVAL_VAR];
-    step->in[NORM_WEIGHT] = norm->in[EVAL_WEIGHT];
-    step->in[NORM_BIAS] = norm->in[EVAL_BIAS];
-    step->attr[EPS] = norm->attr[EVAL_EPS];
+    NNL_TRY(nnl_widen_convolution(p, step));
+    step->in[NNL_CONV_MEAN] = norm->in[EVAL_MEAN];
+    step->in[NNL_CONV_VAR] = norm->in[EVAL_VAR];
+    step->in[NNL_CONV_NORM_WEIGHT] = norm->in[EVAL_WEIGHT];
+    step->in[NNL_CONV_NORM_BIAS] = norm->in[EVAL_BIAS];
+    step->attr[NNL_CONV_EPS] = norm->attr[EVAL_EPS];
     take_result(f, place, norm);
     return NNL_OK;
 }
@@ -133,7 +133,7 @@ static int adder(const folding *f, int i, int k)
     int place = convolution_of(f, sum->in[k], i, sum->out[0]);
     if (place < 0 || other < 0 || !nnl_same_places(&p->value[other].form, &p->value[sum->out[0]].form)) return -1;
     const nnl_step *step = &p->step[place];
-    if (step->n_in == INPUTS && step->in[RESIDUAL] >= 0) return -1;
+    if (step->n_in == NNL_CONV_INPUTS && step->in[NNL_CONV_RESIDUAL] >= 0) return -1;
     return is_written(p, buffer_of(p, other), place, i) ? -1 : place;
 }
 
@@ -145,8 +145,8 @@ static nnl_status fold_sum(folding *f, int i)
     for (int k = 0; k < 2; k++) {
         int place = adder(f, i, k);
         if (place < 0) continue;
-        NNL_TRY(widen(p, &p->step[place]));
-        p->step[place].in[RESIDUAL] = sum->in[1 - k];
+        NNL_TRY(nnl_widen_convolution(p, &p->step[place]));
+        p->step[place].in[NNL_CONV_RESIDUAL] = sum->in[1 - k];
         take_result(f, place, sum);
         return NNL_OK;
     }

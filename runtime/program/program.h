@@ -1,5 +1,5 @@
-/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c, fuse.c), laid out
- * in memory (plan.c) and replayed (context.c) without Lua, shape work or allocation.
+/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c, frame.c, fuse.c),
+ * laid out in memory (plan.c) and replayed (context.c) without Lua, shape work or allocation.
  *
  * A program is a list of steps over values.  A value is a tensor's form over a buffer; a buffer is what was one
  * storage during capture.  Programs do not change once they are made; what a replay needs is a context. */
@@ -183,8 +183,18 @@ nnl_status nnl_program_constants(nnl_program *p); /* constants.c: what depends o
 nnl_status nnl_program_reorder(nnl_program *p);  /* reorder.c: relu's gradient before that of max pooling */
 nnl_status nnl_program_fold(nnl_program *p);     /* fold.c: normalisations and sums go into a convolution's last pass */
 nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
+nnl_status nnl_program_frame(nnl_program *p);    /* frame.c: images between convolutions get columns of zeros beside them */
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
+
+/* Whether a step is a convolution that can be one of conv2d_fused or its kin, or is; and makes it one (fold.c). */
+bool nnl_is_convolution(const nnl_program *p, const nnl_step *step);
+nnl_status nnl_widen_convolution(nnl_program *p, nnl_step *step);
+/* Inputs and attributes of conv2d_fused and its kin, as ops/conv.c has them. */
+enum { NNL_CONV_WEIGHT = 1, NNL_CONV_BIAS, NNL_CONV_MEAN, NNL_CONV_VAR, NNL_CONV_NORM_WEIGHT, NNL_CONV_NORM_BIAS,
+       NNL_CONV_RESIDUAL, NNL_CONV_INPUTS };
+enum { NNL_CONV_STRIDE, NNL_CONV_PADDING, NNL_CONV_DILATION, NNL_CONV_GROUPS, NNL_CONV_EPS, NNL_CONV_FRAME_IN,
+       NNL_CONV_FRAME_OUT, NNL_CONV_ATTRIBUTES };
 
 /* How often steps touch a buffer, and the step that makes it, or -1. */
 typedef struct nnl_touch {
