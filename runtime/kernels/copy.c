@@ -182,6 +182,30 @@ void K(transpose)(int width, void *out, int64_t out_step, const void *in, int64_
     else transpose_uint8_t(out, out_step, in, in_step, rows, columns);
 }
 
+bool K(within)(const int64_t *index, int64_t first, int64_t size, int64_t n)
+{
+    uint64_t below = (uint64_t)size, outside = 0;
+    for (int64_t i = 0; i < n; i++) outside |= (uint64_t)index[i] - (uint64_t)first >= below;
+    return !outside;
+}
+
+#define PICK(type)                                                                                              \
+    static void pick_##type(type *restrict out, const type *restrict in, const int64_t *restrict index,          \
+                            int64_t first, int64_t n)                                                           \
+    {                                                                                                           \
+        for (int64_t i = 0; i < n; i++) out[i] = in[index[i] - first];                                          \
+    }
+PICK(uint8_t)
+PICK(uint32_t)
+PICK(uint64_t)
+
+void K(pick)(int width, void *out, const void *in, const int64_t *index, int64_t first, int64_t n)
+{
+    if (width == 4) pick_uint32_t(out, in, index, first, n);
+    else if (width == 8) pick_uint64_t(out, in, index, first, n);
+    else pick_uint8_t(out, in, index, first, n);
+}
+
 /* Conversions of one element. */
 #define PLAIN(to, x) ((to)(x))
 #define TRUTH(to, x) ((to)((x) != 0))
