@@ -574,6 +574,41 @@ describe("A transposed copy", function()
   end)
 end)
 
+describe("A copy of rows", function()
+  -- Rows of every length around those where the loops change, few and many of them, between rows that must stay.
+  it("has every element in its place, whatever their length, the steps and the type", function()
+    for _, dtype in ipairs {"u8", "f32", "f64"} do
+      for _, rows in ipairs {3, 6, 261} do
+        for _, n in ipairs {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 64, 130, 257} do
+          local values = {}
+          for r = 1, rows do
+            values[r] = {}
+            for c = 1, n + 2 do values[r][c] = (r * 31 + c * 7) % 251 end
+          end
+          local x, y = nn.tensor(values, {dtype = dtype}), nn.zeros(rows, n + 2, {dtype = dtype})
+          local window = x:narrow(2, 2, n)
+          y:narrow(2, 2, n):copy_(window)
+          local wanted, turned = {}, {}
+          for r = 1, rows do
+            wanted[r] = table.move(values[r], 2, n + 1, 1, {})
+            for c = 1, n do
+              turned[c] = turned[c] or {}
+              turned[c][r] = values[r][c + 1]
+            end
+            values[r][1], values[r][n + 2] = 0, 0
+          end
+          local written = nn.zeros(n, rows, 2, {dtype = dtype})
+          written:select(3, 2):copy_(window:t())
+          holds(wanted, window:contiguous())
+          holds(values, y)
+          holds(turned, written:select(3, 2))
+          assert.is_true(written:select(3, 1):eq(0):all():item())
+        end
+      end
+    end
+  end)
+end)
+
 describe("A change in place of", function()
   it("a view whose base was rewritten after the view was made", function()
     local w, c = leaf {2, 3}, nn.zeros(2)

@@ -32,6 +32,83 @@ void K(copy_strided)(int width, void *out, int64_t out_step, const void *in, int
     else strided_uint8_t(out, out_step, in, in_step, n);
 }
 
+/* Rows at least as long as a type: moves of it, the last of which ends where the row does.  Four rows at a time, whose
+ * loads do not wait for each other's stores. */
+#define SIDE_BY_SIDE 4
+#define ROWS(name, type)                                                                                      \
+    VEC_INLINE void band_##name(const int COUNT, char *restrict out, int64_t out_row, const char *restrict in, \
+                                int64_t in_row, int64_t at)                                                   \
+    {                                                                                                         \
+        type a[SIDE_BY_SIDE];                                                                                 \
+        for (int r = 0; r < COUNT; r++) memcpy(&a[r], in + r * in_row + at, sizeof(type));                    \
+        for (int r = 0; r < COUNT; r++) memcpy(out + r * out_row + at, &a[r], sizeof(type));                  \
+    }                                                                                                         \
+    static void rows_##name(char *restrict out, int64_t out_row, const char *restrict in, int64_t in_row,      \
+                            int64_t rows, int64_t bytes)                                                      \
+    {                                                                                                         \
+        const int64_t last = bytes - (int64_t)sizeof(type);                                                   \
+        for (; rows >= SIDE_BY_SIDE; rows -= SIDE_BY_SIDE) {                                                  \
+            for (int64_t i = 0; i < last; i += (int64_t)sizeof(type))                                         \
+                band_##name(SIDE_BY_SIDE, out, out_row, in, in_row, i);                                       \
+            band_##name(SIDE_BY_SIDE, out, out_row, in, in_row, last);                                        \
+            out += SIDE_BY_SIDE * out_row;                                                                    \
+            in += SIDE_BY_SIDE * in_row;                                                                      \
+        }                                                                                                     \
+        for (; rows > 0; rows--, out += out_row, in += in_row) {                                              \
+            for (int64_t i = 0; i < last; i += (int64_t)sizeof(type)) band_##name(1, out, out_row, in, in_row, i); \
+            band_##name(1, out, out_row, in, in_row, last);                                                   \
+        }                                                                                                     \
+    }
+typedef uint64_t two_words __attribute__((vector_size(16)));
+typedef uint64_t vector_words __attribute__((vector_size(VEC_BYTES)));
+ROWS(1, uint8_t)
+ROWS(4, uint32_t)
+ROWS(8, uint64_t)
+ROWS(16, two_words)
+ROWS(vector, vector_words)
+
+/* The library's copying is best for what is longer. */
+#define LONG_ROW (16 * VEC_BYTES)
+
+static void dense_rows(char *out, int64_t out_row, const char *in, int64_t in_row, int64_t rows, int64_t bytes)
+{
+    if (bytes > LONG_ROW) {
+        for (int64_t r = 0; r < rows; r++) memcpy(out + r * out_row, in + r * in_row, (size_t)bytes);
+    } else if (bytes >= VEC_BYTES) {
+        rows_vector(out, out_row, in, in_row, rows, bytes);
+    } else if (bytes >= 16) {
+        rows_16(out, out_row, in, in_row, rows, bytes);
+    } else if (bytes >= 8) {
+        rows_8(out, out_row, in, in_row, rows, bytes);
+    } else if (bytes >= 4) {
+        rows_4(out, out_row, in, in_row, rows, bytes);
+    } else {
+        rows_1(out, out_row, in, in_row, rows, bytes);
+    }
+}
+
+/* Short rows with steps are copied column by column, so many rows at a time that they stay in L1. */
+#define SHORT_ROW 8
+#define BAND 256
+
+void K(copy_rows)(int width, void *out, int64_t out_row, int64_t out_step, const void *in, int64_t in_row, int64_t in_step,
+                  int64_t rows, int64_t n)
+{
+    char *to = out;
+    const char *from = in;
+    if (out_step == width && in_step == width) {
+        dense_rows(to, out_row, from, in_row, rows, n * width);
+    } else if (n <= SHORT_ROW && rows > n) {
+        for (int64_t r = 0; r < rows; r += BAND) {
+            for (int64_t i = 0; i < n; i++)
+                K(copy_strided)(width, to + r * out_row + i * out_step, out_row, from + r * in_row + i * in_step, in_row,
+                                rows - r < BAND ? rows - r : BAND);
+        }
+    } else {
+        for (int64_t r = 0; r < rows; r++) K(copy_strided)(width, to + r * out_row, out_step, from + r * in_row, in_step, n);
+    }
+}
+
 /* Tiles of 16 x 16 keep both sides in L1 whatever the steps are. */
 #define TILE 16
 
@@ -103,6 +180,30 @@ void K(transpose)(int width, void *out, int64_t out_step, const void *in, int64_
     if (width == 4) transpose_tiles(out, out_step, in, in_step, rows, columns);
     else if (width == 8) transpose_uint64_t(out, out_step, in, in_step, rows, columns);
     else transpose_uint8_t(out, out_step, in, in_step, rows, columns);
+}
+
+bool K(within)(const int64_t *index, int64_t first, int64_t size, int64_t n)
+{
+    uint64_t below = (uint64_t)size, outside = 0;
+    for (int64_t i = 0; i < n; i++) outside |= (uint64_t)index[i] - (uint64_t)first >= below;
+    return !outside;
+}
+
+#define PICK(type)                                                                                              \
+    static void pick_##type(type *restrict out, const type *restrict in, const int64_t *restrict index,          \
+                            int64_t first, int64_t n)                                                           \
+    {                                                                                                           \
+        for (int64_t i = 0; i < n; i++) out[i] = in[index[i] - first];                                          \
+    }
+PICK(uint8_t)
+PICK(uint32_t)
+PICK(uint64_t)
+
+void K(pick)(int width, void *out, const void *in, const int64_t *index, int64_t first, int64_t n)
+{
+    if (width == 4) pick_uint32_t(out, in, index, first, n);
+    else if (width == 8) pick_uint64_t(out, in, index, first, n);
+    else pick_uint8_t(out, in, index, first, n);
 }
 
 /* Conversions of one element. */

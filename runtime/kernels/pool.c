@@ -2,29 +2,50 @@
 #include "kernels.h"
 #include "vec.h"
 
+#include <string.h>
+
 /* ---------------------------------------------------------------- codes: u8 or i32 in memory, lanes here */
 
 /* Loops take a vector where fewer elements are meant, as long as their row has room for it: what is read beyond them has
  * no effect, and what is written there is written again by the windows that follow. */
 
+/* n bytes, fewer than 16. */
+VEC_INLINE void few_bytes(uint8_t *restrict out, const uint8_t *restrict in, int64_t n)
+{
+    if (n >= 8) {
+        memcpy(out, in, 8);
+        memcpy(out + n - 8, in + n - 8, 8);
+    } else if (n >= 4) {
+        memcpy(out, in, 4);
+        memcpy(out + n - 4, in + n - 4, 4);
+    } else {
+        for (int64_t k = 0; k < n; k++) out[k] = in[k];
+    }
+}
+
 #define CODES(v, i, lanes)                                                                                   \
     VEC_INLINE i v##_codes_load(const void *codes, bool wide, int64_t at, int64_t room)                      \
     {                                                                                                        \
         if (!wide && room >= lanes) return i##_load_u8((const uint8_t *)codes + at);                         \
+        if (!wide) {                                                                                         \
+            uint8_t few[16] = {0};                                                                           \
+            few_bytes(few, (const uint8_t *)codes + at, room);                                               \
+            return i##_load_u8(few);                                                                         \
+        }                                                                                                    \
         i x = i##_set1(-1);                                                                                  \
-        for (int64_t k = 0; k < room && k < lanes; k++)                                                      \
-            x[k] = wide ? ((const int32_t *)codes)[at + k] : ((const uint8_t *)codes)[at + k];               \
+        for (int64_t k = 0; k < room && k < lanes; k++) x[k] = ((const int32_t *)codes)[at + k];             \
         return x;                                                                                            \
     }                                                                                                        \
     VEC_INLINE void v##_codes_store(void *codes, bool wide, int64_t at, i x, int64_t room)                   \
     {                                                                                                        \
         if (!wide && room >= lanes) {                                                                        \
             i##_store_u8((uint8_t *)codes + at, x);                                                          \
-            return;                                                                                          \
-        }                                                                                                    \
-        for (int64_t k = 0; k < room && k < lanes; k++) {                                                    \
-            if (wide) ((int32_t *)codes)[at + k] = (int32_t)x[k];                                            \
-            else ((uint8_t *)codes)[at + k] = (uint8_t)x[k];                                                 \
+        } else if (!wide) {                                                                                  \
+            uint8_t few[16];                                                                                 \
+            i##_store_u8(few, x);                                                                            \
+            few_bytes((uint8_t *)codes + at, few, room);                                                     \
+        } else {                                                                                             \
+            for (int64_t k = 0; k < room && k < lanes; k++) ((int32_t *)codes)[at + k] = (int32_t)x[k];      \
         }                                                                                                    \
     }
 CODES(vf, vi, VF_LANES)
@@ -257,6 +278,7 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
     }                                                                                                        \
     static void max_back_plain_##suffix(const nnl_pool_row *p, element *dx, const element *dy, const void *code) \
     {                                                                                                        \
+        if (p->fresh) memset(dx, 0, (size_t)p->width * sizeof *dx);                                          \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             const int32_t t = code_of(code, p->wide, o) - p->code - w->number;                               \
@@ -283,6 +305,7 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
     }                                                                                                        \
     static void mean_back_plain_##suffix(const nnl_pool_row *p, element *dx, const element *dy)              \
     {                                                                                                        \
+        if (p->fresh) memset(dx, 0, (size_t)p->width * sizeof *dx);                                          \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             const element g = dy[o] * (element)(1 / (p->factor * (double)w->extent));                        \

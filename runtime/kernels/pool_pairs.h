@@ -23,9 +23,12 @@ VEC_INLINE pairs pairs_of(int64_t inner)
     return p;
 }
 
+/* Without an instruction for it, permuting costs more than going through single elements one by one. */
+#define PERMUTES (VF_LANES > 4)
+
 VEC_INLINE bool are_pairs(const nnl_pool_row *p)
 {
-    return p->pairs && p->inner > 1 && p->inner < VF_LANES && !p->wide;
+    return p->pairs && p->inner < VF_LANES && !p->wide && (p->inner > 1 || PERMUTES);
 }
 
 VEC_INLINE void max_pairs(const nnl_pool_row *p, bool codes, float *out, void *code, const float *x)
@@ -60,7 +63,7 @@ static void max_back_pairs(const nnl_pool_row *p, float *dx, const float *dy, co
     const pairs l = pairs_of(p->inner);
     const int64_t all = p->windows * p->inner;
     for (int64_t at = 0; at < all; at += l.group) {
-        const vf g = read_f32(dy + at, all - at);
+        const vf g = read_f32(dy + at, all - at) + vf_zero(); /* a sum, so that no zero is negative */
         const vi place = vf_codes_load(code, false, at, all - at) - vi_set1(p->code);
         for (int half = 0; half < 2; half++) {
             const int64_t to = 2 * at + half * VF_LANES;

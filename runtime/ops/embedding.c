@@ -1,6 +1,5 @@
 /* Rows of a table chosen by positions. */
-#include "index.h"
-#include "window.h"
+#include "index_walk.h"
 
 #include <string.h>
 
@@ -32,8 +31,8 @@ static nnl_status embedding_infer(nnl_call *c)
 typedef struct rows_copy {
     char *out;
     const char *in;
-    const int64_t *offset;
-    int64_t count, per_chunk, bytes;
+    const int64_t *offset; /* (offset - first) * step bytes */
+    int64_t first, step, count, per_chunk, bytes;
 } rows_copy;
 
 static void rows_task(void *context, int64_t chunk)
@@ -41,7 +40,7 @@ static void rows_task(void *context, int64_t chunk)
     const rows_copy *job = context;
     int64_t end = NNL_MIN((chunk + 1) * job->per_chunk, job->count);
     for (int64_t i = chunk * job->per_chunk; i < end; i++)
-        memcpy(job->out + i * job->bytes, job->in + job->offset[i], (size_t)job->bytes);
+        memcpy(job->out + i * job->bytes, job->in + (job->offset[i] - job->first) * job->step, (size_t)job->bytes);
 }
 
 static nnl_status embedding_run(nnl_call *c)
@@ -50,12 +49,16 @@ static nnl_status embedding_run(nnl_call *c)
     nnl_tensor *out = c->out[0];
     int64_t width = (int64_t)nnl_dtype_size((nnl_dtype)weight->dtype), length = weight->shape[1];
     nnl_offsets offsets;
-    NNL_TRY(nnl_offsets_read(c, 0, 0, weight->shape[0], weight->strides[0] * width, &offsets));
+    bool plain = nnl_positions_plain(c, 0, weight->shape[0], &offsets);
+    if (!plain) NNL_TRY(nnl_offsets_read(c, 0, 0, weight->shape[0], 1, &offsets));
+    const int64_t first = plain ? c->index_base : 0, step = weight->strides[0] * width;
     nnl_status status = NNL_OK;
     if (weight->strides[1] == 1 || length == 1) {
         rows_copy job = {.out = out->data,
                          .in = weight->data,
                          .offset = offsets.at,
+                         .first = first,
+                         .step = step,
                          .count = offsets.count,
                          .bytes = length * width};
         job.per_chunk =
@@ -65,7 +68,7 @@ static nnl_status embedding_run(nnl_call *c)
     } else {
         for (int64_t i = 0; i < offsets.count && status == NNL_OK; i++)
             c->rt->kernels->copy_strided((int)width, out->data + i * length * width, width,
-                                         weight->data + offsets.at[i], weight->strides[1] * width,
+                                         weight->data + (offsets.at[i] - first) * step, weight->strides[1] * width,
                                          length);
     }
     nnl_offsets_free(c->rt, &offsets);

@@ -52,9 +52,12 @@ static nnl_status gather_infer(nnl_call *c)
 /* Positions used as they are read: what is out of range takes place 0 and is noted, as the result
  * is nobody's before the call has succeeded. */
 typedef struct pick_job {
+    const nnl_kernels *kernels;
     int64_t size, base, scale;
     _Atomic bool bad;
 } pick_job;
+
+#define FEW 8
 
 #define PICK(type)                                                                                \
     static void pick_##type(void *context, const nnl_loop *loop, char *const *address, int64_t n) \
@@ -67,6 +70,13 @@ typedef struct pick_job {
         char *to = address[0];                                                                    \
         const char *index = address[1], *from = address[2];                                       \
         bool bad = false;                                                                         \
+        /* all but a few calls: adjacent elements of one row, none counted from the end */        \
+        if (to_step == sizeof(type) && index_step == sizeof(int64_t) && step == 0 &&              \
+            scale == sizeof(type) && n >= FEW &&                                                  \
+            job->kernels->within((const void *)index, base, size, n)) {                           \
+            job->kernels->pick(sizeof(type), to, from, (const void *)index, base, n);             \
+            return;                                                                               \
+        }                                                                                         \
         for (int64_t i = 0; i < n; i++) {                                                         \
             int64_t v = DISTANCE(index + i * index_step);                                         \
             v = v < 0 ? v + size : v - base;                                                      \
@@ -86,7 +96,7 @@ static nnl_status gather_directly(nnl_call *c, int dim)
     const nnl_tensor *x = c->in[0];
     nnl_tensor *out = c->out[0];
     pick_job job = {
-        .size = x->shape[dim], .base = c->index_base, .scale = nnl_stride_bytes(x, dim)};
+        .kernels = c->rt->kernels, .size = x->shape[dim], .base = c->index_base, .scale = nnl_stride_bytes(x, dim)};
     int64_t strides[NNL_MAX_DIMS];
     memcpy(strides, x->strides, sizeof strides);
     strides[dim] = 0;
@@ -142,9 +152,12 @@ static nnl_status gather_backward_run(nnl_call *c)
     int dim = (int)c->attr[0].as.i;
     nnl_offsets offsets;
     nnl_walk w;
-    NNL_TRY(gather_offsets(c, c->out[0], 1, dim, &offsets));
-    nnl_set_zero(c->out[0]);
-    gather_walk_set(&w, c->in[0], c->out[0], dim, offsets.at);
+    nnl_tensor *out = c->out[0];
+    bool plain = out->ndim > 0 && nnl_positions_plain(c, 1, out->shape[dim], &offsets);
+    if (!plain) NNL_TRY(gather_offsets(c, out, 1, dim, &offsets));
+    nnl_set_zero(out);
+    gather_walk_set(&w, c->in[0], out, dim, offsets.at);
+    if (plain) nnl_walk_plain(&w, c, out, dim);
     nnl_status status = nnl_add_walk(c->rt, &w, 1);
     nnl_offsets_free(c->rt, &offsets);
     return status;
@@ -191,11 +204,14 @@ static nnl_status scatter_with(nnl_call *c, bool add)
     nnl_tensor *out = c->out[0];
     nnl_offsets offsets;
     nnl_walk w;
-    NNL_TRY(gather_offsets(c, out, 1, dim, &offsets));
+    bool plain = out->ndim > 0 && out->storage != c->in[1]->storage &&
+                 nnl_positions_plain(c, 1, out->shape[dim], &offsets);
+    if (!plain) NNL_TRY(gather_offsets(c, out, 1, dim, &offsets));
     nnl_status status = nnl_begin_with(out, c->in[0]);
     if (status == NNL_OK) {
         nnl_tensor source = scatter_source(c->in[1], c->in[2]);
         gather_walk_set(&w, &source, out, dim, offsets.at);
+        if (plain) nnl_walk_plain(&w, c, out, dim);
         status = add ? nnl_add_walk(c->rt, &w, 1) : nnl_set_walk(c->rt, &w);
     }
     nnl_offsets_free(c->rt, &offsets);

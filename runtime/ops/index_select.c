@@ -40,8 +40,10 @@ static nnl_status index_select_run(nnl_call *c)
     int dim = (int)c->attr[0].as.i;
     nnl_offsets offsets;
     nnl_walk w;
-    NNL_TRY(nnl_offsets_read(c, 1, dim, x->shape[dim], nnl_stride_bytes(x, dim), &offsets));
+    bool plain = nnl_positions_plain(c, 1, x->shape[dim], &offsets);
+    if (!plain) NNL_TRY(nnl_offsets_read(c, 1, dim, x->shape[dim], nnl_stride_bytes(x, dim), &offsets));
     line_walk(&w, c->out[0], x, dim, offsets.at);
+    if (plain) nnl_walk_plain(&w, c, x, dim);
     nnl_status status = nnl_gather_walk(c->rt, &w);
     nnl_offsets_free(c->rt, &offsets);
     return status;

@@ -99,9 +99,17 @@ nnl_status nnl_position_fail(nnl_call *c, int place, int dim, int64_t size)
                          (long long)value, where, dimension, range);
 }
 
+bool nnl_positions_plain(nnl_call *c, int place, int64_t size, nnl_offsets *out)
+{
+    const nnl_tensor *t = c->in[place];
+    if (t->dtype != NNL_I64 || !t->contiguous) return false;
+    *out = (nnl_offsets){.at = (int64_t *)(void *)t->data, .count = t->numel};
+    return c->rt->kernels->within(out->at, c->index_base, size, t->numel);
+}
+
 void nnl_offsets_free(nnl_runtime *rt, nnl_offsets *offsets)
 {
-    if (offsets->at) nnl_free(rt, offsets->at, offsets->bytes);
+    if (offsets->bytes) nnl_free(rt, offsets->at, offsets->bytes);
     offsets->at = NULL;
 }
 
@@ -156,6 +164,8 @@ void nnl_walk_set(nnl_walk *w, const nnl_tensor *packed, const nnl_tensor *base,
                   const int64_t *offset_strides, const int64_t *base_strides)
 {
     nnl_tensor integers = {.dtype = NNL_I64, .rt = packed->rt};
+    w->first = 0;
+    w->scale = 1;
     w->packed = *packed;
     w->offset = nnl_window(&integers, (char *)offsets, packed->ndim, packed->shape, offset_strides);
     w->base = nnl_window(base, base->data, packed->ndim, packed->shape, base_strides);
@@ -175,7 +185,10 @@ typedef struct scatter_context {
     int width, map; /* bytes an element; the kernel that adds runs */
     nnl_dtype dtype;
     double alpha;
+    int64_t first, scale;
 } scatter_context;
+
+#define OFFSET(address) ((DISTANCE(address) - job->first) * job->scale)
 
 /* packed[i] = base[i] */
 #define GATHER(type)                                                                     \
@@ -189,7 +202,7 @@ typedef struct scatter_context {
         char *to = address[0];                                                           \
         const char *offset = address[1], *base = address[2];                             \
         if (offset_step == 0 || n == 1) {                                                \
-            base += DISTANCE(offset);                                                    \
+            base += OFFSET(offset);                                                      \
             if (n == 1)                                                                  \
                 AT(type, to) = AT(const type, base);                                     \
             else if (to_step == sizeof(type) && step == sizeof(type))                    \
@@ -200,7 +213,7 @@ typedef struct scatter_context {
         }                                                                                \
         for (int64_t i = 0; i < n; i++)                                                  \
             AT(type, to + i * to_step) =                                                 \
-                AT(const type, base + i * step + DISTANCE(offset + i * offset_step));    \
+                AT(const type, base + i * step + OFFSET(offset + i * offset_step));      \
     }
 GATHER(uint8_t)
 GATHER(uint32_t)
@@ -218,7 +231,7 @@ GATHER(uint64_t)
         const char *from = address[0], *offset = address[1];                              \
         char *base = address[2];                                                          \
         if (offset_step == 0) {                                                           \
-            base += DISTANCE(offset);                                                     \
+            base += OFFSET(offset);                                                       \
             if (from_step == sizeof(type) && step == sizeof(type))                        \
                 memcpy(base, from, (size_t)n * sizeof(type));                             \
             else                                                                          \
@@ -226,7 +239,7 @@ GATHER(uint64_t)
             return;                                                                       \
         }                                                                                 \
         for (int64_t i = 0; i < n; i++)                                                   \
-            AT(type, base + i * step + DISTANCE(offset + i * offset_step)) =              \
+            AT(type, base + i * step + OFFSET(offset + i * offset_step)) =                \
                 AT(const type, from + i * from_step);                                     \
     }
 SCATTER(uint8_t)
@@ -239,12 +252,12 @@ SCATTER(uint64_t)
     static void take_last_##type(void *context, const nnl_loop *loop, char *const *address, \
                                  int64_t n)                                                 \
     {                                                                                       \
-        (void)context;                                                                      \
+        const scatter_context *job = context;                                               \
         int inner = loop->ndim - 1;                                                         \
         int64_t to_step = loop->step[0][inner], offset_step = loop->step[1][inner],         \
                 step = loop->step[2][inner];                                                \
         for (int64_t i = n - 1; i >= 0; i--) {                                              \
-            char *place = address[2] + i * step + DISTANCE(address[1] + i * offset_step);   \
+            char *place = address[2] + i * step + OFFSET(address[1] + i * offset_step);     \
             AT(type, address[0] + i * to_step) = AT(type, place);                           \
             AT(type, place) = 0;                                                            \
         }                                                                                   \
@@ -263,7 +276,7 @@ TAKE_LAST(uint64_t)
         const char *from = address[0], *offset = address[1];                                     \
         char *base = address[2];                                                                 \
         if (offset_step == 0 && step == sizeof(type) && (from_step == step || from_step == 0)) { \
-            base += DISTANCE(offset);                                                            \
+            base += OFFSET(offset);                                                              \
             job->kernels->map[job->map][job->dtype](base, (const void *const[]){base, from},     \
                                                     (const int32_t[]){1, from_step != 0},        \
                                                     &job->alpha, n);                             \
@@ -272,7 +285,7 @@ TAKE_LAST(uint64_t)
         type alpha = (type)(whole)job->alpha;                                                    \
         (void)alpha;                                                                             \
         for (int64_t i = 0; i < n; i++) {                                                        \
-            type *place = &AT(type, base + i * step + DISTANCE(offset + i * offset_step));       \
+            type *place = &AT(type, base + i * step + OFFSET(offset + i * offset_step));         \
             type a = *place, b = AT(const type, from + i * from_step);                           \
             *place = (type)(expression);                                                         \
         }                                                                                        \
@@ -292,9 +305,12 @@ nnl_loop_body *nnl_by_width(int width, nnl_loop_body *one, nnl_loop_body *four,
     return width == 1 ? one : width == 4 ? four : eight;
 }
 
-static scatter_context context_of(nnl_runtime *rt, nnl_dtype dtype, double alpha)
+static scatter_context context_of(nnl_runtime *rt, const nnl_walk *w, double alpha)
 {
+    nnl_dtype dtype = (nnl_dtype)w->packed.dtype;
     return (scatter_context){.kernels = rt->kernels,
+                             .first = w->first,
+                             .scale = w->scale,
                              .width = (int)nnl_dtype_size(dtype),
                              .dtype = dtype,
                              .alpha = alpha,
@@ -305,7 +321,7 @@ static scatter_context context_of(nnl_runtime *rt, nnl_dtype dtype, double alpha
 
 nnl_status nnl_gather_walk(nnl_runtime *rt, nnl_walk *w)
 {
-    scatter_context job = context_of(rt, (nnl_dtype)w->packed.dtype, 1);
+    scatter_context job = context_of(rt, w, 1);
     nnl_loop loop;
     nnl_loop_plan(&loop, w->packed.ndim, w->packed.shape, 3,
                   (nnl_tensor *[]){&w->packed, &w->offset, &w->base});
@@ -366,13 +382,13 @@ static nnl_status scatter_walk(nnl_runtime *rt, const nnl_walk *w, nnl_loop_body
 
 nnl_status nnl_add_walk(nnl_runtime *rt, const nnl_walk *w, double alpha)
 {
-    scatter_context context = context_of(rt, (nnl_dtype)w->packed.dtype, alpha);
+    scatter_context context = context_of(rt, w, alpha);
     return scatter_walk(rt, w, adders[w->packed.dtype], &context, false);
 }
 
 nnl_status nnl_set_walk(nnl_runtime *rt, const nnl_walk *w)
 {
-    scatter_context context = context_of(rt, (nnl_dtype)w->packed.dtype, 1);
+    scatter_context context = context_of(rt, w, 1);
     return scatter_walk(
         rt, w, nnl_by_width(context.width, scatter_uint8_t, scatter_uint32_t, scatter_uint64_t),
         &context, false);
@@ -381,7 +397,7 @@ nnl_status nnl_set_walk(nnl_runtime *rt, const nnl_walk *w)
 /* packed from a copy of base, which is spoilt. */
 nnl_status nnl_take_last_walk(nnl_runtime *rt, const nnl_walk *w)
 {
-    scatter_context context = context_of(rt, (nnl_dtype)w->packed.dtype, 1);
+    scatter_context context = context_of(rt, w, 1);
     return scatter_walk(rt, w, context.width == 4 ? take_last_uint32_t : take_last_uint64_t,
                         &context, true);
 }

@@ -18,6 +18,9 @@ nnl_tensor nnl_header_of(nnl_runtime *rt, nnl_dtype dtype, void *data, int ndim,
 nnl_status nnl_position_fail(nnl_call *c, int place, int dim, int64_t size);
 /* Room for count offsets and one more. */
 nnl_status nnl_offsets_new(nnl_runtime *rt, int64_t count, nnl_offsets *out);
+/* True when input `place` can be used as it lies: i64, contiguous, all in range and none counted from the end.  Then
+ * *out borrows its elements. */
+bool nnl_positions_plain(nnl_call *c, int place, int64_t size, nnl_offsets *out);
 /* nnl_offsets_read into a block of the tensor's number of elements. */
 nnl_status nnl_positions_read(nnl_call *c, int place, int dim, int64_t size, int64_t scale,
                               int64_t *out);
@@ -27,6 +30,7 @@ nnl_status nnl_positions_read(nnl_call *c, int place, int dim, int64_t size, int
 /* Three operands over one shape.  `packed` is the first, so that its steps order the walk. */
 typedef struct nnl_walk {
     nnl_tensor packed, offset, base;
+    int64_t first, scale;     /* an offset is (element - first) * scale bytes */
     bool apart[NNL_MAX_DIMS]; /* places along this dimension never meet in base: it may be split
                                  among threads */
 } nnl_walk;
@@ -42,6 +46,13 @@ void nnl_walk_set(nnl_walk *w, const nnl_tensor *packed, const nnl_tensor *base,
 void nnl_flat_walk(nnl_walk *w, const nnl_tensor *packed, const nnl_tensor *base, int64_t *offsets);
 nnl_loop_body *nnl_by_width(int width, nnl_loop_body *one, nnl_loop_body *four,
                             nnl_loop_body *eight);
+
+/* The walk's offsets are positions along dim of t, as nnl_positions_plain lent them. */
+static inline void nnl_walk_plain(nnl_walk *w, const nnl_call *c, const nnl_tensor *t, int dim)
+{
+    w->first = c->index_base;
+    w->scale = t->strides[dim] * (int64_t)nnl_dtype_size((nnl_dtype)t->dtype);
+}
 
 /* packed = base; base = packed; base += alpha packed. */
 nnl_status nnl_gather_walk(nnl_runtime *rt, nnl_walk *w);

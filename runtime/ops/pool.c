@@ -257,7 +257,7 @@ void nnl_pool_collect(const nnl_pool_walk *walk, int64_t plane, int64_t depth, i
     char *dx = walk->out + nnl_pool_input_row(walk, plane, depth, height) * walk->width;
     const struct nnl_pool_range *d = &walk->range[DEPTH][depth], *h = &walk->range[HEIGHT][height];
     size_t length = (size_t)(walk->pool->dim[WIDTH].in * walk->inner * walk->width);
-    bool fresh = walk->tiles && walk->inner > 1;
+    bool fresh = walk->tiles;
     if (!fresh) memset(dx, 0, length);
     for (int64_t od = d->first; od < d->end; od++) {
         int32_t tap_depth = tap(walk, DEPTH, od, depth);

@@ -23,6 +23,14 @@ static void copy_run(void *context, const nnl_loop *loop, char *const *address, 
         job->kernels->copy_strided(job->width, address[0], to_step, address[1], from_step, n);
 }
 
+static void copy_rows_run(void *context, const nnl_loop *loop, char *const *address, int64_t rows)
+{
+    const copy_job *job = context;
+    const int row = loop->ndim - 2, inner = loop->ndim - 1;
+    job->kernels->copy_rows(job->width, address[0], loop->step[0][row], loop->step[0][inner], address[1],
+                            loop->step[1][row], loop->step[1][inner], rows, loop->inner);
+}
+
 static void convert_run(void *context, const nnl_loop *loop, char *const *address, int64_t n)
 {
     const copy_job *job = context;
@@ -113,6 +121,7 @@ nnl_status nnl_copy(nnl_tensor *dst, const nnl_tensor *src)
         for (int64_t i = 0; i < chunks; i++) transpose_task(&transpose, i);
         return NNL_OK;
     }
+    if (loop.ndim > 1) return nnl_loop_run_rows(rt, &loop, 1, copy_rows_run, &job);
     return nnl_loop_run(rt, &loop, 1, copy_run, &job);
 }
 

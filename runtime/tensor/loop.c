@@ -117,7 +117,8 @@ static void step_row(const nnl_loop *loop, int64_t place[NNL_MAX_DIMS], char **a
 }
 
 typedef struct walk {
-    const nnl_loop *loop;
+    const nnl_loop *loop;  /* what is walked */
+    const nnl_loop *whole; /* what the body sees */
     nnl_loop_body *body;
     void *context;
     int64_t rows;    /* a chunk; or, with long rows, */
@@ -137,7 +138,7 @@ static void walk_rows(const walk *w, int64_t first, int64_t count)
         rest /= loop->size[d];
     }
     for (int64_t row = 0; row < count; row++) {
-        w->body(w->context, loop, address, loop->inner);
+        w->body(w->context, w->whole, address, loop->inner);
         step_row(loop, place, address);
     }
 }
@@ -157,27 +158,43 @@ static void columns_task(void *context, int64_t chunk)
     int64_t first = chunk % w->pieces * w->columns;
     nnl_loop_at(loop, chunk / w->pieces, address);
     for (int o = 0; o < loop->operands; o++) address[o] += first * loop->step[o][loop->ndim - 1];
-    w->body(w->context, loop, address, NNL_MIN(w->columns, loop->inner - first));
+    w->body(w->context, w->whole, address, NNL_MIN(w->columns, loop->inner - first));
+}
+
+/* Every place of the walked loop stands for `each` elements. */
+static nnl_status run_walk(nnl_runtime *rt, walk *w, int work, int64_t each)
+{
+    const nnl_loop *loop = w->loop;
+    if (loop->numel == 0) return NNL_OK;
+    if (loop->numel * each <= nnl_serial_work(rt) / work) {
+        if (loop->outer == 1) w->body(w->context, w->whole, loop->data, loop->inner);
+        else walk_rows(w, 0, loop->outer);
+        return NNL_OK;
+    }
+    const int64_t chunk = NNL_MAX(1, CHUNK / each);
+    if (loop->inner >= chunk) {
+        w->columns = chunk;
+        w->pieces = (loop->inner + chunk - 1) / chunk;
+        return nnl_parallel(rt, loop->outer * w->pieces, columns_task, w);
+    }
+    w->rows = chunk / loop->inner;
+    return nnl_parallel(rt, (loop->outer + w->rows - 1) / w->rows, rows_task, w);
 }
 
 nnl_status nnl_loop_run(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body, void *context)
 {
+    walk w = {.loop = loop, .whole = loop, .body = body, .context = context};
+    return run_walk(rt, &w, work, 1);
+}
+
+nnl_status nnl_loop_run_rows(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body, void *context)
+{
     if (loop->numel == 0) return NNL_OK;
-    if (loop->numel <= nnl_serial_work(rt) / work) {
-        if (loop->outer == 1) {
-            body(context, loop, loop->data, loop->inner);
-        } else {
-            walk w = {.loop = loop, .body = body, .context = context};
-            walk_rows(&w, 0, loop->outer);
-        }
-        return NNL_OK;
-    }
-    walk w = {.loop = loop, .body = body, .context = context};
-    if (loop->inner >= CHUNK) {
-        w.columns = CHUNK;
-        w.pieces = (loop->inner + CHUNK - 1) / CHUNK;
-        return nnl_parallel(rt, loop->outer * w.pieces, columns_task, &w);
-    }
-    w.rows = CHUNK / loop->inner;
-    return nnl_parallel(rt, (loop->outer + w.rows - 1) / w.rows, rows_task, &w);
+    nnl_loop rows = *loop;
+    rows.ndim--;
+    rows.numel = loop->outer;
+    rows.inner = rows.size[rows.ndim - 1];
+    rows.outer = rows.numel / rows.inner;
+    walk w = {.loop = &rows, .whole = loop, .body = body, .context = context};
+    return run_walk(rt, &w, work, loop->inner);
 }

@@ -134,6 +134,8 @@ void nnl_loop_plan(nnl_loop *loop, int ndim, const int64_t *shape, int operands,
  * innermost dimension.  work: elementary operations an element, to tell whether a worker is worth waking. */
 typedef void nnl_loop_body(void *context, const nnl_loop *loop, char *const *address, int64_t n);
 nnl_status nnl_loop_run(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body, void *context);
+/* The same for loops of two or more dimensions, with n rows instead: runs along the last dimension but one. */
+nnl_status nnl_loop_run_rows(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body, void *context);
 /* Addresses of every operand at outer place `row` (its first inner element). */
 void nnl_loop_at(const nnl_loop *loop, int64_t row, char *address[NNL_LOOP_MAX]);
 
