@@ -54,6 +54,8 @@ REFERENCE(neg, -x)
 REFERENCE(abs, fabs(x))
 REFERENCE(sign, x > 0 ? 1 : x < 0 ? -1 : 0 * TWO) /* 0 for NaN and both zeros, as torch */
 REFERENCE(square, x * x)
+REFERENCE(cube, x * x * x)
+REFERENCE(inverse_square, 1 / (x * x))
 REFERENCE(scale_shift, p[0] * x + p[1])
 REFERENCE(clamp, MINIMUM(MAXIMUM(x, p[0]), p[1]))
 REFERENCE(floor, floor(x))

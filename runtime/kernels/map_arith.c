@@ -16,6 +16,8 @@ MAP_FLOAT(scale_shift, 1, 2, v_fma(p[0], x[0], p[1]))
 MAP_FLOAT(neg, 1, 0, v_neg(x[0]))
 MAP_FLOAT(abs, 1, 0, v_abs(x[0]))
 MAP_FLOAT(square, 1, 0, x[0] * x[0])
+MAP_FLOAT(cube, 1, 0, x[0] * x[0] * x[0])
+MAP_FLOAT(inverse_square, 1, 0, (1.0f / x[0]) * (1.0f / x[0])) /* x^2 overflows too early */
 MAP_FLOAT(reciprocal, 1, 0, 1.0f / x[0])
 MAP_FLOAT(sqrt, 1, 0, v_sqrt(x[0]))
 MAP_FLOAT(rsqrt, 1, 0, 1.0f / v_sqrt(x[0]))

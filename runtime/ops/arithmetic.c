@@ -333,7 +333,18 @@ static nnl_status pow_infer(nnl_call *c)
     return NNL_OK;
 }
 
-/* Frequent exponents have a kernel of their own. */
+/* The loop of a frequent exponent, the same ones as in torch; else that of all. */
+static int power_map(double exponent)
+{
+    if (exponent == 2) return NNL_MAP_square;
+    if (exponent == 3) return NNL_MAP_cube;
+    if (exponent == 0.5) return NNL_MAP_sqrt;
+    if (exponent == -0.5) return NNL_MAP_rsqrt;
+    if (exponent == -1) return NNL_MAP_reciprocal;
+    if (exponent == -2) return NNL_MAP_inverse_square;
+    return NNL_MAP_pow;
+}
+
 static bool pow_map(nnl_call *c, nnl_map_form *form)
 {
     const nnl_tensor *exponent = c->in[1];
@@ -341,9 +352,7 @@ static bool pow_map(nnl_call *c, nnl_map_form *form)
     if (exponent->ndim > 0 || !nnl_is_float((nnl_dtype)exponent->dtype)) return true;
     if (!exponent->data) return false;
     double value = nnl_element_double(exponent, 0);
-    if (value == 2) form->map = NNL_MAP_square;
-    else if (value == 0.5) form->map = NNL_MAP_sqrt;
-    else if (value == -1) form->map = NNL_MAP_reciprocal;
+    form->map = power_map(value);
     if (form->map != NNL_MAP_pow) form->inputs = 1;
     return value != 1;
 }
@@ -382,16 +391,19 @@ NNL_OP(pow,
     .grad = pow_grad,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_INPUT(1),
     .sample = "input:3x4[0.3,2] exponent:3x4; input:3x4[0.3,2] exponent:0d; input:3x4!0 exponent=2; input:3x4!0 exponent=3; "
-              "input:3x4[0.3,2] exponent=0.5; input=2 exponent:3x4",
+              "input:3x4[0.3,2] exponent=0.5; input:3x4[0.3,2] exponent=-0.5; input:3x4!0 exponent=-2; input=2 exponent:3x4",
     .traits = NNL_ELEMENTWISE | NNL_PROMOTE | NNL_INPLACE_OK);
 
 static nnl_status pow_slope_run(nnl_call *c)
 {
     const nnl_tensor *exponent = c->in[1];
-    const double twice[] = {2, 0};
-    if (exponent->ndim == 0 && nnl_element_double(exponent, 0) == 2)
-        return nnl_map_run(c->rt, NNL_MAP_scale_shift, 1, c->in, c->out[0], twice);
-    return nnl_map_run(c->rt, NNL_MAP_pow_slope, 2, c->in, c->out[0], NULL);
+    double b = exponent->ndim == 0 ? nnl_element_double(exponent, 0) : 0;
+    const double scale[] = {b, 0};
+    if (b == 2) return nnl_map_run(c->rt, NNL_MAP_scale_shift, 1, c->in, c->out[0], scale);
+    int map = power_map(b - 1);
+    if (b == 0 || map == NNL_MAP_pow) return nnl_map_run(c->rt, NNL_MAP_pow_slope, 2, c->in, c->out[0], NULL);
+    NNL_TRY(nnl_map_run(c->rt, map, 1, c->in, c->out[0], NULL));
+    return nnl_map_run(c->rt, NNL_MAP_scale_shift, 1, c->out, c->out[0], scale);
 }
 
 /* by a: b (b - 1) a^(b - 2);  by b: a^(b - 1) (1 + b log a) */
