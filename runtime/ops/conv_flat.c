@@ -62,7 +62,7 @@ static nnl_conv_flat block_at(const flat_job *job, int64_t i, char *buffer, int6
 /* Rows of whole periods: element i of a row is that of channel i modulo channels. */
 static void repeat(float *out, const float *in, int64_t step, int64_t channels, int64_t length)
 {
-    for (int64_t i = 0; i < length; i++) out[i] = in[i % channels * step];
+    for (int64_t i = 0, c = 0; i < length; i++, c = c + 1 == channels ? 0 : c + 1) out[i] = in[c * step];
 }
 
 static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer)
