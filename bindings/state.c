@@ -258,6 +258,7 @@ void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
     }
     /* What Lua has collected in its own time is no garbage any more. */
     state->live = NNL_MIN(state->live, live);
+    state->live_full = NNL_MIN(state->live_full, live);
     state->debt = NNL_MIN(state->debt, live - state->live);
     if (state->debt <= state->limit / 2) return;
 

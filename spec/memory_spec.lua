@@ -313,7 +313,8 @@ describe("A loop", function()
       local after = nn.memory()
       assert.equal(before.tensors, after.tensors)
       assert.is_true(after.live <= before.live + 1000, after.live - before.live)
-      assert.is_true(after.peak <= before.live + (40 << 20), after.peak - before.live)
+      -- 32 MB that became old, half as much that did not, and what a collection takes to come
+      assert.is_true(after.peak <= before.live + (64 << 20), after.peak - before.live)
       assert.is_true(math.abs(w:item() - 2) < 1e-4)
     end)
   end
