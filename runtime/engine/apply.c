@@ -505,9 +505,10 @@ static nnl_status run_in_place(visit *v)
     NNL_TRY(check_target(v));
     NNL_TRY(keep_old_value(v));
     bool direct = !v->tracked && c->spec[0].dtype == target->dtype && c->in[0] == target && !c->rt->engine->anomaly;
+    const bool elementwise = c->op->traits & NNL_ELEMENTWISE; /* reads every element before it is written */
     for (int i = 1; i < c->n_in && direct; i++) {
         const nnl_tensor *t = c->in[i];
-        direct = !t || t->storage != target->storage || same_place(t, target);
+        direct = !t || t->storage != target->storage || (elementwise && same_place(t, target));
     }
     if (!direct) return run_beside(v);
     c->out[0] = nnl_tensor_ref(target);
