@@ -43,6 +43,27 @@ describe("The peaks of memory", function()
   end)
 end)
 
+describe("The result of an op that is composed of others", function()
+  it("owns its memory, so that dropped ones are found in time", function()
+    settle()
+    nn.memory "trim"
+    local q = nn.randn(4, 256, 8)
+    local start = nn.memory "reset"
+    for _ = 1, 150 do nn.einsum("bqd,bkd->bqk", q, q) end -- 1 MB each
+    assert.is_true(nn.memory().peak_live < start.live + (64 << 20))
+  end)
+
+  it("is a view still where it is one of an argument", function()
+    local x = nn.tensor {{1, 2}, {3, 4}}
+    nn.einsum("ij->ji", x):add_(1)
+    assert.same({{2, 3}, {4, 5}}, x:totable())
+    local y = nn.einsum("ij,jk->ki", x, nn.eye(2))
+    y[1]:fill_(0)
+    assert.same({{0, 0}, {3, 5}}, y:totable())
+    assert.same({{2, 3}, {4, 5}}, x:totable())
+  end)
+end)
+
 describe("A memory limit", function()
   local text = [[
     local nn = require "nnlua"

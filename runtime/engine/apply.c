@@ -505,9 +505,10 @@ static nnl_status run_in_place(visit *v)
     NNL_TRY(check_target(v));
     NNL_TRY(keep_old_value(v));
     bool direct = !v->tracked && c->spec[0].dtype == target->dtype && c->in[0] == target && !c->rt->engine->anomaly;
+    const bool elementwise = c->op->traits & NNL_ELEMENTWISE; /* reads every element before it is written */
     for (int i = 1; i < c->n_in && direct; i++) {
         const nnl_tensor *t = c->in[i];
-        direct = !t || t->storage != target->storage || same_place(t, target);
+        direct = !t || t->storage != target->storage || (elementwise && same_place(t, target));
     }
     if (!direct) return run_beside(v);
     c->out[0] = nnl_tensor_ref(target);
@@ -516,6 +517,19 @@ static nnl_status run_in_place(visit *v)
     c->rt->hold_cancel = false;
     if (status == NNL_OK) nnl_tensor_touch(target);
     return status;
+}
+
+/* A result that is a view of what nobody else holds, without history, becomes the owner: its memory is then seen to be
+ * its own by who counts what may be given back. */
+static void own_result(nnl_tensor *t)
+{
+    nnl_tensor *base = t ? t->base : NULL;
+    if (!base || t->refs > 1 || base->refs > 1 || base->node || t->node || t->requires_grad || base->requires_grad ||
+        base->hooks || t->rt->capturing)
+        return;
+    t->base = NULL;
+    t->history = 0;
+    nnl_tensor_unref(base);
 }
 
 /* The composition in place of the op; what it applies is recorded, not the call itself. */
@@ -527,7 +541,9 @@ static nnl_status run_define(nnl_call *c)
                     .attr = c->attr, .start = c->start, .random = c->random, .seed = c->rt->seed};
     c->op->define(&d);
     for (int i = 0; i < c->n_out; i++) c->out[i] = s.status == NNL_OK && c->out[i] ? nnl_tensor_ref(c->out[i]) : NULL;
-    return nnl_scope_close(&s);
+    nnl_status status = nnl_scope_close(&s);
+    for (int i = 0; i < c->n_out && status == NNL_OK; i++) own_result(c->out[i]);
+    return status;
 }
 
 /* ---------------------------------------------------------------- the door itself */
