@@ -45,7 +45,7 @@ MAP_FLOAT(clamp_grad, 2, 2, v_keep(v_ge(x[1], p[0]), v_keep(v_le(x[1], p[1]), x[
 
 /* Where a function of 1 / (1 + e^-x) has a factor x, the factor stops where the result is 0
  * already. */
-VEC_INLINE vf vf_silu(vf x) { return vf_sigmoid_times(x, vf_max(vf_set1(-130.0f), x)); }
+VEC_INLINE vf vf_silu(vf x) { return vf_sigmoid_small(x, vf_max(vf_set1(-130.0f), x)); }
 VEC_INLINE vd vd_silu(vd x) { return vd_sigmoid_times(x, vd_max(vd_set1(-800.0), x)); }
 VEC_INLINE vf vf_gelu(vf x) { return vf_normal_times(x, vf_max(vf_set1(-15.0f), x)); }
 VEC_INLINE vd vd_gelu(vd x) { return vd_normal_times(x, vd_max(vd_set1(-40.0), x)); }
@@ -57,7 +57,7 @@ VEC_INLINE vd vd_gelu(vd x) { return vd_normal_times(x, vd_max(vd_set1(-40.0), x
 VEC_INLINE vf vf_gelu_tanh(vf x)
 {
     vf inner = x * vf_fma(x * x, vf_splat(GELU_SLOPE * GELU_CUBIC), vf_splat(GELU_SLOPE));
-    return vf_sigmoid_times(inner, vf_max(vf_set1(-20.0f), x));
+    return vf_sigmoid_small(inner, vf_max(vf_set1(-20.0f), x));
 }
 VEC_INLINE vd vd_gelu_tanh(vd x)
 {
@@ -71,7 +71,7 @@ VEC_INLINE vf vf_mish(vf x)
     vf n, p = vf_exp_parts(vf_between(x, -130.0f, 20.0f), vf_zero(), &n);
     vf e = p * vf_pow2(vf_max(n, vf_set1(-120.0f)));
     vf y = vf_max(vf_set1(-130.0f), x) * (p * (e + 2.0f)) / vf_fma(e, e + 2.0f, vf_set1(2.0f));
-    return vf_select(vf_gt(x, vf_set1(20.0f)), x, vf_scale(y, n));
+    return vf_select(vf_gt(x, vf_set1(20.0f)), x, vf_scale(vf_before_scale(y, n), n));
 }
 VEC_INLINE vd vd_mish(vd x)
 {
@@ -125,9 +125,9 @@ VEC_INLINE vd vd_silu_grad(vd x)
 #define INVERSE_ROOT_2PI 0x1.9884533d43651p-2
 VEC_INLINE vf vf_gelu_grad(vf x)
 {
-    vf a = vf_between(x, -14.5f, 14.5f), n, p = vf_exp_parts(a * a * -0.5f, vf_zero(), &n);
+    vf a = vf_between(x, -15.0f, 15.0f), n, p = vf_exp_parts(a * a * -0.5f, vf_zero(), &n);
     vf distribution = vf_normal_times(x, vf_set1(1.0f));
-    return vf_fma(a * vf_splat(INVERSE_ROOT_2PI), vf_scale(p, n), distribution);
+    return vf_fma(a * vf_splat(INVERSE_ROOT_2PI), vf_scale(vf_before_scale(p, n), n), distribution);
 }
 VEC_INLINE vd vd_gelu_grad(vd x)
 {

@@ -45,8 +45,26 @@ VEC_INLINE vf vf_polynomial(vf x, const float *c, int n)
     return y;
 }
 
+/* The same by pairs of terms, square being x^2: one more operation, half the latency. */
+VEC_INLINE vf vf_polynomial_pairs(vf x, vf square, const float *c, int n)
+{
+    vf even = vf_set1(c[(n - 1) & ~1]), odd = vf_set1(c[(n - 2) | 1]);
+    VEC_UNROLL
+    for (int i = ((n - 1) & ~1) - 2; i >= 0; i -= 2) even = vf_fma(even, square, vf_set1(c[i]));
+    VEC_UNROLL
+    for (int i = ((n - 2) | 1) - 2; i >= 1; i -= 2) odd = vf_fma(odd, square, vf_set1(c[i]));
+    return vf_fma(odd, x, even);
+}
+
 /* 2^n for a whole n in [-126, 127]. */
 VEC_INLINE vf vf_pow2(vf n) { return (vf)((vu)(n + (0x1.8p23f + 127.0f)) << 23); }
+
+/* x where 2^n x may round to something, else 0 with its sign, for |x| < 2^8: a multiplication that underflows costs
+ * 100 ns. */
+VEC_INLINE vf vf_before_scale(vf x, vf n)
+{
+    return vf_select(vf_lt(n, vf_set1(-158.0f)), vf_copysign(vf_zero(), x), x);
+}
 
 /* 2^n x for a whole n in [-252, 254], rounded once. */
 VEC_INLINE vf vf_scale(vf x, vf n)
@@ -81,18 +99,28 @@ VEC_INLINE vf vf_square_error(vf x, vf square)
 #define LN2_HIGH_F 0x1.62e4p-1f /* 15 bits */
 #define LN2_LOW_F 0x1.7f7d1cp-20f
 
-/* (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, error 2^-27 */
+/* x / ln 2 rounded to a whole number, for |x| < 2^20. */
+VEC_INLINE vf vf_exponent(vf x)
+{
+    const vf magic = vf_set1(0x1.8p23f);
+    return vf_fma(x, vf_set1(LOG2E_F), magic) - magic;
+}
+
+/* (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, error 2^-27.  Terms in pairs: what waits for a result fills the processor's
+ * window, and fewer vectors overlap. */
 VEC_INLINE vf vf_exp_polynomial(vf r)
 {
-    static const float c[5] = {0.5f, 0.166665763f, 0.0416665524f, 0.00836323295f, 0.00139262504f};
-    return vf_polynomial(r, c, 5);
+    vf square = r * r;
+    vf high = vf_fma(r, vf_set1(0.00836323295f), vf_set1(0.0416665524f));
+    vf low = vf_fma(r, vf_set1(0.166665763f), vf_set1(0.5f));
+    return vf_fma(square, vf_fma(square, vf_set1(0.00139262504f), high), low);
 }
 VEC_INLINE vf vf_expm1_reduced(vf r) { return vf_fma(r * r, vf_exp_polynomial(r), r); }
 
 /* factor e^(x + low) as 2^n p, |p| in [0.7, 1.42] of factor, for |x| < 2^8. */
 VEC_INLINE vf vf_exp_times(vf x, vf low, vf factor, vf *n)
 {
-    vf whole = vf_round(x * LOG2E_F);
+    vf whole = vf_exponent(x);
     vf r = vf_fnma(whole, vf_set1(LN2_LOW_F), vf_fnma(whole, vf_set1(LN2_HIGH_F), x)) + low;
     *n = whole;
     return vf_fma(vf_expm1_reduced(r), factor, factor);
@@ -102,17 +130,21 @@ VEC_INLINE vf vf_exp_parts(vf x, vf low, vf *n)
     return vf_exp_times(x, low, vf_set1(1.0f), n);
 }
 
-/* What rounds to 0 is 0 before it is scaled: a multiplication that underflows costs 100 ns.  So do the lanes beyond a
- * row and masked scores, which are -infinity. */
+/* What rounds to 0 is 0 before it is scaled: the lanes beyond a row and masked scores are -infinity. */
 VEC_INLINE vf vf_exp(vf x)
 {
-    vf n, p = vf_exp_parts(vf_between(x, -105.0f, 89.0f), vf_zero(), &n);
+    vf y = vf_between(x, -105.0f, 89.0f), n = vf_exponent(y);
+    vf p = vf_expm1_reduced(vf_fnma(n, vf_set1(LN2_LOW_F), vf_fnma(n, vf_set1(LN2_HIGH_F), y))) + 1.0f;
+#if defined(VEC_AVX512)
+    return _mm512_maskz_scalef_ps(mf_not(vf_lt(x, vf_set1(-104.0f))), p, n);
+#else
     return vf_scale(vf_select(vf_lt(x, vf_set1(-104.0f)), vf_zero(), p), n);
+#endif
 }
 
 VEC_INLINE vf vf_expm1(vf x)
 {
-    vf y = vf_between(x, -30.0f, 89.0f), n = vf_round(y * LOG2E_F);
+    vf y = vf_between(x, -30.0f, 89.0f), n = vf_exponent(y);
     vf r = vf_fnma(n, vf_set1(LN2_LOW_F), vf_fnma(n, vf_set1(LN2_HIGH_F), y));
     vf p = vf_expm1_reduced(r), half = vf_pow2(n - 1.0f);
     vf result = vf_fma(half, p, half - 0.5f) * 2.0f;
@@ -123,7 +155,7 @@ VEC_INLINE vf vf_gaussian(vf x)
 {
     vf a = vf_between(vf_abs(x), 0.0f, 11.0f), n, square = a * a;
     vf p = vf_exp_parts(-square, -vf_square_error(a, square), &n);
-    return vf_scale(p, n);
+    return vf_scale(vf_before_scale(p, n), n);
 }
 
 /* ---------------------------------------------------------------- logarithms */
@@ -137,10 +169,22 @@ VEC_INLINE vf vf_log1p_rest(vf f, vf extra)
         0.116854198f, -0.114797339f, 0.0697161183f,
     };
     vf square = f * f;
-    vf cubic = vf_fma(f * square, vf_polynomial(f, c, 9), extra);
+    vf cubic = vf_fma(f * square, vf_polynomial_pairs(f, square, c, 9), extra);
     return vf_fma(square, vf_set1(-0.5f), cubic);
 }
 
+#if defined(VEC_AVX512)
+/* Exponent and mantissa of denormals, infinities, 0 and NaN come out such that nothing is left to choose; of negative
+ * numbers the mantissa is NaN. */
+VEC_INLINE vf vf_log(vf x)
+{
+    vf m = _mm512_getmant_ps(x, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan), k = _mm512_getexp_ps(x);
+    mf upper = vf_gt(m, vf_set1(1.41421356f));
+    vf f = vf_select(upper, m * 0.5f, m) - 1.0f;
+    k = vf_select(upper, k + 1.0f, k);
+    return vf_fma(k, vf_set1(LN2_HIGH_F), f + vf_log1p_rest(f, k * LN2_LOW_F));
+}
+#else
 VEC_INLINE vf vf_log(vf x)
 {
     const vf infinite = vf_set1(__builtin_inff());
@@ -155,6 +199,7 @@ VEC_INLINE vf vf_log(vf x)
     vf otherwise = vf_select(vf_eq(x, vf_zero()), -infinite, vf_set1(__builtin_nanf("")));
     return vf_select(vf_gt(x, vf_zero()), result, otherwise);
 }
+#endif
 
 /* log(1 + t) for t in [0, 1]; above sqrt(2) - 1 it is ln 2 + log(1 + (t - 1) / 2). */
 VEC_INLINE vf vf_log1p_unit(vf t)
@@ -170,36 +215,46 @@ VEC_INLINE vf vf_log1p_unit(vf t)
 
 /* factor / (1 + e^-x); for x < 0 as factor e^x / (1 + e^x), e^x = 2^n (1 + t), the power of two
  * last. */
-VEC_INLINE vf vf_sigmoid_times(vf x, vf factor)
+VEC_INLINE vf vf_sigmoid_parts(vf x, vf factor, vf *scale_last)
 {
-    vf y = -vf_min(vf_set1(130.0f), vf_abs(x)), n = vf_round(y * LOG2E_F);
+    vf y = -vf_min(vf_set1(130.0f), vf_abs(x)), n = vf_exponent(y);
     vf high = vf_fnma(n, vf_set1(LN2_HIGH_F), y), r = vf_fnma(n, vf_set1(LN2_LOW_F), high);
     vf lost = vf_fnma(n, vf_set1(LN2_LOW_F), high - r); /* by rounding r */
     vf t = r + vf_fma(r * r, vf_exp_polynomial(r), lost);
     vf scale = vf_pow2(vf_max(n, vf_set1(-120.0f)));
     vf q = factor / vf_fma(scale, t, 1.0f + scale);
     mf negative = vf_lt(x, vf_zero());
-    q = vf_select(negative, vf_fma(q, t, q), q);
-    return vf_scale(q, vf_select(negative, n, vf_zero()));
+    *scale_last = vf_select(negative, n, vf_zero());
+    return vf_select(negative, vf_fma(q, t, q), q);
 }
-VEC_INLINE vf vf_sigmoid(vf x) { return vf_sigmoid_times(x, vf_set1(1.0f)); }
+VEC_INLINE vf vf_sigmoid_times(vf x, vf factor)
+{
+    vf n, q = vf_sigmoid_parts(x, factor, &n);
+    return vf_scale(q, n);
+}
+/* The same for |factor| < 2^8. */
+VEC_INLINE vf vf_sigmoid_small(vf x, vf factor)
+{
+    vf n, q = vf_sigmoid_parts(x, factor, &n);
+    return vf_scale(vf_before_scale(q, n), n);
+}
+VEC_INLINE vf vf_sigmoid(vf x) { return vf_sigmoid_small(x, vf_set1(1.0f)); }
 
 VEC_INLINE vf vf_softplus(vf x)
 {
     return vf_max(vf_zero(), x) + vf_log1p_unit(vf_exp(-vf_abs(x)));
 }
 
-/* (tanh(sqrt z) - sqrt z) / (z sqrt z) for z <= 0.39, error 2^-26; beyond, 1 - 2 / (1 + e^(2
- * |x|)). */
+/* (tanh(sqrt z) - sqrt z) / (z sqrt z) for z <= 0.0729, error 2^-27 (least squares, weights raised where the error is
+ * large); beyond, e / (e + 2) with e = e^(2 |x|) - 1, which rounds once too often for smaller ones. */
 VEC_INLINE vf vf_tanh(vf x)
 {
-    static const float c[5] = {
-        -0.333333284f, 0.133327678f, -0.0538505949f, 0.0209956951f, -0.0060945549f,
-    };
-    vf a = vf_abs(x), z = a * a, small = vf_fma(a * z, vf_polynomial(z, c, 5), a), n;
-    vf p = vf_exp_parts(vf_min(vf_set1(20.0f), 2.0f * a), vf_zero(), &n);
-    vf large = 1.0f - 2.0f / (1.0f + p * vf_pow2(n));
-    return vf_copysign(vf_select(vf_lt(a, vf_set1(0.625f)), small, large), x);
+    vf a = vf_abs(x), z = a * a, y = vf_min(vf_set1(20.0f), a + a), n = vf_exponent(y);
+    vf series = vf_fma(vf_fma(vf_set1(-0.051028103f), z, vf_set1(0.1332109f)), z, vf_set1(-0.33333188f));
+    vf small = vf_fma(a * z, series, a);
+    vf r = vf_fnma(n, vf_set1(LN2_LOW_F), vf_fnma(n, vf_set1(LN2_HIGH_F), y));
+    vf scale = vf_pow2(n), e = vf_fma(scale, vf_expm1_reduced(r), scale - 1.0f);
+    return vf_copysign(vf_select(vf_lt(a, vf_set1(0.27f)), small, e / (e + 2.0f)), x);
 }
 
 /* ---------------------------------------------------------------- the error function */
@@ -226,24 +281,25 @@ VEC_INLINE vf vf_erf(vf x)
     return vf_select(vf_lt(a, vf_set1(0.9f)), small, large);
 }
 
-/* factor times the normal distribution function.  Its tail at -a is e^(-a^2 / 2) h(u) / (a + 3),
- * u = (a - 1/2) / (a + 3) and h a polynomial, error 2^-29; the power of two last.  Near 0 it is
- * (1 + erf(x / sqrt 2)) / 2, as long as that does not cancel. */
+/* factor, below 2^8, times the normal distribution function.  Its tail at -a is e^(-a^2 / 2) h(u) / (a + 3),
+ * u = (a - 1/2) / (a + 3) and h a polynomial, error 2^-29; multiplied by the factor before the power of two.  Near 0 it is
+ * 1/2 and an odd polynomial, error 2^-29 (least squares, weights raised where the error is large). */
 VEC_INLINE vf vf_normal_times(vf x, vf factor)
 {
     static const float c[11] = {
         1.22366595f, -1.52196169f, 0.824941039f, 0.0237000436f, -0.175808936f, -0.0257043466f,
         0.041927062f, 0.0168706607f, 0.0127198212f, -0.0335354283f, 0.0121337902f,
     };
-    vf a = vf_min(vf_set1(14.5f), vf_abs(x)), square = a * a, n;
-    vf over = 1.0f / (a + 3.0f), scaled = vf_polynomial((a - 0.5f) * over, c, 11) * over;
-    vf tail = vf_exp_times(square * -0.5f, vf_square_error(a, square) * -0.5f, scaled, &n);
-    mf negative = vf_lt(x, vf_zero());
-    vf upper = 1.0f - tail * vf_pow2(vf_max(n, vf_set1(-120.0f)));
-    vf small = vf_fma(vf_erf_small(x * 0x1.6a09e6p-1f), vf_set1(0.5f), vf_set1(0.5f));
-    mf near = mf_and(vf_gt(x, vf_set1(-0.5f)), vf_lt(x, vf_set1(1.25f)));
-    vf y = factor * vf_select(near, small, vf_select(negative, tail, upper));
-    return vf_scale(y, vf_select(near, vf_zero(), vf_select(negative, n, vf_zero())));
+    static const float near_c[4] = {0.39894226f, -0.06648958f, 0.009961892f, -0.0011244145f};
+    vf a = vf_min(vf_set1(15.0f), vf_abs(x)), square = a * a, n;
+    vf over = 1.0f / (a + 3.0f), u = (a - 0.5f) * over;
+    /* the last step by itself: in pairs it would round once more */
+    vf scaled = vf_fma(u, vf_polynomial_pairs(u, u * u, c + 1, 10), vf_set1(c[0])) * over;
+    vf tail = vf_exp_times(square * -0.5f, vf_square_error(a, square) * -0.5f, scaled, &n) * factor;
+    tail = vf_scale(vf_before_scale(tail, n), n);
+    vf small = vf_fma(x, vf_polynomial(square, near_c, 4), vf_set1(0.5f));
+    vf y = vf_select(vf_lt(x, vf_zero()), tail, factor - tail);
+    return vf_select(vf_lt(a, vf_set1(0.5f)), factor * small, y);
 }
 
 #endif
