@@ -651,7 +651,7 @@ static int call_binary(lua_State *L)
         else numbers[i] = V_NUM(lua_tonumber(L, i + 1));
         any_number = true;
     }
-    nnl_box *box = nnl_lua_new_box(L);
+    nnl_box *box = nnl_lua_new_box_like(L, in[0] ? 1 : 2); /* the metamethod was found in one of them */
     nnl_request request = {.op = op, .in = in, .numbers = any_number ? numbers : NULL, .n_in = 2, .index_base = 1};
     nnl_results results;
     NNL_LUA_RUN(L, state, nnl_request_run(rt, &request, &results));

@@ -10,7 +10,7 @@ static const char tag; /* its address marks our userdata */
 nnl_box *nnl_lua_to_box(lua_State *L, int index)
 {
     nnl_box *box = lua_touserdata(L, index);
-    if (!box || lua_rawlen(L, index) != sizeof(nnl_box) || lua_islightuserdata(L, index)) return NULL;
+    if (!box || lua_rawlen(L, index) != sizeof(nnl_box)) return NULL; /* light userdata have length 0 */
     return box->tag == &tag ? box : NULL;
 }
 
@@ -39,6 +39,16 @@ nnl_box *nnl_lua_new_box(lua_State *L)
     box->tag = &tag;
     box->t = NULL;
     lua_rawgetp(L, LUA_REGISTRYINDEX, &tag);
+    lua_setmetatable(L, -2);
+    return box;
+}
+
+nnl_box *nnl_lua_new_box_like(lua_State *L, int index)
+{
+    nnl_box *box = lua_newuserdatauv(L, sizeof *box, 1);
+    box->tag = &tag;
+    box->t = NULL;
+    lua_getmetatable(L, index);
     lua_setmetatable(L, -2);
     return box;
 }
