@@ -14,6 +14,8 @@ typedef struct nnl_lua {
     bool owns_runtime;
     size_t debt;      /* bytes of tensors handed to Lua since the last collection */
     size_t limit;     /* of the debt: beyond it garbage is collected */
+    size_t young;     /* what it is where steps help */
+    uint32_t calm, calm_wanted; /* steps that must go well before that becomes less, now and the next time */
     size_t live;      /* bytes in use after it, or fewer; debt is at most what has come since */
     size_t live_full; /* bytes in use after the last full collection */
     size_t unkept;    /* bytes that runs of checkpointed functions left since it */

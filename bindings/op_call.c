@@ -541,14 +541,45 @@ static int run(reading *r)
     return count;
 }
 
-static int call_op(lua_State *L)
+/* The usual call, a tensor for each tensor parameter and nothing else; 0 where the call is another. */
+static int call_plain(lua_State *L, nnl_lua *state, const nnl_op *op, const nnl_sig *sig, int how)
+{
+    nnl_tensor *in[NNL_MAX_PARAMS];
+    for (int i = 0; i < sig->tensors; i++) {
+        const nnl_box *box = nnl_lua_to_box(L, i + 1);
+        if (!box || !box->t) return 0;
+        in[i] = box->t;
+    }
+    nnl_box *box = how == IN_PLACE ? NULL : nnl_lua_new_box_like(L, 1);
+    nnl_request request = {.op = op, .in = in, .n_in = sig->tensors, .index_base = 1, .inplace = how == IN_PLACE,
+                           .by_define = how == BY_DEFINE};
+    nnl_results results;
+    NNL_LUA_RUN(L, state, nnl_request_run(state->rt, &request, &results));
+    nnl_tensor *t = results.out[0];
+    if (how == IN_PLACE) {
+        nnl_tensor_unref(t);
+        lua_settop(L, 1);
+        return 1;
+    }
+    nnl_lua_fill_box(state, box, t);
+    for (int i = 0; t->refs > 1 && i < sig->tensors; i++) {
+        if (in[i] == t) { /* an input that is handed on keeps its userdata */
+            lua_settop(L, i + 1);
+            break;
+        }
+    }
+    return 1;
+}
+
+static int call_read(lua_State *L, nnl_lua *state, const nnl_op *op, const nnl_sig *sig, int how)
 {
     reading r;
     r.L = L;
-    r.state = nnl_lua_upvalue(L);
-    r.op = lua_touserdata(L, lua_upvalueindex(2));
-    r.inplace = lua_tointeger(L, lua_upvalueindex(3)) == IN_PLACE;
-    r.by_define = lua_tointeger(L, lua_upvalueindex(3)) == BY_DEFINE;
+    r.state = state;
+    r.op = op;
+    r.sig = sig;
+    r.inplace = how == IN_PLACE;
+    r.by_define = how == BY_DEFINE;
     r.args = r.passed = lua_gettop(L);
     r.options = 0;
     r.in = r.in_;
@@ -560,13 +591,23 @@ static int call_op(lua_State *L)
     r.ints = r.ints_;
     r.n_ints = 0;
     r.ints_capacity = MAX_NUMBERS;
-    nnl_lua_collect(L, r.state);
-    if (nnl_sig_of(r.state->rt, r.op, &r.sig) != NNL_OK) nnl_lua_raise(L, r.state->rt);
     while (r.args > 0 && lua_isnil(L, r.args)) r.args--;
     if (r.args > 0 && is_options(&r, r.args)) r.options = r.args--;
     assign(&r);
     read_params(&r);
     return run(&r);
+}
+
+static int call_op(lua_State *L)
+{
+    nnl_lua *state = nnl_lua_upvalue(L);
+    const nnl_op *op = lua_touserdata(L, lua_upvalueindex(2));
+    const nnl_sig *sig;
+    int how = (int)lua_tointeger(L, lua_upvalueindex(3));
+    nnl_lua_collect(L, state);
+    if (nnl_sig_of(state->rt, op, &sig) != NNL_OK) nnl_lua_raise(L, state->rt);
+    if (sig->plain && lua_gettop(L) == sig->tensors && call_plain(L, state, op, sig, how)) return 1;
+    return call_read(L, state, op, sig, how);
 }
 
 static void push_closure(lua_State *L, nnl_lua *state, const nnl_op *op, int how)

@@ -166,11 +166,17 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
  * no way to ask for the mode, so a step is tried, and tried again later when it did not help.  In incremental
  * mode only a full collection helps.  It comes the sooner the quicker it is.
  *
+ * While steps find nearly everything dropped they come sooner, down to LEAST_DEBT, so that the memory used again lies
+ * nearer still.  Tensors that outlive such a step would grow old in a few of them: then it is MIN_DEBT again, and four
+ * times as many steps must have gone well before the next try.
+ *
  * Beside a large Lua heap full collections would take most of the time of a script that makes and drops large
  * tensors (20 MB of small tables: 10 ms for each 32 MB).  When they do, the collector is changed to generational
  * mode, once; who sets it back to incremental keeps that. */
 #define MIN_DEBT ((size_t)8 << 20)
 #define MAX_DEBT ((size_t)32 << 20)
+#define LEAST_DEBT ((size_t)1 << 20)
+#define CALM 16               /* steps that go well before the first try with less */
 #define BYTES_A_NANOSECOND 96 /* of tensors, for each of a full collection's: it may take as long as reading them */
 #define TRIALS 3              /* steps without success until ... */
 #define FINALIZER_NS 150      /* a tensor's share of a collection, which is no reason to wait longer for the next */
@@ -221,6 +227,21 @@ void nnl_lua_collect_all(lua_State *L, nnl_lua *state)
     state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
 }
 
+/* Sets the debt that the next step waits for; false when this one came too soon to tell whether steps help. */
+static bool adapt_step(nnl_lua *state, size_t freed, bool quick)
+{
+    bool all = freed >= state->debt - state->debt / 4;
+    if (state->young < MIN_DEBT && !(all && quick)) {
+        state->young = MIN_DEBT;
+        state->calm = state->calm_wanted *= 4;
+        return false;
+    }
+    if (!all) return true;
+    if (state->calm > 0) state->calm--;
+    else if (state->young > LEAST_DEBT) state->young /= 2;
+    return true;
+}
+
 /* A step, and whether it was worth while.  An incremental cycle may take several, so that those which free nothing
  * count for the next that does; one that was slow for once does not. */
 static bool step_helps(lua_State *L, nnl_lua *state)
@@ -230,8 +251,12 @@ static bool step_helps(lua_State *L, nnl_lua *state)
     lua_gc(L, LUA_GCSTEP, 0);
     uint64_t took = state->step_ns + now_ns() - start;
     size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
-    bool much = freed >= state->debt / 4;
-    if (!much || freed / (BYTES_A_NANOSECOND / 2) < took) {
+    bool much = freed >= state->debt / 4, quick = freed / (BYTES_A_NANOSECOND / 2) >= took;
+    if (!adapt_step(state, freed, quick)) {
+        state->debt -= NNL_MIN(state->debt, freed);
+        return true;
+    }
+    if (!much || !quick) {
         state->debt -= NNL_MIN(state->debt, freed);
         state->step_ns = much ? 0 : took;
         if (++state->steps == TRIALS) {
@@ -265,7 +290,7 @@ void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
     if (state->collection_ns >= MAX_DEBT / BYTES_A_NANOSECOND) limit = MAX_DEBT;
     else limit = NNL_MAX((size_t)state->collection_ns * BYTES_A_NANOSECOND, MIN_DEBT);
     if (state->step_patience == 0 && step_helps(L, state)) {
-        state->limit = MIN_DEBT;
+        state->limit = state->young;
     } else if (state->debt >= limit / 2) {
         nnl_lua_collect_all(L, state);
         state->limit = state->step_patience == 0 ? MIN_DEBT : limit;
@@ -442,7 +467,7 @@ int nnl_lua_open_protected(lua_State *L)
     if (!lua_isnil(L, -1)) return luaL_error(L, "nnlua is open in this Lua state already");
     nnl_lua *state = lua_newuserdatauv(L, sizeof *state, 0);
     int place = lua_gettop(L);
-    *state = (nnl_lua){.rt = rt, .limit = MIN_DEBT};
+    *state = (nnl_lua){.rt = rt, .limit = MIN_DEBT, .young = MIN_DEBT, .calm = CALM, .calm_wanted = CALM};
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
     state->main = lua_tothread(L, -1);
     lua_newtable(L);

@@ -135,6 +135,7 @@ typedef struct nnl_result {
 typedef struct nnl_sig {
     int params, tensors, attrs, results;
     bool list_input, list_result; /* some tensor parameter, some result is a list */
+    bool plain; /* tensors first, none a list; every attribute may be absent; one result, no list */
     nnl_param param[NNL_MAX_PARAMS];
     nnl_param *tensor[NNL_MAX_PARAMS], *attr[NNL_MAX_PARAMS];
     nnl_result result[NNL_MAX_RESULTS];

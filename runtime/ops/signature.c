@@ -184,6 +184,14 @@ static void result(reader *r, nnl_sig *sig)
     if (take(r, "!")) res->hidden = true;
 }
 
+static bool is_plain(const nnl_sig *sig)
+{
+    for (int p = 0; p < sig->params; p++) {
+        if (p < sig->tensors ? !nnl_is_tensor_type(sig->param[p].type) : !sig->param[p].optional) return false;
+    }
+    return sig->tensors > 0 && sig->results == 1 && !sig->list_input && !sig->list_result;
+}
+
 nnl_status nnl_sig_parse(nnl_runtime *rt, const nnl_op *op, nnl_sig *sig)
 {
     memset(sig, 0, sizeof *sig);
@@ -205,5 +213,6 @@ nnl_status nnl_sig_parse(nnl_runtime *rt, const nnl_op *op, nnl_sig *sig)
     if (!r.problem && *r.at) r.problem = "something follows the results";
     if (r.problem)
         return NNL_FAIL(rt, NNL_EINVAL, "signature of %s: %s, at \"%s\"", op->name, r.problem, r.at);
+    sig->plain = is_plain(sig);
     return NNL_OK;
 }
