@@ -157,6 +157,7 @@ void nnl_pool_hold(nnl_runtime *rt, bool on);
 /* Floating-point control (rounding, flush-to-zero, exceptions): saved, set to the defaults, restored. */
 typedef struct nnl_fp_state { uint64_t control; bool changed; } nnl_fp_state;
 void nnl_fp_enter(nnl_fp_state *state);
+void nnl_fp_flush(nnl_fp_state *state); /* the same, but subnormal numbers count as 0 where the processor can do that */
 void nnl_fp_leave(const nnl_fp_state *state);
 
 /* ---------------------------------------------------------------- random numbers (random.c) */

@@ -9,6 +9,7 @@
 
 #define MXCSR_DEFAULT 0x1f80u /* all exceptions masked, round to nearest, no flush-to-zero */
 #define MXCSR_FLAGS 0x003fu   /* sticky */
+#define MXCSR_FLUSH 0x8040u   /* subnormal results and operands are 0 */
 
 void nnl_fp_enter(nnl_fp_state *state)
 {
@@ -17,6 +18,13 @@ void nnl_fp_enter(nnl_fp_state *state)
     /* loading the register is much dearer than reading it */
     state->changed = (control & ~MXCSR_FLAGS) != MXCSR_DEFAULT;
     if (NNL_UNLIKELY(state->changed)) _mm_setcsr(MXCSR_DEFAULT);
+}
+
+void nnl_fp_flush(nnl_fp_state *state)
+{
+    state->control = _mm_getcsr();
+    state->changed = true;
+    _mm_setcsr(MXCSR_DEFAULT | MXCSR_FLUSH);
 }
 
 void nnl_fp_leave(const nnl_fp_state *state)
@@ -34,6 +42,13 @@ void nnl_fp_enter(nnl_fp_state *state)
     state->changed = control != 0;
     if (NNL_UNLIKELY(state->changed))
         __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)0) : "memory");
+}
+
+void nnl_fp_flush(nnl_fp_state *state)
+{
+    __asm__ volatile("mrs %0, fpcr" : "=r"(state->control));
+    state->changed = true;
+    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)1 << 24) : "memory"); /* FZ */
 }
 
 void nnl_fp_leave(const nnl_fp_state *state)
@@ -54,6 +69,8 @@ void nnl_fp_enter(nnl_fp_state *state)
     state->changed = rounding >= 0 && rounding != FE_TONEAREST;
     if (state->changed) fesetround(FE_TONEAREST);
 }
+
+void nnl_fp_flush(nnl_fp_state *state) { nnl_fp_enter(state); } /* C has no way to ask for it */
 
 void nnl_fp_leave(const nnl_fp_state *state)
 {

@@ -109,6 +109,17 @@ static void run_chunk(void *context, int64_t chunk)
     u->run(u, low, from, NNL_MIN(CHUNK, u->param[low]->numel - from));
 }
 
+/* Where gradients are 0 for long (pixels that are always black), moments decay to subnormal numbers and stay there:
+ * 0.9 times the smallest four rounds to themselves.  Arithmetic on those takes a hundred times as long, and no weight
+ * sees them, so they count as 0. */
+static void run_chunk_flushed(void *context, int64_t chunk)
+{
+    nnl_fp_state fp;
+    nnl_fp_flush(&fp);
+    run_chunk(context, chunk);
+    nnl_fp_leave(&fp);
+}
+
 static nnl_status dense_copy(nnl_tensor *t, nnl_tensor **out)
 {
     nnl_spec spec;
@@ -174,10 +185,11 @@ static void finish(update *u)
 static nnl_status for_all_chunks(update *u)
 {
     nnl_runtime *rt = u->call->rt;
-    if (u->elements * WORK >= nnl_serial_work(rt)) return nnl_parallel(rt, u->first[u->count], run_chunk, u);
-    for (int i = 0; i < u->count; i++) {
-        for (int64_t chunk = u->first[i]; chunk < u->first[i + 1]; chunk++) run_chunk(u, chunk);
-    }
+    if (u->elements * WORK >= nnl_serial_work(rt)) return nnl_parallel(rt, u->first[u->count], run_chunk_flushed, u);
+    nnl_fp_state fp;
+    nnl_fp_flush(&fp);
+    for (int64_t chunk = 0; chunk < u->first[u->count]; chunk++) run_chunk(u, chunk);
+    nnl_fp_leave(&fp);
     return NNL_OK;
 }
 
