@@ -5,8 +5,11 @@
 #include <math.h>
 #include <string.h>
 
-#define CHUNK 16384 /* elements: a parameter is split by its size only, so that threads do not change a bit */
-#define WORK 8      /* elementary operations an element */
+#define WORK 8 /* elementary operations an element */
+#define SHARES_A_THREAD 4
+#define SHARE 4096  /* elements, at least */
+#define LINE 64     /* elements that no two threads share */
+#define CHUNK 16384 /* of a gradient whose norm is taken: its sums are split by its size only */
 
 /* ---------------------------------------------------------------- lists of tensors */
 
@@ -74,8 +77,7 @@ struct update {
     nnl_call *call;
     int count;
     nnl_tensor **param, **grad; /* dense ones: the call's own or copies */
-    int64_t *first;             /* number of the first chunk of each parameter, and of all */
-    int64_t elements;
+    int64_t elements, shares;
     int64_t *steps;             /* of each parameter before this call, or NULL */
     void (*run)(const update *u, int i, int64_t from, int64_t n);
     void *block;
@@ -96,27 +98,29 @@ static void *element(const nnl_tensor *t, int64_t from)
     return t->data + (size_t)from * nnl_dtype_size((nnl_dtype)t->dtype);
 }
 
-static void run_chunk(void *context, int64_t chunk)
+/* Where share `place` of so many begins in n elements: at a cache line. */
+static int64_t share_begin(int64_t n, int64_t place, int64_t shares)
 {
-    const update *u = context;
-    int low = 0, high = u->count - 1; /* the last parameter whose first chunk is not behind this one */
-    while (low < high) {
-        int middle = (low + high + 1) / 2;
-        if (u->first[middle] <= chunk) low = middle;
-        else high = middle - 1;
-    }
-    int64_t from = (chunk - u->first[low]) * CHUNK;
-    u->run(u, low, from, NNL_MIN(CHUNK, u->param[low]->numel - from));
+    return place == shares ? n : n * place / shares / LINE * LINE;
 }
 
-/* Where gradients are 0 for long (pixels that are always black), moments decay to subnormal numbers and stay there:
+/* A share is a part of every parameter, so that a thread finds in its cache what it has made itself: products, too,
+ * give each thread a range of a weight's rows.
+ *
+ * Where gradients are 0 for long (pixels that are always black), moments decay to subnormal numbers and stay there:
  * 0.9 times the smallest four rounds to themselves.  Arithmetic on those takes a hundred times as long, and no weight
  * sees them, so they count as 0. */
-static void run_chunk_flushed(void *context, int64_t chunk)
+static void run_share(void *context, int64_t place)
 {
+    const update *u = context;
     nnl_fp_state fp;
     nnl_fp_flush(&fp);
-    run_chunk(context, chunk);
+    for (int i = 0; i < u->count; i++) {
+        if (!u->grad[i]) continue;
+        int64_t n = u->param[i]->numel, from = share_begin(n, place, u->shares);
+        int64_t end = share_begin(n, place + 1, u->shares);
+        if (end > from) u->run(u, i, from, end - from);
+    }
     nnl_fp_leave(&fp);
 }
 
@@ -136,7 +140,7 @@ static nnl_status dense_copy(nnl_tensor *t, nnl_tensor **out)
 static size_t lists_size(const nnl_call *c)
 {
     size_t n = (size_t)list_count(c, 0);
-    return (n + 1) * sizeof(int64_t) + 2 * n * sizeof(nnl_tensor *);
+    return 2 * n * sizeof(nnl_tensor *);
 }
 
 /* Lays out the lists in a block of lists_size(). */
@@ -145,16 +149,13 @@ static void share_out(update *u, nnl_call *c, void *block)
     int n = u->count = list_count(c, 0), last = c->sig->tensors - 1;
     u->call = c;
     if (!is_list(c, last)) u->steps = (int64_t *)(void *)list_of(c, last)[0]->data;
-    u->first = block;
-    u->param = (nnl_tensor **)(void *)(u->first + n + 1);
+    u->param = block;
     u->grad = u->param + n;
-    u->first[0] = u->elements = 0;
+    u->elements = 0;
     for (int i = 0; i < n; i++) {
         u->param[i] = list_of(c, 0)[i];
         u->grad[i] = list_count(c, 1) ? list_of(c, 1)[i] : NULL;
-        int64_t elements = u->grad[i] ? u->param[i]->numel : 0;
-        u->first[i + 1] = u->first[i] + (elements + CHUNK - 1) / CHUNK;
-        u->elements += elements;
+        if (u->grad[i]) u->elements += u->param[i]->numel;
     }
 }
 
@@ -182,14 +183,14 @@ static void finish(update *u)
     nnl_free(c->rt, u->block, u->block_size);
 }
 
-static nnl_status for_all_chunks(update *u)
+/* Elements do not depend on each other: shares may follow the number of threads. */
+static nnl_status run_shares(update *u)
 {
     nnl_runtime *rt = u->call->rt;
-    if (u->elements * WORK >= nnl_serial_work(rt)) return nnl_parallel(rt, u->first[u->count], run_chunk_flushed, u);
-    nnl_fp_state fp;
-    nnl_fp_flush(&fp);
-    for (int64_t chunk = 0; chunk < u->first[u->count]; chunk++) run_chunk(u, chunk);
-    nnl_fp_leave(&fp);
+    bool together = u->elements * WORK >= nnl_serial_work(rt);
+    u->shares = together ? NNL_MIN(SHARES_A_THREAD * (int64_t)rt->threads, u->elements / SHARE + 1) : 1;
+    if (together) return nnl_parallel(rt, u->shares, run_share, u);
+    run_share(u, 0);
     return NNL_OK;
 }
 
@@ -219,7 +220,7 @@ static nnl_status run_update(nnl_call *c, void (*run)(const update *u, int i, in
     if (status == NNL_OK) status = nnl_poll_cancel(c->rt);
     if (status == NNL_OK) {
         c->rt->hold_cancel = true;
-        status = for_all_chunks(&u);
+        status = run_shares(&u);
         if (status == NNL_OK) status = commit(&u, is_list(c, last) ? NULL : list_of(c, last)[0]);
         c->rt->hold_cancel = false;
     }
@@ -231,7 +232,7 @@ static nnl_status run_update(nnl_call *c, void (*run)(const update *u, int i, in
 static nnl_status run_ready(nnl_ready *r)
 {
     update *u = r->plan;
-    NNL_TRY(for_all_chunks(u));
+    NNL_TRY(run_shares(u));
     for (int i = 0; i < u->count && u->steps; i++) u->steps[i] += u->grad[i] != NULL;
     return NNL_OK;
 }
