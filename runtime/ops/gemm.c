@@ -184,9 +184,16 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
 static void run_tile(const plan *p, int64_t place, char *buffer)
 {
     const nnl_gemm_call *c = &p->call;
-    int64_t column = place % p->column_tiles, row = place / p->column_tiles % p->row_tiles;
+    int64_t item = place / p->column_tiles / p->row_tiles, column, row;
+    place -= item * p->column_tiles * p->row_tiles;
+    /* A thread reads little of the larger operand; where C itself is the largest, it has whole rows, as others that
+     * work on C after it will. */
+    if (c->n > c->m && c->k > c->m)
+        column = place / p->row_tiles, row = place % p->row_tiles;
+    else
+        row = place / p->column_tiles, column = place % p->column_tiles;
     int64_t panels = divide_up(c->n, p->cut);
-    tile t = {.item = place / p->column_tiles / p->row_tiles,
+    tile t = {.item = item,
               .r0 = c->m * row / p->row_tiles,
               .r1 = c->m * (row + 1) / p->row_tiles,
               .c0 = panels * column / p->column_tiles * p->cut,
@@ -258,21 +265,31 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
     return BLOCK;
 }
 
+/* Whether rows of A would compete for few sets of the cache. */
+static bool a_collides(const plan *p)
+{
+    const nnl_gemm_call *c = &p->call;
+    int64_t bytes = c->lda * p->size;
+    return bytes % PAGE == 0 || (c->trans_a && bytes % 256 == 0 && c->k >= 64);
+}
+
 /* C is cut so that a tile's part of A and B stays in L2, and further so that every thread has work.
- * Where B is packed, rows are cut last: each tile packs its own columns. */
+ * Where B is packed, rows are cut last: each tile packs its own columns.  Where A is copied, tiles
+ * are wide: each copies its own rows. */
 static void choose_tiles(plan *p, int64_t tasks)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t panels = divide_up(c->n, p->cut);
     bool block = p->algorithm == BLOCK, by_rows = block || p->algorithm == ROWS;
     int64_t least_rows = block && !c->trans_b ? 24 : 96;
+    int64_t shape = block && !c->trans_b && a_collides(p) ? 2 : 1; /* of a tile: columns by rows */
     p->row_tiles = block ? divide_up(c->m, TILE_ROWS) : 1;
     p->column_tiles = block ? divide_up(c->n, TILE_COLUMNS) : 1;
     while (p->row_tiles * p->column_tiles < divide_up(tasks, c->batch)) {
         int64_t rows = divide_up(c->m, p->row_tiles),
                 columns = divide_up(panels, p->column_tiles) * p->cut;
         bool cut_rows = by_rows && rows >= 2 * least_rows, cut_columns = columns > p->cut;
-        if (cut_columns && (!cut_rows || columns >= rows))
+        if (cut_columns && (!cut_rows || columns >= shape * rows))
             p->column_tiles = NNL_MIN(2 * p->column_tiles, panels);
         else if (cut_rows)
             p->row_tiles *= 2;
@@ -290,11 +307,10 @@ static void choose_packing(plan *p)
     const nnl_gemm_call *c = &p->call;
     int64_t lanes = p->kernels->vector_bytes / p->size;
     p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
-    bool a_collides = c->lda * p->size % PAGE == 0, b_collides = c->ldb * p->size % PAGE == 0;
+    bool b_collides = c->ldb * p->size % PAGE == 0;
     p->pack_b = c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
-    bool across = c->trans_a && c->lda * p->size % 256 == 0 && c->k >= 64;
-    p->copy_a = (a_collides || across) && p->tile_columns >= 2 * p->width;
+    p->copy_a = a_collides(p) && p->tile_columns >= 2 * p->width;
     int64_t depth = divide_up(c->k, p->depth_blocks);
     if (p->copy_a) {
         int64_t n = c->trans_a ? p->tile_rows : depth, stored = c->trans_a ? depth : p->tile_rows;
