@@ -3,8 +3,9 @@
 
 static void add_grad(nnl_grad *g)
 {
+    double alpha = nnl_value_double(&g->attr[0]);
     g->dx[0] = g->dy[0];
-    if (g->needs[1]) g->dx[1] = nnl_scaled(g->s, g->dy[0], nnl_value_double(&g->attr[0]));
+    if (g->needs[1]) g->dx[1] = alpha == 1 ? g->dy[0] : nnl_scaled(g->s, g->dy[0], alpha);
 }
 
 /* alpha 1 is an addition of its own: exact for i64, and one multiplication less. */
