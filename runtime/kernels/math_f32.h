@@ -294,7 +294,12 @@ VEC_INLINE vf vf_normal_times(vf x, vf factor)
     vf a = vf_min(vf_set1(15.0f), vf_abs(x)), square = a * a, n;
     vf over = 1.0f / (a + 3.0f), u = (a - 0.5f) * over;
     /* the last step by itself: in pairs it would round once more */
-    vf scaled = vf_fma(u, vf_polynomial_pairs(u, u * u, c + 1, 10), vf_set1(c[0])) * over;
+    vf h = vf_fma(u, vf_polynomial_pairs(u, u * u, c + 1, 10), vf_set1(c[0]));
+#if defined(VEC_FMA)
+    vf scaled = h * over;
+#else
+    vf scaled = h / (a + 3.0f); /* rounds once less, where the polynomial does so more often */
+#endif
     vf tail = vf_exp_times(square * -0.5f, vf_square_error(a, square) * -0.5f, scaled, &n) * factor;
     tail = vf_scale(vf_before_scale(tail, n), n);
     vf small = vf_fma(x, vf_polynomial(square, near_c, 4), vf_set1(0.5f));
