@@ -2,6 +2,7 @@
  * results and gradients, which are set at the beginning of a run. */
 #include "program.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct kept_grad {
@@ -15,6 +16,19 @@ typedef struct arena {
     uint32_t moves;
     nnl_context *contexts; /* list of those that use it */
 } arena;
+
+/* Whether short runs are shared out to threads: what takes some ten microseconds often goes quicker on one, whose cache
+ * holds everything.  How much quicker depends on the machine, so both are timed; no bit depends on it. */
+#define TRIAL 15             /* runs of either kind whose median counts */
+#define TRIAL_WARM 5         /* before those */
+#define TRIAL_AGAIN 5000     /* runs after which both are timed again */
+#define TRIAL_LONGEST 300000 /* ns: longer runs are always shared out */
+
+typedef struct trial {
+    uint64_t ns[2][TRIAL]; /* shared out, alone */
+    int runs;
+    bool alone;
+} trial;
 
 struct nnl_context {
     nnl_program *program;
@@ -33,6 +47,7 @@ struct nnl_context {
     nnl_tensor **leaving; /* one a slot: its gradient of this run */
     uint64_t *ns;         /* one a step: the shortest time in a profiled run, 0 before there was one */
     bool any_fixed;
+    trial trial;
     int first_effect;     /* first step that changes something outside, or the number of steps */
 };
 
@@ -478,6 +493,43 @@ static nnl_status run_steps(nnl_context *x)
     return status;
 }
 
+static int by_size(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+static void judge(trial *t)
+{
+    for (int kind = 0; kind < 2; kind++) qsort(t->ns[kind], TRIAL, sizeof t->ns[kind][0], by_size);
+    t->alone = t->ns[1][TRIAL / 2] < t->ns[0][TRIAL / 2];
+}
+
+/* run_steps(), on this thread alone or on all. */
+static nnl_status run_shared_or_alone(nnl_context *x)
+{
+    nnl_runtime *rt = x->rt;
+    trial *t = &x->trial;
+    if (rt->threads < 2 || rt->in_parallel) return run_steps(x);
+    int place = t->runs % (TRIAL_WARM + TRIAL) - TRIAL_WARM, kind = t->runs / (TRIAL_WARM + TRIAL);
+    bool timed = kind < 2 && place >= 0, alone = kind == 1 || (kind > 1 && t->alone);
+    uint64_t start = timed ? nnl_now_ns() : 0;
+    if (alone) rt->in_parallel = true;
+    else nnl_pool_hold(rt, true);
+    nnl_status status = run_steps(x);
+    if (alone) rt->in_parallel = false;
+    else nnl_pool_hold(rt, false);
+    if (timed) t->ns[kind][place] = nnl_now_ns() - start;
+    if (timed && kind == 0 && t->ns[0][place] > TRIAL_LONGEST) {
+        t->alone = false;
+        t->runs = 2 * (TRIAL_WARM + TRIAL);
+    } else if (kind == 1 && place == TRIAL - 1) {
+        judge(t);
+    }
+    if (++t->runs >= TRIAL_AGAIN) t->runs = 0;
+    return status;
+}
+
 static nnl_status take_result(nnl_context *x, int i, nnl_tensor *const *inputs, nnl_tensor **out)
 {
     const nnl_program *p = x->program;
@@ -547,10 +599,7 @@ static nnl_status run(nnl_context *x, nnl_tensor *const *inputs, nnl_tensor **ou
     NNL_TRY(bind_results(x));
     for (int i = 0; i < p->n_results; i++) NNL_TRY(take_result(x, i, inputs, &outputs[i]));
     fill_constants(x);
-    nnl_pool_hold(x->rt, true);
-    nnl_status status = run_steps(x);
-    nnl_pool_hold(x->rt, false);
-    NNL_TRY(status);
+    NNL_TRY(run_shared_or_alone(x));
     count_changes(x, inputs);
     set_gradients(x, inputs);
     x->rt->random_call += p->draws;
