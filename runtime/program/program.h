@@ -170,9 +170,12 @@ void nnl_capture_resume(nnl_runtime *rt, nnl_capture_pause pause);
 
 bool nnl_same_form(const nnl_tensor *a, const nnl_tensor *b); /* type, shape, strides */
 bool nnl_same_attribute(const nnl_value *a, const nnl_value *b);
-/* Whether the step does nothing but fill temporary buffers that no other writes, from its inputs alone; writes: how
- * many steps write into each buffer. */
-int nnl_step_count_writes(const nnl_program *p, const nnl_step *step, uint32_t *writes); /* returns those to what is outside */
+
+/* step.c */
+bool nnl_buffer_is_outside(const nnl_buffer *b); /* what is neither temporary nor constant */
+/* Adds to writes, how many steps write into each buffer; returns how many of this one's lie outside. */
+int nnl_step_count_writes(const nnl_program *p, const nnl_step *step, uint32_t *writes);
+/* Whether the step does nothing but fill temporary buffers that no other writes, from its inputs alone. */
 bool nnl_step_is_pure(const nnl_program *p, const nnl_step *step, const uint32_t *writes);
 
 /* ---------------------------------------------------------------- passes: each keeps the meaning */
