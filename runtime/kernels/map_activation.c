@@ -65,12 +65,12 @@ VEC_INLINE vd vd_gelu_tanh(vd x)
     return vd_sigmoid_times(inner, vd_max(vd_set1(-40.0), x));
 }
 
-/* Misra, arXiv:1908.08681: x tanh(log(1 + e)) = x e (e + 2) / (e (e + 2) + 2), e = e^x = 2^n p */
+/* Misra, arXiv:1908.08681: x tanh(log(1 + e)) = x t / (t + 2) with t = e (e + 2) and e = e^x = 2^n p */
 VEC_INLINE vf vf_mish(vf x)
 {
     vf n, p = vf_exp_parts(vf_between(x, -130.0f, 20.0f), vf_zero(), &n);
-    vf e = p * vf_pow2(vf_max(n, vf_set1(-120.0f)));
-    vf y = vf_max(vf_set1(-130.0f), x) * (p * (e + 2.0f)) / vf_fma(e, e + 2.0f, vf_set1(2.0f));
+    vf scale = vf_pow2(vf_max(n, vf_set1(-120.0f))), t = vf_fma(p, p * scale, p + p); /* without 2^n */
+    vf y = vf_max(vf_set1(-130.0f), x) * t / vf_fma(t, scale, vf_set1(2.0f));
     return vf_select(vf_gt(x, vf_set1(20.0f)), x, vf_scale(vf_before_scale(y, n), n));
 }
 VEC_INLINE vd vd_mish(vd x)
