@@ -168,7 +168,7 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
  *
  * While steps find nearly everything dropped they come sooner, down to LEAST_DEBT, so that the memory used again lies
  * nearer still.  Tensors that outlive such a step would grow old in a few of them: then it is MIN_DEBT again, and four
- * times as many steps must have gone well before the next try.
+ * times as many steps must have gone well before the next try, up to MOST_CALM.  Where it lasts, that is forgotten.
  *
  * Beside a large Lua heap full collections would take most of the time of a script that makes and drops large
  * tensors (20 MB of small tables: 10 ms for each 32 MB).  When they do, the collector is changed to generational
@@ -177,9 +177,10 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
 #define MAX_DEBT ((size_t)32 << 20)
 #define LEAST_DEBT ((size_t)1 << 20)
 #define CALM 16               /* steps that go well before the first try with less */
+#define MOST_CALM 256
 #define BYTES_A_NANOSECOND 96 /* of tensors, for each of a full collection's: it may take as long as reading them */
 #define TRIALS 3              /* steps without success until ... */
-#define FINALIZER_NS 150      /* a tensor's share of a collection, which is no reason to wait longer for the next */
+#define FINALIZER_NS 150      /* a tensor's share of a collection or step, no reason to wait longer for the next */
 #define PATIENCE 32           /* ... so many full collections have been made */
 #define BUSY 8                /* a full collection in less than so many times its own time is too much, ... */
 #define TOO_BUSY 1            /* ... more often in a row than that */
@@ -209,6 +210,13 @@ static bool too_busy(nnl_lua *state, uint64_t now)
     return state->busy > TOO_BUSY;
 }
 
+/* How long a collection took that began at start with so many tensors, without most of what freeing them took. */
+static uint64_t taken(const nnl_lua *state, uint64_t start, int64_t tensors)
+{
+    uint64_t took = now_ns() - start, freed = (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0);
+    return NNL_MAX(took / 8, took - NNL_MIN(took, freed * FINALIZER_NS));
+}
+
 void nnl_lua_collect_all(lua_State *L, nnl_lua *state)
 {
     uint64_t start = now_ns();
@@ -219,9 +227,8 @@ void nnl_lua_collect_all(lua_State *L, nnl_lua *state)
     } else {
         lua_gc(L, LUA_GCCOLLECT);
     }
+    uint64_t took = taken(state, start, tensors);
     collected(state);
-    uint64_t took = state->collected_at - start, freed = (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0);
-    took = NNL_MAX(took / 8, took - NNL_MIN(took, freed * FINALIZER_NS));
     /* The quickest counts, so that an interruption does not; but a heap may have grown. */
     uint64_t slower = state->collection_ns + state->collection_ns / 4;
     state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
@@ -233,12 +240,13 @@ static bool adapt_step(nnl_lua *state, size_t freed, bool quick)
     bool all = freed >= state->debt - state->debt / 4;
     if (state->young < MIN_DEBT && !(all && quick)) {
         state->young = MIN_DEBT;
-        state->calm = state->calm_wanted *= 4;
+        state->calm = state->calm_wanted = NNL_MIN(state->calm_wanted * 4, MOST_CALM);
         return false;
     }
     if (!all) return true;
     if (state->calm > 0) state->calm--;
     else if (state->young > LEAST_DEBT) state->young /= 2;
+    else state->calm = state->calm_wanted = NNL_MAX(state->calm_wanted / 4, CALM);
     return true;
 }
 
@@ -247,9 +255,10 @@ static bool adapt_step(nnl_lua *state, size_t freed, bool quick)
 static bool step_helps(lua_State *L, nnl_lua *state)
 {
     size_t before = state->rt->heap.live;
+    int64_t tensors = state->rt->tensors;
     uint64_t start = now_ns();
     lua_gc(L, LUA_GCSTEP, 0);
-    uint64_t took = state->step_ns + now_ns() - start;
+    uint64_t took = state->step_ns + taken(state, start, tensors);
     size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
     bool much = freed >= state->debt / 4, quick = freed / (BYTES_A_NANOSECOND / 2) >= took;
     if (!adapt_step(state, freed, quick)) {
