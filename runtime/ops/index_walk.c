@@ -6,7 +6,7 @@
 
 #define GRAIN 16384 /* elements that a piece of a split walk should have */
 #define SCATTER_GRAIN 4096 /* the same where they lie scattered */
-#define SLABS 65536 /* bytes that a piece copies, and then finds in the cache */
+#define SLABS 32768 /* bytes that a piece copies, and then finds in the cache */
 
 /* ---------------------------------------------------------------- positions */
 
@@ -287,6 +287,17 @@ TAKE_LAST(uint64_t)
         }                                                                                        \
         type alpha = (type)(whole)job->alpha;                                                    \
         (void)alpha;                                                                             \
+        /* positions in a row, added to one of base */                                           \
+        if (job->scale == sizeof(type) && job->alpha == 1 && step == 0 &&                        \
+            from_step == sizeof(type) && offset_step == sizeof(int64_t)) {                       \
+            const int64_t *position = (const int64_t *)(const void *)offset, first = job->first; \
+            for (int64_t i = 0; i < n; i++) {                                                    \
+                type *place = &AT(type, base) + (position[i] - first);                           \
+                type a = *place, b = AT(const type, from + i * (int64_t)sizeof(type));           \
+                *place = (type)(expression);                                                     \
+            }                                                                                    \
+            return;                                                                              \
+        }                                                                                        \
         for (int64_t i = 0; i < n; i++) {                                                        \
             type *place = &AT(type, base + i * step + OFFSET(offset + i * offset_step));         \
             type a = *place, b = AT(const type, from + i * from_step);                           \
