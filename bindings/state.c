@@ -167,8 +167,9 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
  * mode only a full collection helps.  It comes the sooner the quicker it is.
  *
  * While steps find nearly everything dropped they come sooner, down to LEAST_DEBT, so that the memory used again lies
- * nearer still.  Tensors that outlive such a step would grow old in a few of them: then it is MIN_DEBT again, and four
- * times as many steps must have gone well before the next try.
+ * nearer still.  Tensors that outlive such a step would grow old in a few of them: then the debt is doubled.  Where that
+ * makes it MIN_DEBT again, four times as many steps must have gone well before the next try, up to MOST_CALM; where it
+ * stays small, that is forgotten.
  *
  * Beside a large Lua heap full collections would take most of the time of a script that makes and drops large
  * tensors (20 MB of small tables: 10 ms for each 32 MB).  When they do, the collector is changed to generational
@@ -177,9 +178,12 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
 #define MAX_DEBT ((size_t)32 << 20)
 #define LEAST_DEBT ((size_t)1 << 20)
 #define CALM 16               /* steps that go well before the first try with less */
+#define MOST_CALM 256
+#define LITTLE_CALM 4         /* the same after something outlived a step, such as the inputs of what comes next */
 #define BYTES_A_NANOSECOND 96 /* of tensors, for each of a full collection's: it may take as long as reading them */
 #define TRIALS 3              /* steps without success until ... */
 #define FINALIZER_NS 150      /* a tensor's share of a collection, which is no reason to wait longer for the next */
+#define FREEING_NS 1000       /* what freeing a tensor may take in a step, about as long as making it */
 #define PATIENCE 32           /* ... so many full collections have been made */
 #define BUSY 8                /* a full collection in less than so many times its own time is too much, ... */
 #define TOO_BUSY 1            /* ... more often in a row than that */
@@ -232,13 +236,15 @@ static bool adapt_step(nnl_lua *state, size_t freed, bool quick)
 {
     bool all = freed >= state->debt - state->debt / 4;
     if (state->young < MIN_DEBT && !(all && quick)) {
-        state->young = MIN_DEBT;
-        state->calm = state->calm_wanted *= 4;
+        state->young *= 2;
+        if (state->young >= MIN_DEBT) state->calm_wanted = NNL_MIN(state->calm_wanted * 4, MOST_CALM);
+        state->calm = state->young < MIN_DEBT ? LITTLE_CALM : state->calm_wanted;
         return false;
     }
     if (!all) return true;
     if (state->calm > 0) state->calm--;
     else if (state->young > LEAST_DEBT) state->young /= 2;
+    else state->calm = state->calm_wanted = NNL_MAX(state->calm_wanted / 4, CALM);
     return true;
 }
 
@@ -247,16 +253,15 @@ static bool adapt_step(nnl_lua *state, size_t freed, bool quick)
 static bool step_helps(lua_State *L, nnl_lua *state)
 {
     size_t before = state->rt->heap.live;
+    int64_t tensors = state->rt->tensors;
     uint64_t start = now_ns();
     lua_gc(L, LUA_GCSTEP, 0);
     uint64_t took = state->step_ns + now_ns() - start;
     size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
-    bool much = freed >= state->debt / 4, quick = freed / (BYTES_A_NANOSECOND / 2) >= took;
-    if (!adapt_step(state, freed, quick)) {
-        state->debt -= NNL_MIN(state->debt, freed);
-        return true;
-    }
-    if (!much || !quick) {
+    uint64_t may_take = freed / (BYTES_A_NANOSECOND / 2) + (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0) * FREEING_NS;
+    bool much = freed >= state->debt / 4, quick = took <= may_take;
+    bool soon = !adapt_step(state, freed, quick);
+    if (!soon && (!much || !quick)) {
         state->debt -= NNL_MIN(state->debt, freed);
         state->step_ns = much ? 0 : took;
         if (++state->steps == TRIALS) {
@@ -270,8 +275,13 @@ static bool step_helps(lua_State *L, nnl_lua *state)
     state->steps = 0;
     state->live = after;
     state->debt = 0;
-    /* Tensors that became old before they were dropped wait for a full collection. */
-    return after - NNL_MIN(after, state->live_full) <= NNL_MAX(MAX_DEBT, state->live_full);
+    return true;
+}
+
+/* Tensors that became old before they were dropped wait for a full collection. */
+static bool may_have_old_garbage(const nnl_lua *state)
+{
+    return state->live - NNL_MIN(state->live, state->live_full) > NNL_MAX(MAX_DEBT, state->live_full);
 }
 
 void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
@@ -290,6 +300,7 @@ void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
     if (state->collection_ns >= MAX_DEBT / BYTES_A_NANOSECOND) limit = MAX_DEBT;
     else limit = NNL_MAX((size_t)state->collection_ns * BYTES_A_NANOSECOND, MIN_DEBT);
     if (state->step_patience == 0 && step_helps(L, state)) {
+        if (may_have_old_garbage(state)) nnl_lua_collect_all(L, state);
         state->limit = state->young;
     } else if (state->debt >= limit / 2) {
         nnl_lua_collect_all(L, state);

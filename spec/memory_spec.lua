@@ -440,7 +440,7 @@ describe("Tensors that are dropped", function()
             io.write(("\n%s: %.2f s, %.1f times as long as filling one buffer; %d MB"):format(name, seconds,
               seconds / fill, resident))
           end
-          assert.is_true(tonumber(resident) < 200, resident .. " MB were resident")
+          assert.is_true(tonumber(resident) < 120, resident .. " MB were resident")
         end)
       end
     end

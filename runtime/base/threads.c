@@ -112,7 +112,6 @@ static void own_process(nnl_pool *pool)
 
 /* ---------------------------------------------------------------- one thread's share of a job */
 
-/* Takes grain after grain until nothing is left; the cancel flag is looked at before every task. */
 /* A grain of a share, or -1. */
 static int64_t take(share *s, bool front)
 {
@@ -139,6 +138,7 @@ static bool run_grain(job *j, int64_t grain)
     return true;
 }
 
+/* Takes grain after grain until nothing is left; the cancel flag is looked at before every task. */
 static void work_on(job *j, int self)
 {
     for (int k = 0; k < j->shares; k++) {

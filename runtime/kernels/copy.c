@@ -32,40 +32,81 @@ void K(copy_strided)(int width, void *out, int64_t out_step, const void *in, int
     else strided_uint8_t(out, out_step, in, in_step, n);
 }
 
-/* Rows at least as long as a type: moves of it, the last of which ends where the row does.  Four rows at a time, whose
- * loads do not wait for each other's stores. */
+/* Rows of one to two times a type: two moves of it, the second of which ends where the row does.  Four rows at a time,
+ * whose loads do not wait for each other's stores.  No loop runs along a row: the compiler would call the library. */
 #define SIDE_BY_SIDE 4
 #define ROWS(name, type)                                                                                      \
-    VEC_INLINE void band_##name(const int COUNT, char *restrict out, int64_t out_row, const char *restrict in, \
-                                int64_t in_row, int64_t at)                                                   \
+    VEC_INLINE void band_##name(const int count, const bool two, char *restrict out, int64_t out_row,         \
+                                const char *restrict in, int64_t in_row, int64_t last)                        \
     {                                                                                                         \
-        type a[SIDE_BY_SIDE];                                                                                 \
-        for (int r = 0; r < COUNT; r++) memcpy(&a[r], in + r * in_row + at, sizeof(type));                    \
-        for (int r = 0; r < COUNT; r++) memcpy(out + r * out_row + at, &a[r], sizeof(type));                  \
+        type a[SIDE_BY_SIDE], b[SIDE_BY_SIDE];                                                                \
+        for (int r = 0; r < count; r++) {                                                                     \
+            memcpy(&a[r], in + r * in_row, sizeof(type));                                                     \
+            if (two) memcpy(&b[r], in + r * in_row + last, sizeof(type));                                     \
+        }                                                                                                     \
+        for (int r = 0; r < count; r++) {                                                                     \
+            memcpy(out + r * out_row, &a[r], sizeof(type));                                                   \
+            if (two) memcpy(out + r * out_row + last, &b[r], sizeof(type));                                   \
+        }                                                                                                     \
+    }                                                                                                         \
+    VEC_INLINE void bands_##name(const bool two, char *restrict out, int64_t out_row, const char *restrict in, \
+                                 int64_t in_row, int64_t rows, int64_t last)                                  \
+    {                                                                                                         \
+        for (; rows >= SIDE_BY_SIDE; rows -= SIDE_BY_SIDE) {                                                  \
+            band_##name(SIDE_BY_SIDE, two, out, out_row, in, in_row, last);                                   \
+            out += SIDE_BY_SIDE * out_row;                                                                    \
+            in += SIDE_BY_SIDE * in_row;                                                                      \
+        }                                                                                                     \
+        for (; rows > 0; rows--, out += out_row, in += in_row)                                                \
+            band_##name(1, two, out, out_row, in, in_row, last);                                              \
     }                                                                                                         \
     static void rows_##name(char *restrict out, int64_t out_row, const char *restrict in, int64_t in_row,      \
                             int64_t rows, int64_t bytes)                                                      \
     {                                                                                                         \
         const int64_t last = bytes - (int64_t)sizeof(type);                                                   \
-        for (; rows >= SIDE_BY_SIDE; rows -= SIDE_BY_SIDE) {                                                  \
-            for (int64_t i = 0; i < last; i += (int64_t)sizeof(type))                                         \
-                band_##name(SIDE_BY_SIDE, out, out_row, in, in_row, i);                                       \
-            band_##name(SIDE_BY_SIDE, out, out_row, in, in_row, last);                                        \
-            out += SIDE_BY_SIDE * out_row;                                                                    \
-            in += SIDE_BY_SIDE * in_row;                                                                      \
-        }                                                                                                     \
-        for (; rows > 0; rows--, out += out_row, in += in_row) {                                              \
-            for (int64_t i = 0; i < last; i += (int64_t)sizeof(type)) band_##name(1, out, out_row, in, in_row, i); \
-            band_##name(1, out, out_row, in, in_row, last);                                                   \
-        }                                                                                                     \
+        if (last == 0) bands_##name(false, out, out_row, in, in_row, rows, last);                             \
+        else bands_##name(true, out, out_row, in, in_row, rows, last);                                        \
     }
-typedef uint64_t two_words __attribute__((vector_size(16)));
-typedef uint64_t vector_words __attribute__((vector_size(VEC_BYTES)));
+typedef uint64_t words_16 __attribute__((vector_size(16)));
+typedef uint64_t words_32 __attribute__((vector_size(32)));
+typedef uint64_t words_vector __attribute__((vector_size(VEC_BYTES)));
 ROWS(1, uint8_t)
+ROWS(2, uint16_t)
 ROWS(4, uint32_t)
 ROWS(8, uint64_t)
-ROWS(16, two_words)
-ROWS(vector, vector_words)
+#if VEC_BYTES > 16
+ROWS(16, words_16)
+#endif
+#if VEC_BYTES > 32
+ROWS(32, words_32)
+#endif
+ROWS(vector, words_vector)
+
+/* Four vectors, the last two of which lie before `end`. */
+VEC_INLINE void move_four(char *restrict out, const char *restrict in, int64_t end)
+{
+    words_vector a, b, c, d;
+    memcpy(&a, in, VEC_BYTES);
+    memcpy(&b, in + VEC_BYTES, VEC_BYTES);
+    memcpy(&c, in + end - 2 * VEC_BYTES, VEC_BYTES);
+    memcpy(&d, in + end - VEC_BYTES, VEC_BYTES);
+    memcpy(out, &a, VEC_BYTES);
+    memcpy(out + VEC_BYTES, &b, VEC_BYTES);
+    memcpy(out + end - 2 * VEC_BYTES, &c, VEC_BYTES);
+    memcpy(out + end - VEC_BYTES, &d, VEC_BYTES);
+}
+
+static void rows_vectors(char *restrict out, int64_t out_row, const char *restrict in, int64_t in_row, int64_t rows,
+                         int64_t bytes)
+{
+    const int64_t four = 4 * VEC_BYTES;
+    for (; rows > 0; rows--, out += out_row, in += in_row) {
+        int64_t at = 0;
+        for (; bytes - at > four; at += four) move_four(out + at, in + at, four);
+        if (bytes >= four) at = bytes - four;
+        move_four(out + at, in + at, bytes - at);
+    }
+}
 
 /* The library's copying is best for what is longer. */
 #define LONG_ROW (16 * VEC_BYTES)
@@ -74,14 +115,24 @@ static void dense_rows(char *out, int64_t out_row, const char *in, int64_t in_ro
 {
     if (bytes > LONG_ROW) {
         for (int64_t r = 0; r < rows; r++) memcpy(out + r * out_row, in + r * in_row, (size_t)bytes);
+    } else if (bytes > 2 * VEC_BYTES) {
+        rows_vectors(out, out_row, in, in_row, rows, bytes);
     } else if (bytes >= VEC_BYTES) {
         rows_vector(out, out_row, in, in_row, rows, bytes);
+#if VEC_BYTES > 32
+    } else if (bytes >= 32) {
+        rows_32(out, out_row, in, in_row, rows, bytes);
+#endif
+#if VEC_BYTES > 16
     } else if (bytes >= 16) {
         rows_16(out, out_row, in, in_row, rows, bytes);
+#endif
     } else if (bytes >= 8) {
         rows_8(out, out_row, in, in_row, rows, bytes);
     } else if (bytes >= 4) {
         rows_4(out, out_row, in, in_row, rows, bytes);
+    } else if (bytes >= 2) {
+        rows_2(out, out_row, in, in_row, rows, bytes);
     } else {
         rows_1(out, out_row, in, in_row, rows, bytes);
     }

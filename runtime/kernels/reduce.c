@@ -42,6 +42,16 @@ VEC_INLINE void terms_f32(int kind, vf x, vd p_low, vd p_high, vd *low, vd *high
     }
 }
 
+VEC_INLINE void load_terms_f32(int kind, const float *x, vd p_low, vd p_high, vd *low, vd *high)
+{
+    if (kind == NNL_REDUCE_EXPS) {
+        terms_f32(kind, vf_load(x), p_low, p_high, low, high);
+    } else {
+        *low = term(kind, vd_load_f32(x), p_low);
+        *high = term(kind, vd_load_f32(x + VD_LANES), p_high);
+    }
+}
+
 VEC_INLINE vd first_of(vd x, int64_t n, vd rest)
 {
     n = n < 0 ? 0 : n > VD_LANES ? VD_LANES : n;
@@ -49,6 +59,17 @@ VEC_INLINE vd first_of(vd x, int64_t n, vd rest)
 }
 
 #define WIDE 4 /* vectors in flight */
+#define AHEAD 512 /* elements: from beyond L2 the processor by itself fetches too late for f32 */
+
+VEC_INLINE vd combined(int kind, vd *acc)
+{
+    VEC_UNROLL
+    for (int step = WIDE; step > 0; step /= 2) {
+        VEC_UNROLL
+        for (int i = 0; i < step; i++) acc[i] = combine(kind, acc[i], acc[i + step]);
+    }
+    return acc[0];
+}
 
 VEC_INLINE double row_f32(int kind, const float *x, int64_t n, double parameter)
 {
@@ -58,13 +79,14 @@ VEC_INLINE double row_f32(int kind, const float *x, int64_t n, double parameter)
     int64_t at = 0;
     for (; at + WIDE * VF_LANES <= n; at += WIDE * VF_LANES) {
         for (int i = 0; i < WIDE; i++) {
-            terms_f32(kind, vf_load(x + at + i * VF_LANES), p, p, &low, &high);
+            __builtin_prefetch(x + at + i * VF_LANES + AHEAD);
+            load_terms_f32(kind, x + at + i * VF_LANES, p, p, &low, &high);
             acc[2 * i] = combine(kind, acc[2 * i], low);
             acc[2 * i + 1] = combine(kind, acc[2 * i + 1], high);
         }
     }
     for (; at + VF_LANES <= n; at += VF_LANES) {
-        terms_f32(kind, vf_load(x + at), p, p, &low, &high);
+        load_terms_f32(kind, x + at, p, p, &low, &high);
         acc[0] = combine(kind, acc[0], low);
         acc[1] = combine(kind, acc[1], high);
     }
@@ -73,10 +95,7 @@ VEC_INLINE double row_f32(int kind, const float *x, int64_t n, double parameter)
         acc[2] = combine(kind, acc[2], first_of(low, n - at, none));
         acc[3] = combine(kind, acc[3], first_of(high, n - at - VD_LANES, none));
     }
-    for (int step = WIDE; step > 0; step /= 2) {
-        for (int i = 0; i < step; i++) acc[i] = combine(kind, acc[i], acc[i + step]);
-    }
-    return across(kind, acc[0]);
+    return across(kind, combined(kind, acc));
 }
 
 VEC_INLINE double row_f64(int kind, const double *x, int64_t n, double parameter)
@@ -94,10 +113,7 @@ VEC_INLINE double row_f64(int kind, const double *x, int64_t n, double parameter
         vd last = first_of(term(kind, vd_load_n(x + at, n - at), p), n - at, none);
         acc[1] = combine(kind, acc[1], last);
     }
-    for (int step = WIDE; step > 0; step /= 2) {
-        for (int i = 0; i < step; i++) acc[i] = combine(kind, acc[i], acc[i + step]);
-    }
-    return across(kind, acc[0]);
+    return across(kind, combined(kind, acc));
 }
 
 /* Column sums: a strip of columns keeps its accumulators in registers while the rows pass. */
@@ -111,7 +127,7 @@ VEC_INLINE void strip_f32(int kind, double *acc, const char *x, int64_t step, in
     }
     for (int64_t r = 0; r < rows; r++, x += step) {
         for (int i = 0; i < vectors; i++) {
-            terms_f32(kind, vf_load((const float *)x + i * VF_LANES), p[2 * i], p[2 * i + 1], &low, &high);
+            load_terms_f32(kind, (const float *)x + i * VF_LANES, p[2 * i], p[2 * i + 1], &low, &high);
             sum[2 * i] = combine(kind, sum[2 * i], low);
             sum[2 * i + 1] = combine(kind, sum[2 * i + 1], high);
         }

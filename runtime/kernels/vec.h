@@ -552,6 +552,20 @@ VEC_INLINE vd vf_low_to_vd(vf x) { return vf_half_to_vd(vf_low(x)); }
 VEC_INLINE vd vf_high_to_vd(vf x) { return vf_half_to_vd(vf_high(x)); }
 VEC_INLINE vf vd_to_vf(vd low, vd high) { return vf_join(vd_to_vf_half(low), vd_to_vf_half(high)); }
 
+/* VD_LANES floats: from memory a conversion takes half the operations that it takes from a register. */
+VEC_INLINE vd vd_load_f32(const float *p)
+{
+#if defined(VEC_AVX512)
+    return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif defined(VEC_AVX2)
+    return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
+    vf_half x;
+    memcpy(&x, p, sizeof x);
+    return vf_half_to_vd(x);
+#endif
+}
+
 /* --------------------------------------------------------------- across lanes, in a fixed order */
 
 /* Lane i with lane i + lanes/2, and so on down to one. */

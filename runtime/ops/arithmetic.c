@@ -548,10 +548,23 @@ static bool clamp_map(nnl_call *c, nnl_map_form *form)
     return !both || c->in[0]->dtype != NNL_BOOL;
 }
 
+/* A 0-d float of x's type that is not NaN. */
+static bool read_bound(const nnl_tensor *x, const nnl_tensor *bound, double *value)
+{
+    if (!bound || bound->ndim > 0 || bound->dtype != x->dtype || !nnl_is_float((nnl_dtype)x->dtype)) return false;
+    if (x->dtype == NNL_F32) *value = (double)*(const float *)(const void *)bound->data;
+    else *value = *(const double *)(const void *)bound->data;
+    return *value == *value;
+}
+
 static nnl_status clamp_run(nnl_call *c)
 {
     nnl_map_form form;
     nnl_tensor *out = c->out[0];
+    double bounds[2];
+    /* the same bits, with one operand to read instead of three */
+    if (read_bound(c->in[0], c->in[1], &bounds[0]) && read_bound(c->in[0], c->in[2], &bounds[1]))
+        return nnl_map_run(c->rt, NNL_MAP_clamp, 1, c->in, out, bounds);
     if (nnl_map_form_of(c, &form)) return nnl_map_run(c->rt, form.map, form.inputs, form.in, out, NULL);
     NNL_TRY(nnl_map_run(c->rt, NNL_MAP_maximum, 2, c->in, out, NULL));
     return nnl_map_run(c->rt, NNL_MAP_minimum, 2, (nnl_tensor *[]){out, c->in[2]}, out, NULL);

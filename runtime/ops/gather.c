@@ -198,6 +198,14 @@ static nnl_tensor scatter_source(const nnl_tensor *index, const nnl_tensor *src)
     return nnl_window(src, src->data, index->ndim, index->shape, src->ndim ? src->strides : none);
 }
 
+/* Whether the walk along dim can copy input piece by piece before it writes there. */
+static bool copies_by_slabs(const nnl_call *c, int dim)
+{
+    const nnl_tensor *input = c->in[0], *out = c->out[0], *index = c->in[1];
+    return out != input && dim > 0 && out->contiguous && input->contiguous && index->numel > 0 &&
+           index->shape[0] == out->shape[0];
+}
+
 static nnl_status scatter_with(nnl_call *c, bool add)
 {
     int dim = (int)c->attr[0].as.i;
@@ -207,10 +215,15 @@ static nnl_status scatter_with(nnl_call *c, bool add)
     bool plain = out->ndim > 0 && out->storage != c->in[1]->storage &&
                  nnl_positions_plain(c, 1, out->shape[dim], &offsets);
     if (!plain) NNL_TRY(gather_offsets(c, out, 1, dim, &offsets));
-    nnl_status status = nnl_begin_with(out, c->in[0]);
+    bool slabs = copies_by_slabs(c, dim);
+    nnl_status status = slabs ? NNL_OK : nnl_begin_with(out, c->in[0]);
     if (status == NNL_OK) {
         nnl_tensor source = scatter_source(c->in[1], c->in[2]);
         gather_walk_set(&w, &source, out, dim, offsets.at);
+        if (slabs) {
+            w.begin = c->in[0]->data;
+            w.slab = nnl_stride_bytes(out, 0);
+        }
         if (plain) nnl_walk_plain(&w, c, out, dim);
         status = add ? nnl_add_walk(c->rt, &w, 1) : nnl_set_walk(c->rt, &w);
     }

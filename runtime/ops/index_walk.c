@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define GRAIN 16384 /* elements that a piece of a split walk should have */
+#define SCATTER_GRAIN 4096 /* the same where they lie scattered */
+#define SLABS 32768 /* bytes that a piece copies, and then finds in the cache */
 
 /* ---------------------------------------------------------------- positions */
 
@@ -166,6 +168,7 @@ void nnl_walk_set(nnl_walk *w, const nnl_tensor *packed, const nnl_tensor *base,
     nnl_tensor integers = {.dtype = NNL_I64, .rt = packed->rt};
     w->first = 0;
     w->scale = 1;
+    w->begin = NULL;
     w->packed = *packed;
     w->offset = nnl_window(&integers, (char *)offsets, packed->ndim, packed->shape, offset_strides);
     w->base = nnl_window(base, base->data, packed->ndim, packed->shape, base_strides);
@@ -284,6 +287,17 @@ TAKE_LAST(uint64_t)
         }                                                                                        \
         type alpha = (type)(whole)job->alpha;                                                    \
         (void)alpha;                                                                             \
+        /* positions in a row, added to one of base */                                           \
+        if (job->scale == sizeof(type) && job->alpha == 1 && step == 0 &&                        \
+            from_step == sizeof(type) && offset_step == sizeof(int64_t)) {                       \
+            const int64_t *position = (const int64_t *)(const void *)offset, first = job->first; \
+            for (int64_t i = 0; i < n; i++) {                                                    \
+                type *place = &AT(type, base) + (position[i] - first);                           \
+                type a = *place, b = AT(const type, from + i * (int64_t)sizeof(type));           \
+                *place = (type)(expression);                                                     \
+            }                                                                                    \
+            return;                                                                              \
+        }                                                                                        \
         for (int64_t i = 0; i < n; i++) {                                                        \
             type *place = &AT(type, base + i * step + OFFSET(offset + i * offset_step));         \
             type a = *place, b = AT(const type, from + i * from_step);                           \
@@ -350,6 +364,10 @@ static void split_task(void *context, int64_t piece)
         packed = nnl_window_part(&packed, s->dim, first, count);
         offset = nnl_window_part(&offset, s->dim, first, count);
         base = nnl_window_part(&base, s->dim, first, count);
+        if (s->walk->begin) {
+            int64_t slab = s->walk->slab;
+            memcpy(base.data, s->walk->begin + first * slab, (size_t)(count * slab));
+        }
     }
     nnl_loop loop;
     nnl_loop_plan(&loop, packed.ndim, packed.shape, 3, (nnl_tensor *[]){&packed, &offset, &base});
@@ -373,9 +391,14 @@ static nnl_status scatter_walk(nnl_runtime *rt, const nnl_walk *w, nnl_loop_body
     for (int d = 0; d < w->packed.ndim; d++) {
         if (w->apart[d] && (s.dim < 0 || w->packed.shape[d] > w->packed.shape[s.dim])) s.dim = d;
     }
-    if (s.dim >= 0) s.pieces = NNL_MAX(1, NNL_MIN(w->packed.shape[s.dim], w->packed.numel / GRAIN));
+    int64_t work = w->packed.numel / SCATTER_GRAIN;
+    if (w->begin) {
+        s.dim = 0;
+        work = NNL_MAX(work, w->packed.shape[0] * w->slab / SLABS);
+    }
+    if (s.dim >= 0) s.pieces = NNL_MAX(1, NNL_MIN(w->packed.shape[s.dim], work));
     if (s.pieces > 1) return nnl_parallel(rt, s.pieces, split_task, &s);
-    s.dim = -1;
+    if (!w->begin) s.dim = -1;
     split_task(&s, 0);
     return NNL_OK;
 }

@@ -33,6 +33,8 @@ typedef struct nnl_walk {
     int64_t first, scale;     /* an offset is (element - first) * scale bytes */
     bool apart[NNL_MAX_DIMS]; /* places along this dimension never meet in base: it may be split
                                  among threads */
+    const char *begin;        /* what base holds when the walk begins: copied as the walk goes, with */
+    int64_t slab;             /* so many bytes a step of dimension 0, which is apart; or NULL */
 } nnl_walk;
 
 #define AT(type, address) (*(type *)(void *)(address))

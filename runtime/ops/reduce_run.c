@@ -9,6 +9,7 @@
 #define STRIP 1024       /* columns of a task */
 #define DEEP 16          /* rows read side by side when a strip does not fit into L1 */
 #define MAX_PARTS 64     /* accumulators for each result at most */
+#define SHORT_ROW 4096   /* bytes: the processor fetches ahead within a page */
 
 typedef struct dim {
     int64_t size, step; /* bytes */
@@ -86,7 +87,9 @@ static void share_out(plan *p)
     p->piece = p->columns ? NNL_MAX(DEEP, PIECE / column->size) : PIECE;
     if (total > limit) {
         int64_t blocks = p->columns ? p->results / column->size * up(column->size, STRIP) : p->results;
-        if (blocks >= 8) {
+        /* Short rows are read in the order in which they lie, whichever results they belong to. */
+        bool scattered = !p->columns && row->size * row->step < SHORT_ROW && outer >= 8 && p->terms > PIECE / 2;
+        if (blocks >= 8 && !scattered) {
             p->group = p->columns ? NNL_MIN(STRIP, column->size) : NNL_MAX(1, PIECE / p->terms);
             p->groups = p->columns ? blocks : up(p->results, p->group);
         } else {
@@ -103,13 +106,14 @@ static void share_out(plan *p)
 
 /* ---------------------------------------------------------------- walking it */
 
+/* Divisions take as long as a short row: there is none for one dimension. */
 static const char *place_of(const dim *dims, int count, int64_t index, const char *from)
 {
-    for (int d = count - 1; d >= 0; d--) {
+    for (int d = count - 1; d > 0; d--) {
         from += index % dims[d].size * dims[d].step;
         index /= dims[d].size;
     }
-    return from;
+    return count > 0 ? from + index * dims[0].step : from;
 }
 
 static const double *parameter_at(const plan *p, int64_t result)
@@ -133,8 +137,13 @@ static void take(const plan *p, char *acc, int64_t result, int64_t count, int64_
 {
     const dim *row = &p->reduced[p->n_reduced - 1], *column = &p->kept[p->n_kept - 1];
     const char *x = place_of(p->kept, p->n_kept, result, p->data);
-    int64_t first = unit % p->pieces * p->piece, n = NNL_MIN(p->piece, row->size - first);
-    x = place_of(p->reduced, p->n_reduced - 1, unit / p->pieces, x) + first * row->step;
+    int64_t first = 0, n = row->size;
+    if (p->pieces > 1) {
+        first = unit % p->pieces * p->piece;
+        n = NNL_MIN(p->piece, row->size - first);
+        unit /= p->pieces;
+    }
+    x = place_of(p->reduced, p->n_reduced - 1, unit, x) + first * row->step;
     const double *parameter = parameter_at(p, result);
     if (p->columns) {
         p->kernels->reduce_columns((int)p->kind, p->dtype, acc, x, row->step, n, count, parameter);
@@ -211,12 +220,14 @@ static int64_t join_i64(nnl_reduce_kind kind, int64_t a, int64_t b)
 /* The parts into the first of them, one after the other. */
 static void join_parts(const plan *p)
 {
-    for (int64_t i = p->results; i < p->parts * p->results; i++) {
-        int64_t k = i % p->results;
-        double *f = p->acc;
-        int64_t *n = p->acc;
-        if (nnl_is_float((nnl_dtype)p->dtype)) f[k] = join_f64(p->kind, f[k], f[i]);
-        else n[k] = join_i64(p->kind, n[k], n[i]);
+    bool is_float = nnl_is_float((nnl_dtype)p->dtype);
+    double *f = p->acc;
+    int64_t *n = p->acc;
+    for (int64_t part = p->results; part < p->parts * p->results; part += p->results) {
+        for (int64_t k = 0; k < p->results; k++) {
+            if (is_float) f[k] = join_f64(p->kind, f[k], f[part + k]);
+            else n[k] = join_i64(p->kind, n[k], n[part + k]);
+        }
     }
 }
 

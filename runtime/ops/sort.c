@@ -1,6 +1,7 @@
 /* Sorting and what rests on it: sort, argsort, topk, median, unique; and counting by value: bincount, one_hot,
- * searchsorted, nonzero.  The sort is a stable merge sort; NaN counts as larger than every number. */
-#include "op.h"
+ * searchsorted, nonzero.  The sort is stable, by merging or (sort_words.c) by digits; NaN counts as larger than every
+ * number. */
+#include "sort_words.h"
 
 #include <string.h>
 
@@ -151,8 +152,9 @@ typedef struct sort_job {
     int64_t dim, size, take, rows, inner, group;
     uint64_t flip;
     int base;
-    bool median;
-    pair *scratch; /* 2 size a group */
+    bool median, words;
+    char *scratch; /* 2 size pairs or words a group */
+    size_t scratch_bytes; /* of a group */
 } sort_job;
 
 static void put(const sort_job *j, const char *row, int64_t step, int64_t at, int64_t place)
@@ -162,18 +164,56 @@ static void put(const sort_job *j, const char *row, int64_t step, int64_t at, in
     if (j->places) ints(j->places)[at] = place + j->base;
 }
 
+static bool is_nan_at(const sort_job *j, const void *sorted, int64_t i)
+{
+    if (j->words) return nnl_words_key(((const uint64_t *)sorted)[i]) == NNL_WORDS_NAN;
+    return ((const pair *)sorted)[i].key == UINT64_MAX;
+}
+
+static int64_t place_at(const sort_job *j, const void *sorted, int64_t i)
+{
+    return j->words ? nnl_words_place(((const uint64_t *)sorted)[i]) : ((const pair *)sorted)[i].place;
+}
+
 /* The lower middle one, or the first NaN. */
-static int64_t median_place(const sort_job *j, const pair *a)
+static int64_t median_place(const sort_job *j, const void *sorted)
 {
     if (nnl_is_float(type_of(j->x))) {
         int64_t i = j->size - 1;
-        while (i > 0 && a[i].key == UINT64_MAX && a[i - 1].key == UINT64_MAX) i--;
-        if (a[i].key == UINT64_MAX) return a[i].place;
+        while (i > 0 && is_nan_at(j, sorted, i) && is_nan_at(j, sorted, i - 1)) i--;
+        if (is_nan_at(j, sorted, i)) return place_at(j, sorted, i);
     }
-    return a[(j->size - 1) / 2].place;
+    return place_at(j, sorted, (j->size - 1) / 2);
 }
 
-static void sort_row(const sort_job *j, int64_t row, pair *a)
+/* The frequent case of put: results that lie together, of 4 bytes. */
+static void put_words(const sort_job *j, const char *row, int64_t step, int64_t at, const uint64_t *sorted)
+{
+    uint32_t *values = j->values ? (uint32_t *)(void *)j->values->data + at : NULL;
+    int64_t *places = j->places ? ints(j->places) + at : NULL;
+    for (int64_t i = 0; i < j->take; i++) {
+        int64_t place = nnl_words_place(sorted[i]);
+        if (values) memcpy(&values[i], row + place * step, sizeof *values);
+        if (places) places[i] = place + j->base;
+    }
+}
+
+/* The elements of a row as keys with places, what is wanted of their order first. */
+static void order_row(const sort_job *j, const char *from, int64_t step, void *scratch)
+{
+    const nnl_runtime *rt = j->x->rt;
+    nnl_dtype dtype = type_of(j->x);
+    int64_t take = j->median ? j->size : j->take;
+    if (j->words) {
+        nnl_words_order(rt, dtype, from, step, j->size, (uint32_t)j->flip, scratch, take);
+    } else {
+        pair *a = scratch;
+        read_pairs(rt, dtype, from, step, j->size, j->flip, a);
+        select_pairs(rt, a, a + j->size, j->size, take);
+    }
+}
+
+static void sort_row(const sort_job *j, int64_t row, void *scratch)
 {
     const nnl_tensor *x = j->x;
     int64_t width = (int64_t)nnl_dtype_size(type_of(x)), rest = row, offset = 0;
@@ -184,24 +224,24 @@ static void sort_row(const sort_job *j, int64_t row, pair *a)
     }
     const char *from = x->data + offset * width;
     int64_t step = x->ndim ? x->strides[j->dim] * width : 0;
-    read_pairs(x->rt, type_of(x), from, step, j->size, j->flip, a);
     int64_t at = row / j->inner * j->inner * j->take + row % j->inner;
-    if (j->median) {
-        sort_pairs(x->rt, a, a + j->size, j->size);
-        if (nnl_is_cancelled(x->rt)) return;
-        put(j, from, step, at, median_place(j, a));
-        return;
-    }
-    select_pairs(x->rt, a, a + j->size, j->size, j->take);
+    order_row(j, from, step, scratch);
     if (nnl_is_cancelled(x->rt)) return;
-    for (int64_t i = 0; i < j->take; i++) put(j, from, step, at + i * j->inner, a[i].place);
+    if (j->median) {
+        put(j, from, step, at, median_place(j, scratch));
+    } else if (j->words && width == 4 && j->inner == 1) {
+        put_words(j, from, step, at, scratch);
+    } else {
+        for (int64_t i = 0; i < j->take; i++) put(j, from, step, at + i * j->inner, place_at(j, scratch, i));
+    }
 }
 
 static void sort_task(void *context, int64_t i)
 {
     const sort_job *j = context;
     int64_t end = NNL_MIN((i + 1) * j->group, j->rows);
-    for (int64_t row = i * j->group; row < end && !nnl_is_cancelled(j->x->rt); row++) sort_row(j, row, j->scratch + i * 2 * j->size);
+    for (int64_t row = i * j->group; row < end && !nnl_is_cancelled(j->x->rt); row++)
+        sort_row(j, row, j->scratch + (size_t)i * j->scratch_bytes);
 }
 
 static nnl_status run_sort(nnl_runtime *rt, sort_job *j)
@@ -216,7 +256,9 @@ static nnl_status run_sort(nnl_runtime *rt, sort_job *j)
     j->group = (j->rows + groups - 1) / groups;
     groups = (j->rows + j->group - 1) / j->group;
     void *block;
-    size_t bytes = (size_t)groups * 2 * (size_t)j->size * sizeof(pair);
+    j->words = nnl_words_fit(type_of(x), j->size);
+    j->scratch_bytes = 2 * (size_t)j->size * (j->words ? sizeof(uint64_t) : sizeof(pair));
+    size_t bytes = (size_t)groups * j->scratch_bytes;
     NNL_TRY(nnl_alloc(rt, bytes, &block));
     j->scratch = block;
     nnl_status status = NNL_OK;
