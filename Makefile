@@ -244,7 +244,7 @@ valgrind:
 	@$(MAKE) --no-print-directory all $(C_SPECS)
 	@scripts/dev/valgrind.sh $(BUILD)
 isa:
-	@for isa in base avx2 avx512; do NNLUA_ISA=$$isa scripts/dev/specs.sh $(BUILD) spec/golden_spec.lua spec/ops_spec.lua || exit 1; done
+	@for isa in base avx2 avx512; do NNLUA_ISA=$$isa scripts/dev/specs.sh $(BUILD) spec/golden_spec.lua spec/ops_spec.lua spec/layouts_spec.lua || exit 1; done
 oom:
 	@NNLUA_OOM=all scripts/dev/specs.sh $(BUILD) spec/memory_spec.lua
 annotations: $(BUILD)/nnlua.d.lua

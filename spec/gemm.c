@@ -1,6 +1,6 @@
 /* Matrix products against a triple loop in f64, on every instruction set that this machine has:
  * shapes, layouts, batches, epilogues; and the promise that bits depend neither on threads nor on
- * how C is cut, nor on whether a product was made ready before. */
+ * how operands are stored or C is cut, nor on whether a product was made ready before. */
 #include "../runtime/kernels/kernels.h"
 #include "../runtime/ops/gemm.h"
 
@@ -194,12 +194,55 @@ static bool same_bits(const problem *p, const void *x, const void *y)
     return memcmp(x, y, (size_t)p->c_size * nnl_dtype_size(p->call.dtype)) == 0;
 }
 
-/* A problem with one thread and with more: right, and the same bits. */
+/* The matrices of an operand, stored the other way, with new steps. */
+static void *turned(const nnl_gemm_call *c, const void *from, bool trans, int64_t rows,
+                    int64_t columns, int64_t *ld, int64_t *stride)
+{
+    int64_t step = (trans ? columns : rows) + draw_below(3);
+    int64_t new_stride = *stride ? (trans ? rows : columns) * step : 0;
+    char *to = new_values(c->dtype, c->batch * rows * columns + c->batch * (rows + columns) * 3);
+    for (int64_t x = 0; x < (*stride ? c->batch : 1); x++) {
+        for (int64_t i = 0; i < rows; i++) {
+            for (int64_t j = 0; j < columns; j++) {
+                int64_t place = x * *stride + (trans ? j * *ld + i : i * *ld + j);
+                set(c->dtype, to, x * new_stride + (trans ? i * step + j : j * step + i),
+                    get(c->dtype, from, place));
+            }
+        }
+    }
+    *ld = step;
+    *stride = new_stride;
+    return to;
+}
+
+static void try_layouts(nnl_runtime *rt, const char *isa, const problem *p, const void *wanted)
+{
+    for (int which = 1; which < 4; which++) {
+        problem q = *p;
+        nnl_gemm_call *c = &q.call;
+        if (which & 1) {
+            c->a = q.a = turned(c, p->a, c->trans_a, c->m, c->k, &c->lda, &c->stride_a);
+            c->trans_a = !c->trans_a;
+        }
+        if (which & 2) {
+            c->b = q.b = turned(c, p->b, c->trans_b, c->k, c->n, &c->ldb, &c->stride_b);
+            c->trans_b = !c->trans_b;
+        }
+        void *got = compute(rt, NNL_GEMM_OWN, &q);
+        check(same_bits(p, wanted, got), isa, "bits depend on how operands are stored", c);
+        free(got);
+        if (which & 1) free(q.a);
+        if (which & 2) free(q.b);
+    }
+}
+
+/* A problem with one thread and with more, and stored otherwise: right, and the same bits. */
 static void try_problem(nnl_runtime *const rt[2], const char *isa, problem *p, bool oracle)
 {
     void *one = compute(rt[0], NNL_GEMM_OWN, p), *two = compute(rt[1], NNL_GEMM_OWN, p);
     if (oracle) check(is_right(p, one), isa, "error too large", &p->call);
     check(same_bits(p, one, two), isa, "bits depend on threads", &p->call);
+    try_layouts(rt[1], isa, p, one);
 #if NNL_BLAS
     void *blas = compute(rt[0], NNL_GEMM_BLAS, p);
     if (oracle) check(is_right(p, blas), isa, "error too large with OpenBLAS", &p->call);

@@ -97,9 +97,8 @@ local function common_shape(case)
   return specs[1] and specs[1].shape, #specs
 end
 
--- Families of ops (files of runtime/ops) that sum in another order where images lie channels last, or where a product's
--- operand is stored transposed.
-local another_order = {pool_mean = true, batch_norm = true, matmul = true}
+-- Families of ops (files of runtime/ops) that sum in another order where images lie channels last.
+local another_order = {batch_norm = true}
 
 -- Index, bool and integral parameters say which types they refuse.
 local wrong_type = {index = "f32", bool = "f32", integral = "f32", float = "i64", number = "bool"}

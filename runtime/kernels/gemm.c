@@ -1,9 +1,10 @@
 /* Matrix products.  gemm_block holds a tile of C in registers: rows of A broadcast against vectors
  * of B's columns; every element is one chain of fma along the depth, whatever tile it lies in, so
  * that C may be cut anywhere.  gemm_dot has its vectors along the depth, for operands that are both
- * adjacent there and too small to be worth packing.  gemm_row is one row of A times a wide B, at
- * the speed of memory.  gemm_rows and gemm_deep are for the products of tiny networks: B or C is so
- * small that it stays in registers. */
+ * adjacent there and too small to be worth packing; gemm_apart makes the same sums where it is B's
+ * columns that are adjacent.  gemm_row is one row of A times a wide B, at the speed of memory.
+ * gemm_rows and gemm_deep are for the products of tiny networks: B or C is so small that it stays
+ * in registers. */
 #include "vec.h"
 
 #include "gemm_block.h"

@@ -7,8 +7,10 @@
 
 /* gemm_rows: so deep at most, up to a tile's width of columns, no `add`; any steps of a. */
 #define NNL_GEMM_ROWS_DEPTH 8
-/* gemm_deep: so many rows at most, up to one vector of columns; any steps of a. */
+/* gemm_deep: from two to so many rows, up to one vector of columns; any steps of a. */
 #define NNL_GEMM_DEEP_ROWS 4
+/* gemm_dot, gemm_apart: so many rows at most.  gemm_apart takes any steps of a. */
+#define NNL_GEMM_DOT_ROWS 12
 
 /* c = alpha a b, or c + alpha a b with `add`; then + bias and the activation, if any.  Steps are in
  * elements.  a: rows x depth, element (i, p) at a[i * a_row + p * a_depth], one of the two steps
@@ -19,8 +21,8 @@ typedef struct nnl_gemm_block {
     int64_t a_row, a_depth;
     /* gemm_block: panels of the tile's width, element (p, j) at b[j / width * b_panel + p * b_step
      * + j % width]; the last panel can be read up to a whole vector.  gemm_dot: element (p, j) at
-     * b[j * b_step + p]. gemm_row, gemm_deep: element (p, j) at b[p * b_step + j].  gemm_rows: at
-     * b[p * b_step + j * b_panel]. */
+     * b[j * b_step + p]. gemm_row, gemm_apart, gemm_deep: element (p, j) at b[p * b_step +
+     * j].  gemm_rows: at b[p * b_step + j * b_panel]. */
     const void *b;
     int64_t b_step, b_panel;
     void *c; /* rows x columns */

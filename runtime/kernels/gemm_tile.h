@@ -77,8 +77,7 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     UNROLL_FOR (i, ROWS) {
         UNROLL_FOR (v, VECTORS) sum[i][v] = V_(zero)();
     }
-    const int64_t a_row = BY_ROW ? g->a_row : 1, a_depth = BY_ROW ? 1 : g->a_depth,
-                  b_step = g->b_step;
+    const int64_t a_row = BY_ROW ? g->a_row : 1, a_depth = g->a_depth, b_step = g->b_step;
     /* C is on its way while the sums are made: stores would wait for lines that are far away. */
     UNROLL_FOR (i, ROWS) {
         UNROLL_FOR (v, VECTORS) __builtin_prefetch(c + i * g->c_row + v * LANES, 1);
@@ -337,28 +336,152 @@ VEC_INLINE void T_(add_rows)(const int ROWS, T *sums, const nnl_gemm_block *g, i
     }
 }
 
+/* The sums of one row for some columns of b, each one chain of fma. */
+static void T_(sum_row)(T *sums, const nnl_gemm_block *g, const T *b, int64_t columns)
+{
+    int64_t p = 0;
+    for (int64_t i = 0; i < columns; i++) sums[i] = 0;
+    for (; p + 8 <= g->depth; p += 8) T_(add_rows)(8, sums, g, p, b, columns);
+    for (; p < g->depth; p++) T_(add_rows)(1, sums, g, p, b, columns);
+}
+
+/* Sums of one row into columns [j, j + columns) of c, finished as in store_tile(). */
+static void T_(store_row)(const nnl_gemm_block *g, T *c, int64_t j, int64_t columns, const T *sums)
+{
+    const T *bias = g->bias;
+    const T alpha = (T)g->alpha;
+    for (int64_t i = 0; i < columns; i++) {
+        T value = sums[i] * alpha;
+        if (g->add) value = c[j + i] + value;
+        if (bias) value = value + bias[(j + i) * g->bias_step];
+        c[j + i] = g->relu && value < 0 ? 0 : value;
+    }
+}
+
 #define ROW_COLUMNS (8192 / (int64_t)sizeof(T)) /* sums that stay in L1 */
 
 void K(T_(gemm_row))(const nnl_gemm_block *g)
 {
     T sums[ROW_COLUMNS];
-    const T *bias = g->bias;
-    T *c = g->c;
     for (int64_t j = 0; j < g->columns; j += ROW_COLUMNS) {
-        int64_t columns = g->columns - j < ROW_COLUMNS ? g->columns - j : ROW_COLUMNS, p = 0;
-        const T *b = (const T *)g->b + j;
-        for (int64_t i = 0; i < columns; i++) sums[i] = 0;
-        for (; p + 8 <= g->depth; p += 8) T_(add_rows)(8, sums, g, p, b, columns);
-        for (; p < g->depth; p++) T_(add_rows)(1, sums, g, p, b, columns);
-        for (int64_t i = 0; i < columns; i++) {
-            T value = sums[i] * (T)g->alpha;
-            if (g->add) value = c[j + i] + value;
-            if (bias) value = value + bias[(j + i) * g->bias_step];
-            c[j + i] = g->relu && value < 0 ? 0 : value;
-        }
+        int64_t columns = g->columns - j < ROW_COLUMNS ? g->columns - j : ROW_COLUMNS;
+        T_(sum_row)(sums, g, (const T *)g->b + j, columns);
+        T_(store_row)(g, g->c, j, columns, sums);
     }
 }
 #undef ROW_COLUMNS
+
+/* ---------------------------------------------------------------- gemm_dot's sums by columns */
+
+/* A lane of gemm_dot is the sum over every LANES-th place.  Here the lanes come one after the
+ * other, in an order that lets few of them wait until V_(sum) would add them: 0, 8, 4, 12, 2 ...
+ * of 16. */
+#define APART_SUMS (4096 / (int64_t)sizeof(T)) /* of each; LEVELS of them stay in L1 */
+#define LEVELS (LANES >= 16 ? 5 : LANES >= 8 ? 4 : LANES >= 4 ? 3 : 2)
+
+static int T_(apart_lane)(int turn)
+{
+    int lane = 0;
+    for (int bit = 1, mirrored = LANES / 2; mirrored > 0; bit *= 2, mirrored /= 2)
+        lane += turn & bit ? mirrored : 0;
+    return lane;
+}
+
+/* sums = (g->add: +=) the rows x columns sums of one lane's places; columns are whole vectors. */
+static void T_(apart_part)(T *sums, nnl_gemm_block *g, const T *b, int64_t columns)
+{
+    int64_t panels = (g->rows + TILE_ROWS - 1) / TILE_ROWS;
+    g->c_row = columns;
+    for (int64_t j = 0; j < columns; j += WIDTH) {
+        int64_t n = columns - j < WIDTH ? columns - j : WIDTH;
+        for (int64_t s = 0; s < panels; s++) {
+            int64_t i = g->rows * s / panels, rows = g->rows * (s + 1) / panels - i;
+            T_(tile) *tile = T_(tiles)[rows - 1][1][(n - 1) / LANES];
+            tile(g, (const T *)g->a + i * g->a_row, b + j, sums + i * columns + j, NULL, n);
+        }
+    }
+}
+
+/* Where lanes end at different places, gemm_dot adds products of zeros: no sum of it is -0. */
+static void T_(store_apart)(const nnl_gemm_block *g, int64_t row, int64_t j, int64_t columns,
+                            T *sums)
+{
+    for (int64_t i = 0; i < columns && g->depth % LANES > 0; i++) sums[i] += 0;
+    T_(store_row)(g, (T *)g->c + row * g->c_row, j, columns, sums);
+}
+
+static void T_(apart_strip)(const nnl_gemm_block *g, int64_t j, int64_t columns)
+{
+    T sums[LEVELS][APART_SUMS];
+    const int64_t count = g->rows * columns;
+    int level = 0;
+    for (int turn = 0; turn < LANES; turn++, level++) {
+        const int64_t lane = T_(apart_lane)(turn);
+        const T *b = (const T *)g->b + lane * g->b_step + j;
+        nnl_gemm_block part = {.rows = g->rows,
+                               .depth = (g->depth - lane + LANES - 1) / LANES,
+                               .a = (const T *)g->a + lane * g->a_depth,
+                               .a_row = g->a_row,
+                               .a_depth = LANES * g->a_depth,
+                               .b_step = LANES * g->b_step,
+                               .alpha = 1};
+        int joined = 0; /* levels */
+        if (g->rows == 1) {
+            T_(sum_row)(sums[level], &part, b, columns);
+        } else {
+            joined = turn & 1;
+            part.add = joined == 1;
+            T_(apart_part)(sums[level - joined], &part, b, columns);
+        }
+        for (int bit = 1 << joined; turn & bit; bit *= 2, joined++) {
+            T *low = sums[level - joined - 1], *high = sums[level - joined];
+            for (int64_t i = 0; i < count; i++) low[i] += high[i];
+        }
+        level -= joined;
+    }
+    for (int64_t i = 0; i < g->rows; i++) T_(store_apart)(g, i, j, columns, sums[0] + i * columns);
+}
+
+/* One row, less than a vector of columns: all lanes of gemm_dot side by side. */
+static void T_(apart_narrow)(const nnl_gemm_block *g, int64_t row, int64_t j, int64_t columns)
+{
+    V sum[LANES];
+    T sums[LANES];
+    const T *a = (const T *)g->a + row * g->a_row, *b = (const T *)g->b + j;
+    const int64_t a_depth = g->a_depth, b_step = g->b_step;
+    int64_t left = g->depth;
+    UNROLL_FOR (l, LANES) sum[l] = V_(zero)();
+    for (; left >= LANES; left -= LANES) {
+        UNROLL_FOR (l, LANES) {
+            sum[l] = V_(fma)(V_(set1)(*a), V_(load_n)(b, columns), sum[l]);
+            a += a_depth;
+            b += b_step;
+        }
+    }
+    UNROLL_FOR (l, LANES - 1) {
+        if (l < left) {
+            V y = V_(load_n)(b + l * b_step, columns);
+            sum[l] = V_(fma)(V_(set1)(a[l * a_depth]), y, sum[l]);
+        }
+    }
+    UNROLL_FOR (l, LANES / 2) sum[l] = sum[l] + sum[l + LANES / 2];
+    UNROLL_FOR (l, LANES / 4) sum[l] = sum[l] + sum[l + LANES / 4];
+    UNROLL_FOR (l, LANES / 8) sum[l] = sum[l] + sum[l + LANES / 8];
+    UNROLL_FOR (l, LANES / 16) sum[l] = sum[l] + sum[l + LANES / 16];
+    V_(store)(sums, sum[0]);
+    T_(store_apart)(g, row, j, columns, sums);
+}
+
+void K(T_(gemm_apart))(const nnl_gemm_block *g)
+{
+    const int64_t whole = g->columns / LANES * LANES, strip = APART_SUMS / g->rows / WIDTH * WIDTH;
+    for (int64_t j = 0; j < whole; j += strip)
+        T_(apart_strip)(g, j, whole - j < strip ? whole - j : strip);
+    for (int64_t i = 0; i < g->rows && whole < g->columns; i++)
+        T_(apart_narrow)(g, i, whole, g->columns - whole);
+}
+#undef APART_SUMS
+#undef LEVELS
 
 /* ---------------------------------------------------------------- little depth, few columns */
 
@@ -497,7 +620,6 @@ VEC_INLINE void T_(deep_body)(const int ROWS, const nnl_gemm_block *g)
 void K(T_(gemm_deep))(const nnl_gemm_block *g)
 {
     switch (g->rows) {
-    case 1: T_(deep_body)(1, g); break;
     case 2: T_(deep_body)(2, g); break;
     case 3: T_(deep_body)(3, g); break;
     default: T_(deep_body)(4, g); break;

@@ -60,6 +60,12 @@ VEC_INLINE void widen_f32(wide_f32 *sum, vf x)
     sum->high += vf_high_to_vd(x);
 }
 VEC_INLINE void widen_f64(wide_f64 *sum, vd x) { sum->low += x; }
+VEC_INLINE void join_f32(wide_f32 *sum, const wide_f32 *x)
+{
+    sum->low += x->low;
+    sum->high += x->high;
+}
+VEC_INLINE void join_f64(wide_f64 *sum, const wide_f64 *x) { sum->low += x->low; }
 VEC_INLINE vf scaled_f32(const wide_f32 *sum, double scale)
 {
     return vd_to_vf(sum->low * vd_set1(scale), sum->high * vd_set1(scale));
@@ -82,6 +88,10 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
+
+/* Means add up the columns of a window first, then these, as suits rows of single elements; but within a lone row its
+ * elements.  The order is the same whatever the layout. */
+VEC_INLINE bool is_line(const nnl_pool_row *p) { return p->planes * p->rows == 1; }
 
 /* As torch: the first of equal elements wins, and the last NaN. */
 #define POOL(suffix, v, i, m, element, lanes)                                                                \
@@ -174,6 +184,24 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
             }                                                                                                \
         }                                                                                                    \
     }                                                                                                        \
+    VEC_INLINE void add_rows_##suffix(wide_##suffix *total, const nnl_pool_row *p, const element *x, int64_t room) \
+    {                                                                                                        \
+        for (int64_t t = 0; t < p->rows; t += RUN) {                                                         \
+            v sum = v##_zero();                                                                              \
+            for (int64_t r = t; r < p->rows && r < t + RUN; r++) sum += read_##suffix(x + r * p->row_step, room); \
+            widen_##suffix(total, sum);                                                                      \
+        }                                                                                                    \
+    }                                                                                                        \
+    VEC_INLINE void add_column_##suffix(wide_##suffix *total, const nnl_pool_row *p, const element *x, int64_t room) \
+    {                                                                                                        \
+        if (p->planes == 1 && p->rows <= RUN) { /* as below, with fewer additions */                         \
+            add_rows_##suffix(total, p, x, room);                                                            \
+            return;                                                                                          \
+        }                                                                                                    \
+        wide_##suffix column = {0};                                                                          \
+        for (int64_t d = 0; d < p->planes; d++) add_rows_##suffix(&column, p, x + d * p->plane_step, room);  \
+        join_##suffix(total, &column);                                                                       \
+    }                                                                                                        \
     static void mean_row_##suffix(const nnl_pool_row *p, element *out, const element *x)                     \
     {                                                                                                        \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
@@ -182,16 +210,26 @@ VEC_INLINE void spread_f64(double *out, const wide_f64 *sum) { vd_store(out, sum
             for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
                 const int64_t at = w->first * p->inner + c, room = p->width * p->inner - at;                 \
                 wide_##suffix total = {0};                                                                   \
-                for (int64_t d = 0; d < p->planes; d++) {                                                    \
-                    for (int64_t r = 0; r < p->rows; r++) {                                                  \
-                        const element *from = x + d * p->plane_step + r * p->row_step + at;                  \
-                        for (int32_t t = 0; t < w->count; t += RUN) {                                        \
-                            v sum = v##_zero();                                                              \
-                            for (int32_t k = t; k < w->count && k < t + RUN; k++)                            \
-                                sum += read_##suffix(from + k * p->inner, room - k * p->inner);              \
-                            widen_##suffix(&total, sum);                                                     \
-                        }                                                                                    \
-                    }                                                                                        \
+                for (int32_t t = 0; t < w->count; t++)                                                       \
+                    add_column_##suffix(&total, p, x + at + t * p->inner, room - t * p->inner);              \
+                write_##suffix(out + o * p->inner + c, scaled_##suffix(&total, scale), (p->windows - o) * p->inner - c); \
+            }                                                                                                \
+        }                                                                                                    \
+    }                                                                                                        \
+    static void mean_line_##suffix(const nnl_pool_row *p, element *out, const element *x)                    \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            const double scale = 1 / (p->factor * (double)w->extent);                                        \
+            for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
+                const int64_t at = w->first * p->inner + c, room = p->width * p->inner - at;                 \
+                const element *from = x + at;                                                                \
+                wide_##suffix total = {0};                                                                   \
+                for (int32_t t = 0; t < w->count; t += RUN) {                                                \
+                    v sum = v##_zero();                                                                      \
+                    for (int32_t k = t; k < w->count && k < t + RUN; k++)                                    \
+                        sum += read_##suffix(from + k * p->inner, room - k * p->inner);                      \
+                    widen_##suffix(&total, sum);                                                             \
                 }                                                                                            \
                 write_##suffix(out + o * p->inner + c, scaled_##suffix(&total, scale), (p->windows - o) * p->inner - c); \
             }                                                                                                \
@@ -290,17 +328,33 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
         double sum[WIDEST + lanes];                                                                          \
         for (int64_t j = 0; j < p->columns; j += lanes) {                                                    \
             wide_##suffix total = {0};                                                                       \
-            for (int64_t d = 0; d < p->planes; d++) {                                                        \
-                for (int64_t r = 0; r < p->rows; r++)                                                        \
-                    widen_##suffix(&total, read_##suffix(x + d * p->plane_step + r * p->row_step + p->first_column + j, p->columns - j)); \
-            }                                                                                                \
+            add_column_##suffix(&total, p, x + p->first_column + j, p->columns - j);                         \
             spread_##suffix(sum + j, &total);                                                                \
         }                                                                                                    \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             double all = 0;                                                                                  \
             for (int32_t t = 0; t < w->count; t++) all += sum[w->first - p->first_column + t];               \
-            out[o] = (element)(all / (p->factor * (double)w->extent));                                       \
+            out[o] = (element)(all * (1 / (p->factor * (double)w->extent)));                                 \
+        }                                                                                                    \
+    }                                                                                                        \
+    /* one row */                                                                                            \
+    VEC_INLINE element sum_##suffix(const element *x, int32_t n)                                             \
+    {                                                                                                        \
+        element sum = 0;                                                                                     \
+        for (int32_t t = 0; t < n; t++) sum += x[t];                                                         \
+        return sum;                                                                                          \
+    }                                                                                                        \
+    static void mean_line_plain_##suffix(const nnl_pool_row *p, element *out, const element *x)              \
+    {                                                                                                        \
+        for (int64_t o = 0; o < p->windows; o++) {                                                           \
+            const nnl_pool_window *w = p->window + o;                                                        \
+            const element *from = x + w->first;                                                              \
+            int32_t left = w->count;                                                                         \
+            double all = 0;                                                                                  \
+            for (; left > RUN; left -= RUN, from += RUN) all += (double)sum_##suffix(from, RUN);             \
+            all += (double)sum_##suffix(from, left);                                                         \
+            out[o] = (element)(all * (1 / (p->factor * (double)w->extent)));                                 \
         }                                                                                                    \
     }                                                                                                        \
     static void mean_back_plain_##suffix(const nnl_pool_row *p, element *dx, const element *dy)              \
@@ -309,7 +363,7 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
             const element g = dy[o] * (element)(1 / (p->factor * (double)w->extent));                        \
-            for (int32_t t = 0; t < w->count; t++) dx[w->first + t] += g;                                    \
+            for (int32_t t = 0; t < w->count; t++) dx[w->first + t] = p->fresh ? g : dx[w->first + t] + g;   \
         }                                                                                                    \
     }
 PLAIN(f32, vf, vi, mf, float, int32_t, VF_LANES)
@@ -354,10 +408,14 @@ void K(pool_max_back_row)(const nnl_pool_row *p, int dtype, void *dx, const void
 void K(pool_mean_row)(const nnl_pool_row *p, int dtype, void *out, const void *x)
 {
     if (dtype == 4) {
-        if (is_plain(p)) mean_plain_f32(p, out, x);
+        if (is_plain(p) && is_line(p)) mean_line_plain_f32(p, out, x);
+        else if (is_line(p)) mean_line_f32(p, out, x);
+        else if (is_plain(p)) mean_plain_f32(p, out, x);
         else mean_row_f32(p, out, x);
     } else {
-        if (is_plain(p)) mean_plain_f64(p, out, x);
+        if (is_plain(p) && is_line(p)) mean_line_plain_f64(p, out, x);
+        else if (is_line(p)) mean_line_f64(p, out, x);
+        else if (is_plain(p)) mean_plain_f64(p, out, x);
         else mean_row_f64(p, out, x);
     }
 }

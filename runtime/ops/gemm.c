@@ -32,12 +32,14 @@
 #define ALIGN 64
 /* Rows this far apart compete for the same sets of a cache. */
 #define PAGE 4096
-#define DOT_ROWS_MAX 12
 #define DOT_DEPTH 16
 #define DOT_COLUMNS 8 /* that the kernel takes at once */
 #define DEEP_DEPTH 16 /* from so much on, short chains side by side pay */
+#define DEEP_COLUMNS 4
 
-typedef enum algorithm { BLOCK, DOT, ROW, ROWS, DEEP } algorithm;
+/* The order in which an element's products are added up is BLOCK's, DOT's or DEEP's, chosen by m, n
+ * and k alone; APART has DOT's, ROW and ROWS have BLOCK's. */
+typedef enum algorithm { BLOCK, DOT, APART, ROW, ROWS, DEEP } algorithm;
 typedef void kernel(const nnl_gemm_block *g);
 
 struct nnl_gemm_plan {
@@ -55,6 +57,7 @@ struct nnl_gemm_plan {
     int64_t depth_blocks, row_tiles, column_tiles, tiles, lanes;
     int64_t tile_rows, tile_columns; /* of the largest tile */
     bool copy_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
+    bool turn_operand;               /* DOT's A, DEEP's B, in the buffer as the kernel wants it */
     const char *packed;              /* all of B, block after block of the depth, or NULL */
     int64_t packed_columns;          /* whole panels */
     int64_t bias_step;
@@ -181,6 +184,23 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
     p->block(&g);
 }
 
+/* Copies the smaller operand as the kernel wants it stored. */
+static void turn_operand(const plan *p, nnl_gemm_block *g, char *buffer)
+{
+    if (p->algorithm == DEEP) {
+        pack_b(p, buffer, g->b, g->depth, g->columns);
+        g->b = buffer;
+        g->b_step = p->width;
+        return;
+    }
+    for (int64_t i = 0; i < g->rows; i++)
+        p->kernels->copy_strided((int)p->size, buffer + i * g->depth * p->size, p->size,
+                                 element(p, g->a, i), p->call.lda * p->size, g->depth);
+    g->a = buffer;
+    g->a_row = g->depth;
+    g->a_depth = 1;
+}
+
 static void run_tile(const plan *p, int64_t place, char *buffer)
 {
     const nnl_gemm_call *c = &p->call;
@@ -200,6 +220,7 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
               .c1 = NNL_MIN(panels * (column + 1) / p->column_tiles * p->cut, c->n)};
     nnl_gemm_block g = describe(p, &t);
     if (p->algorithm != BLOCK) {
+        if (p->turn_operand) turn_operand(p, &g, buffer);
         p->piece(&g);
         return;
     }
@@ -242,6 +263,7 @@ static void choose_kernels(plan *p, const nnl_kernels *k)
     p->block = f32 ? k->gemm_block_f32 : k->gemm_block_f64;
     switch (p->algorithm) {
     case DOT: p->piece = f32 ? k->gemm_dot_f32 : k->gemm_dot_f64; break;
+    case APART: p->piece = f32 ? k->gemm_apart_f32 : k->gemm_apart_f64; break;
     case ROW: p->piece = f32 ? k->gemm_row_f32 : k->gemm_row_f64; break;
     case ROWS: p->piece = f32 ? k->gemm_rows_f32 : k->gemm_rows_f64; break;
     case DEEP: p->piece = f32 ? k->gemm_deep_f32 : k->gemm_deep_f64; break;
@@ -250,18 +272,19 @@ static void choose_kernels(plan *p, const nnl_kernels *k)
 }
 
 /* Few rows against long ones: packing B would cost more than adding up lanes.  Measured on Zen 4,
- * where the two meet near k = 16 m for every n and up to 12 rows. */
+ * where the two meet near k = 16 m for every n and up to 12 rows.  Layouts choose only between
+ * algorithms of one order. */
 static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
 {
     int64_t lanes = k->vector_bytes / (c->dtype == NNL_F32 ? 4 : 8);
     bool shallow = c->k > 0 && c->k <= NNL_GEMM_ROWS_DEPTH;
     if (shallow && c->n <= lanes * k->gemm_tile_vectors() && !c->accumulate) return ROWS;
-    if (!c->trans_b && c->m <= NNL_GEMM_DEEP_ROWS && c->n <= lanes && c->k >= DEEP_DEPTH)
+    if (c->m > 1 && c->m <= NNL_GEMM_DEEP_ROWS && c->n <= NNL_MIN(DEEP_COLUMNS, lanes) &&
+        c->k >= DEEP_DEPTH)
         return DEEP;
+    if (c->m <= NNL_GEMM_DOT_ROWS && c->k >= NNL_MAX(2 * lanes, DOT_DEPTH * c->m))
+        return c->trans_b ? DOT : APART;
     if (c->m == 1 && !c->trans_b) return ROW;
-    bool adjacent = !c->trans_a && c->trans_b;
-    if (adjacent && c->m <= DOT_ROWS_MAX && c->k >= NNL_MAX(2 * lanes, DOT_DEPTH * c->m))
-        return DOT;
     return BLOCK;
 }
 
@@ -357,14 +380,20 @@ static void straighten(plan *p)
     }
 }
 
-/* A tiny product: one block, with B packed on the stack. */
+static int64_t turned_bytes(const plan *p)
+{
+    return p->call.k * (p->algorithm == DOT ? p->call.m : p->width) * p->size;
+}
+
+/* A tiny product: one block, with what is packed on the stack. */
 static bool choose_tiny(plan *p, double work)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t lanes = p->kernels->vector_bytes / p->size;
-    bool pack_b = c->trans_b || c->n % lanes != 0;
-    if (p->algorithm != BLOCK || work > TINY_WORK || c->k > DEPTH ||
-        (pack_b && c->k * round_up(c->n, p->width) * p->size > STACK_BYTES))
+    bool block = p->algorithm == BLOCK, pack_b = block && (c->trans_b || c->n % lanes != 0);
+    if (!(block || p->turn_operand) || work > TINY_WORK || (block && c->k > DEPTH) ||
+        (pack_b && c->k * round_up(c->n, p->width) * p->size > STACK_BYTES) ||
+        (p->turn_operand && turned_bytes(p) > STACK_BYTES))
         return false;
     p->pack_b = pack_b;
     p->depth_blocks = p->row_tiles = p->column_tiles = 1;
@@ -395,9 +424,10 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     nnl_gemm_call *c = &p->call;
     p->algorithm = choose_algorithm(c, rt->kernels);
     choose_kernels(p, rt->kernels);
+    p->turn_operand = (p->algorithm == DOT && c->trans_a) || (p->algorithm == DEEP && c->trans_b);
     double work = (double)c->m * (double)c->n * (double)c->k * (double)c->batch;
     if (choose_tiny(p, work)) return;
-    if (p->algorithm != BLOCK && c->batch == 1 && work <= TINY_WORK) {
+    if (p->algorithm != BLOCK && !p->turn_operand && c->batch == 1 && work <= TINY_WORK) {
         make_whole(p);
         return;
     }
@@ -410,8 +440,9 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     if (c->m <= 4 && bytes >= THIN_LARGE) wanted = NNL_MAX(wanted, bytes / THIN_BYTES);
     choose_tiles(p, wanted);
     if (p->algorithm == BLOCK) choose_packing(p);
+    if (p->turn_operand) p->lane_bytes = round_up(turned_bytes(p), ALIGN);
     p->lanes = NNL_MIN(p->tiles, tasks);
-    if (p->algorithm != BLOCK && p->tiles == 1) make_whole(p);
+    if (p->algorithm != BLOCK && !p->turn_operand && p->tiles == 1) make_whole(p);
 }
 
 static nnl_status run_plan(nnl_runtime *rt, plan *p)

@@ -27,7 +27,8 @@ typedef struct nnl_gemm_call {
 } nnl_gemm_call;
 
 /* Fails with NNL_ENOMEM (C is then unchanged) or NNL_ECANCELLED only.  An element of C depends on
- * its row of A, its column of B and the shapes, never on the number of threads. */
+ * its row of A, its column of B and the shapes, never on how they are stored or on the number of
+ * threads. */
 nnl_status nnl_gemm(nnl_runtime *rt, const nnl_gemm_call *call);
 
 /* A product that is run again and again: what depends on shapes and layouts is chosen once, and

@@ -387,13 +387,14 @@ static nnl_status matmul_infer(nnl_call *c)
     return NNL_OK;
 }
 
-/* With a matrix on the right, all rows on the left are one long matrix. */
-static bool folds(const nnl_tensor *a, const nnl_tensor *b) { return b->ndim == 2 && a->ndim > 2 && a->contiguous; }
+/* With a matrix on the right, all rows on the left are one long matrix, whatever their layout: the bits of a product depend
+ * on its number of rows. */
+static bool folds(const nnl_tensor *a, const nnl_tensor *b) { return b->ndim == 2 && a->ndim > 2; }
 
-/* The operands and the result of matmul seen as matrices: the headers of three tensors. */
-static void matmul_headers(const nnl_call *c, nnl_tensor *a, nnl_tensor *b, nnl_tensor *out)
+/* The operands and the result of matmul seen as matrices: the headers of three tensors.  An input 0 that folds is contiguous. */
+static void matmul_headers(const nnl_call *c, const nnl_tensor *input, nnl_tensor *a, nnl_tensor *b, nnl_tensor *out)
 {
-    *a = *c->in[0];
+    *a = *input;
     *b = *c->in[1];
     *out = *c->out[0];
     int64_t k = a->shape[a->ndim - 1], shape[NNL_MAX_DIMS], strides[NNL_MAX_DIMS];
@@ -418,15 +419,28 @@ static void matmul_headers(const nnl_call *c, nnl_tensor *a, nnl_tensor *b, nnl_
 
 static nnl_status matmul_run(nnl_call *c)
 {
-    nnl_tensor a, b, out;
-    matmul_headers(c, &a, &b, &out);
-    return product(&out, &a, false, &b, false, NULL, 1, false);
+    nnl_tensor a, b, out, *dense = NULL;
+    if (folds(c->in[0], c->in[1]) && !c->in[0]->contiguous) {
+        nnl_spec spec;
+        nnl_spec_like(&spec, c->in[0]);
+        NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &dense));
+        nnl_status copied = nnl_copy(dense, c->in[0]);
+        if (copied != NNL_OK) {
+            nnl_tensor_unref(dense);
+            return copied;
+        }
+    }
+    matmul_headers(c, dense ? dense : c->in[0], &a, &b, &out);
+    nnl_status status = product(&out, &a, false, &b, false, NULL, 1, false);
+    nnl_tensor_unref(dense);
+    return status;
 }
 
 static nnl_status matmul_ready(nnl_ready *r)
 {
-    nnl_tensor a, b, out;
-    matmul_headers(r->call, &a, &b, &out);
+    nnl_tensor a, b, out, *input = r->call->in[0];
+    if (folds(input, r->call->in[1]) && !input->contiguous) return NNL_OK;
+    matmul_headers(r->call, input, &a, &b, &out);
     return make_ready(r, run_ready_pair, &out, &a, false, &b, false);
 }
 
