@@ -54,9 +54,11 @@ VEC_INLINE vd vd_gelu(vd x) { return vd_normal_times(x, vd_max(vd_set1(-40.0), x
  * function is (1 + tanh) / 2. */
 #define GELU_SLOPE 0x1.9884533d43651p+0
 #define GELU_CUBIC 0.044715
+/* The function multiplies errors of the inner one: the slope has two parts, and the larger product rounds once. */
 VEC_INLINE vf vf_gelu_tanh(vf x)
 {
-    vf inner = x * vf_fma(x * x, vf_splat(GELU_SLOPE * GELU_CUBIC), vf_splat(GELU_SLOPE));
+    const double low = GELU_SLOPE - (double)(float)GELU_SLOPE;
+    vf inner = vf_fma(x, vf_splat(GELU_SLOPE), x * vf_fma(x * x, vf_splat(GELU_SLOPE * GELU_CUBIC), vf_splat(low)));
     return vf_sigmoid_small(inner, vf_max(vf_set1(-20.0f), x));
 }
 VEC_INLINE vd vd_gelu_tanh(vd x)

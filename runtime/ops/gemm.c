@@ -21,6 +21,7 @@
 /* m n k below which no worker is woken, and the least worth a task of its own; while workers are
  * kept awake, two tasks are shared. */
 #define PARALLEL_WORK 1500000
+#define PARALLEL_THIN 400000 /* of up to four rows: bound by memory, and two caches hold twice as much */
 #define TASK_WORK 150000
 #define TASK_WORK_THIN 40000 /* of up to four rows */
 #define THIN_BYTES 262144    /* of B in a tile of so few rows, where a cache does not hold */
@@ -432,7 +433,8 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
         return;
     }
     int64_t least = task_work(p);
-    bool parallel = rt->threads > 1 && work >= (held ? 2 * (double)least : PARALLEL_WORK);
+    double worth = held ? 2 * (double)least : c->m <= 4 ? PARALLEL_THIN : PARALLEL_WORK;
+    bool parallel = rt->threads > 1 && work >= worth;
     /* Tiles may follow the number of threads: no bit depends on where C is cut. */
     int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
     int64_t wanted = (int64_t)NNL_MIN((double)tasks, work / (double)least + 1);
