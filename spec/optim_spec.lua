@@ -224,6 +224,22 @@ describe("an optimizer", function()
     assert.is_truthy(helpers.error_of(out.backward, out))
   end)
 
+  -- 0.9 times four of the smallest numbers rounds to four of them: such a moment would stay, and slow every step down.
+  it("leaves no moment subnormal", function()
+    local least = 2 ^ -126
+    for name, state in pairs {SGD = "momentum_buffer", Adam = "exp_avg", RMSprop = "momentum_buffer"} do
+      local x = nn.ones(3, {requires_grad = true})
+      local opt = nn.optim[name]({x}, {lr = 1e-3, momentum = name ~= "Adam" and 0.9 or nil})
+      x.grad = nn.tensor {1, 1e-3, -1}
+      opt:step()
+      x.grad = nn.zeros(3)
+      for _ = 1, 1200 do opt:step() end
+      for _, moment in ipairs(opt:state_dict()["state.0." .. state]:abs():totable()) do
+        assert.is_true(moment == 0 or moment >= least and moment <= 10 * least, name .. ": " .. moment)
+      end
+    end
+  end)
+
   it("keeps no gradient alive", function()
     local p = nn.Parameter(nn.zeros(1000))
     local opt = nn.optim.Adam({p})

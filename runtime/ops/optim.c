@@ -109,7 +109,7 @@ static int64_t share_begin(int64_t n, int64_t place, int64_t shares)
  *
  * Where gradients are 0 for long (pixels that are always black), moments decay to subnormal numbers and stay there:
  * 0.9 times the smallest four rounds to themselves.  Arithmetic on those takes a hundred times as long, and no weight
- * sees them, so they count as 0. */
+ * sees them, so subnormal numbers count as 0. */
 static void run_share(void *context, int64_t place)
 {
     const update *u = context;
@@ -330,8 +330,8 @@ NNL_OP(adam_step,
     .doc = "One step of Adam for every parameter that has a gradient: m = beta1 m + (1 - beta1) g, v = beta2 v + "
            "(1 - beta2) g^2, p = p - lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps).  weight_decay p is "
            "added to g, or taken off p before (decoupled: AdamW); with max_exp_avg_sq the largest v so far stands "
-           "for v.  Kingma and Ba, arXiv:1412.6980; Loshchilov and Hutter, arXiv:1711.05101; Reddi et al., "
-           "arXiv:1904.09237.",
+           "for v.  Subnormal numbers count as 0.  Kingma and Ba, arXiv:1412.6980; Loshchilov and Hutter, "
+           "arXiv:1711.05101; Reddi et al., arXiv:1904.09237.",
     .infer = update_infer,
     .run = adam_run,
     .ready = adam_ready,
