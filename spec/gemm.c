@@ -9,6 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Sanitizers look at every access: fewer draws have them see every loop, and large products only
+ * cost minutes. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define DRAWS 60
+#define LARGE 100
+#define TRANS_STEP 3 /* both operands stored transposed, or none */
+#else
+#define DRAWS 600
+#define LARGE 500
+#define TRANS_STEP 1
+#endif
+
 static int passed, failed;
 static uint64_t state = 88172645463325252u;
 
@@ -353,23 +365,23 @@ static void try_isa(nnl_isa isa)
             {1, 3, 100, 1},   {3, 2, 100, 1},    {4, 9, 1500, 2},    {2000, 20, 8, 1},
             {1, 1, 40, 3},    {2, 1, 7000, 1}};
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-            for (int trans = 0; trans < 4; trans++) {
+            for (int trans = 0; trans < 4; trans += TRANS_STEP) {
                 p = new_problem(dtype, shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3],
                                 trans, i % 2 == 0);
                 try_problem(rt, name, &p, true);
             }
         }
-        for (int i = 0; i < 600; i++) {
+        for (int i = 0; i < DRAWS; i++) {
             int64_t limit = i % 3 == 0 ? 12 : i % 3 == 1 ? 50 : 130;
             p = new_problem(dtype, 1 + draw_below(limit), 1 + draw_below(limit),
                             draw_below(limit * (i % 5 ? 1 : 4)), i % 4 ? 1 : 1 + draw_below(4),
                             (int)draw_below(256), i % 2 == 0);
             try_problem(rt, name, &p, true);
         }
-        for (int trans = 0; trans < 4; trans++) {
-            p = new_problem(dtype, 500, 700, 900, 1, trans + 16 + 32, true);
+        for (int trans = 0; trans < 4; trans += TRANS_STEP) {
+            p = new_problem(dtype, LARGE, LARGE + 200, LARGE + 400, 1, trans + 16 + 32, true);
             try_problem(rt, name, &p, false);
-            p = new_problem(dtype, 64, 1024, 784, 1, trans, true);
+            p = new_problem(dtype, 64, LARGE * 2 + 24, 784, 1, trans, true);
             try_problem(rt, name, &p, false);
         }
         for (int i = 0; i < 200; i++) {
