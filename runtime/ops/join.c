@@ -1,6 +1,7 @@
 /* Putting tensors together and taking them apart: cat, stack, split, repeat and the rearrangements
  * that copy. */
 #include "op.h"
+#include "dense.h"
 #include "window.h"
 
 #include <string.h>
@@ -411,25 +412,17 @@ static void three_parts(int ndim, const int64_t *shape, const nnl_value *dim, in
 
 static nnl_status interleave_run(nnl_call *c)
 {
-    const nnl_tensor *x = c->in[0];
-    nnl_tensor *out = c->out[0], *packed = NULL;
+    nnl_tensor *out = c->out[0], *x;
     int64_t parts[3], repeats = c->attr[0].as.i;
-    three_parts(x->ndim, x->shape, &c->attr[1], parts);
     if (out->numel == 0) return NNL_OK;
-    nnl_status status = NNL_OK;
-    if (!x->contiguous) {
-        nnl_spec spec;
-        nnl_spec_like(&spec, x);
-        NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &packed));
-        status = nnl_copy(packed, x);
-        x = packed;
-    }
+    NNL_TRY(nnl_dense(c->in[0], &x));
+    three_parts(x->ndim, x->shape, &c->attr[1], parts);
     int64_t size = parts[1], behind = parts[2], shape[] = {parts[0], size, repeats, behind};
     nnl_tensor to = nnl_window(out, out->data, 4, shape,
                                (int64_t[]){size * repeats * behind, repeats * behind, behind, 1});
     nnl_tensor from = nnl_window(x, x->data, 4, shape, (int64_t[]){size * behind, behind, 0, 1});
-    if (status == NNL_OK) status = nnl_copy(&to, &from);
-    nnl_tensor_unref(packed);
+    nnl_status status = nnl_copy(&to, &from);
+    nnl_tensor_unref(x);
     return status;
 }
 
@@ -502,19 +495,9 @@ static nnl_status roll_run(nnl_call *c)
     nnl_tensor *packed = NULL;
     if (out->numel == 0) return NNL_OK;
     if (!nnl_given(dims)) {
-        if (!from.contiguous) {
-            nnl_spec spec;
-            nnl_spec_like(&spec, c->in[0]);
-            NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &packed));
-            nnl_status status = nnl_copy(packed, c->in[0]);
-            if (status != NNL_OK) {
-                nnl_tensor_unref(packed);
-                return status;
-            }
-            from = *packed;
-        }
-        from = nnl_window(&from, from.data, 1, &flat, (int64_t[]){1});
-        to = nnl_window(&to, to.data, 1, &flat, (int64_t[]){1});
+        NNL_TRY(nnl_dense(c->in[0], &packed));
+        from = nnl_window(packed, packed->data, 1, &flat, (int64_t[]){1});
+        to = nnl_window(out, out->data, 1, &flat, (int64_t[]){1});
     }
     nnl_status status = NNL_OK;
     for (unsigned block = 0; block < 1u << shifts->count && status == NNL_OK; block++) {

@@ -1,9 +1,9 @@
 /* Products of vectors and matrices. */
 #include "op.h"
+#include "dense.h"
+#include "gemm.h"
 
 #include <string.h>
-
-#include "gemm.h"
 
 /* ---------------------------------------------------------------- running */
 
@@ -42,8 +42,7 @@ static nnl_status prepare(stack *s, nnl_tensor *t, bool transposed, int batch_di
         nnl_spec spec;
         nnl_spec_like(&spec, t);
         if (narrow) spec.dtype = NNL_I64;
-        NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, &s->copy));
-        NNL_TRY(nnl_copy(s->copy, t));
+        NNL_TRY(nnl_copy_as(&spec, t, &s->copy));
         s->t = s->copy;
         find_layout(s->copy, &s->trans, &s->ld);
     }
@@ -420,16 +419,7 @@ static void matmul_headers(const nnl_call *c, const nnl_tensor *input, nnl_tenso
 static nnl_status matmul_run(nnl_call *c)
 {
     nnl_tensor a, b, out, *dense = NULL;
-    if (folds(c->in[0], c->in[1]) && !c->in[0]->contiguous) {
-        nnl_spec spec;
-        nnl_spec_like(&spec, c->in[0]);
-        NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &dense));
-        nnl_status copied = nnl_copy(dense, c->in[0]);
-        if (copied != NNL_OK) {
-            nnl_tensor_unref(dense);
-            return copied;
-        }
-    }
+    if (folds(c->in[0], c->in[1])) NNL_TRY(nnl_dense(c->in[0], &dense));
     matmul_headers(c, dense ? dense : c->in[0], &a, &b, &out);
     nnl_status status = product(&out, &a, false, &b, false, NULL, 1, false);
     nnl_tensor_unref(dense);
@@ -737,24 +727,16 @@ static nnl_status linear_run(nnl_call *c)
     if (x->ndim != 2) { /* all rows as one matrix */
         int64_t rows = nnl_shape_numel(x->ndim - 1, x->shape), strides[2];
         if (!nnl_reshape_strides(x->ndim, x->shape, x->strides, 2, (int64_t[]){rows, k}, strides)) {
-            nnl_spec spec;
-            nnl_spec_like(&spec, x);
-            NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &dense));
-            status = nnl_copy(dense, x);
+            NNL_TRY(nnl_dense(x, &dense));
             strides[0] = k;
             strides[1] = 1;
         }
-        if (status == NNL_OK) status = seen_as(dense ? dense : x, 2, (int64_t[]){rows, k}, strides, &matrix);
+        status = seen_as(dense ? dense : x, 2, (int64_t[]){rows, k}, strides, &matrix);
         if (status == NNL_OK) status = seen_as(out, 2, (int64_t[]){rows, n}, (int64_t[]){NNL_MAX(n, 1), 1}, &flat);
     }
-    if (bias && !bias->contiguous && status == NNL_OK) {
-        nnl_spec spec;
-        nnl_spec_like(&spec, bias);
-        status = nnl_tensor_make(c->rt, &spec, NULL, &dense_bias);
-        if (status == NNL_OK) status = nnl_copy(dense_bias, bias);
-    }
+    if (bias && status == NNL_OK) status = nnl_dense(bias, &dense_bias);
     if (status == NNL_OK)
-        status = activated(flat ? flat : out, matrix ? matrix : x, false, w, true, dense_bias ? dense_bias : bias, 1, false,
+        status = activated(flat ? flat : out, matrix ? matrix : x, false, w, true, dense_bias, 1, false,
                            c->relu ? NNL_ACT_RELU : NNL_ACT_NONE);
     nnl_tensor_unref(matrix);
     nnl_tensor_unref(flat);

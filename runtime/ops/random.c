@@ -1,4 +1,5 @@
 /* Random tensors, dropout and sampling. */
+#include "dense.h"
 #include "elementwise.h"
 #include "random.h"
 #include "window.h"
@@ -504,30 +505,23 @@ static void keep_task(void *context, int64_t chunk)
 /* out = in / (1 - p) where the element's word of the stream says keep, else 0. */
 static nnl_status keep(nnl_call *c, double p, nnl_stream stream)
 {
-    nnl_tensor *packed = nnl_tensor_ref(c->in[0]), *out = c->out[0];
+    nnl_tensor *packed, *out = c->out[0];
     if (p >= 1) {
-        nnl_tensor_unref(packed);
         memset(out->data, 0, (size_t)out->numel * nnl_dtype_size((nnl_dtype)out->dtype));
         return NNL_OK;
     }
-    nnl_status status = NNL_OK;
-    if (!packed->contiguous) {
-        nnl_spec spec;
-        nnl_spec_like(&spec, packed);
-        nnl_tensor_unref(packed);
-        NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &packed));
-        status = nnl_copy(packed, c->in[0]);
-    }
+    NNL_TRY(nnl_dense(c->in[0], &packed));
     keep_job job = {.stream = stream,
                     .in = packed,
                     .out = out,
                     .threshold = (uint32_t)(p * 0x1p32),
                     .scale = 1 / (1 - p)};
     int64_t chunks = (out->numel + BLOCK - 1) / BLOCK;
-    if (status == NNL_OK && out->numel * 4 > nnl_serial_work(c->rt))
+    nnl_status status = NNL_OK;
+    if (out->numel * 4 > nnl_serial_work(c->rt))
         status = nnl_parallel(c->rt, chunks, keep_task, &job);
     else
-        for (int64_t i = 0; i < chunks && status == NNL_OK; i++) keep_task(&job, i);
+        for (int64_t i = 0; i < chunks; i++) keep_task(&job, i);
     nnl_tensor_unref(packed);
     return status;
 }

@@ -448,15 +448,12 @@ NNL_OP(median,
 
 /* These infer functions read the data and make the results themselves. */
 
-static nnl_status dense_copy(nnl_tensor *t, nnl_dtype dtype, nnl_tensor **out)
+static nnl_status copy_of(const nnl_tensor *t, nnl_dtype dtype, nnl_tensor **out)
 {
     nnl_spec spec;
     nnl_spec_like(&spec, t);
     spec.dtype = dtype;
-    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, t);
-    if (status != NNL_OK) nnl_tensor_unref(*out);
-    return status;
+    return nnl_copy_as(&spec, t, out);
 }
 
 /* Result i as a new tensor. */
@@ -500,7 +497,7 @@ static nnl_status unique_infer(nnl_call *c)
 {
     nnl_tensor *x;
     void *block;
-    NNL_TRY(dense_copy(c->in[0], type_of(c->in[0]), &x));
+    NNL_TRY(copy_of(c->in[0], type_of(c->in[0]), &x));
     size_t bytes = 2 * (size_t)x->numel * sizeof(pair);
     nnl_status status = nnl_alloc(c->rt, bytes, &block);
     if (status == NNL_OK) {
@@ -551,7 +548,7 @@ static nnl_status make_positions(nnl_call *c, const nnl_tensor *x)
 static nnl_status nonzero_infer(nnl_call *c)
 {
     nnl_tensor *x;
-    NNL_TRY(dense_copy(c->in[0], NNL_BOOL, &x));
+    NNL_TRY(copy_of(c->in[0], NNL_BOOL, &x));
     nnl_status status = make_positions(c, x);
     nnl_tensor_unref(x);
     return status;
@@ -573,7 +570,7 @@ static nnl_status read_positions(nnl_call *c, int64_t limit, nnl_tensor **out, i
 {
     char place[NNL_PLACE_TEXT], range[48];
     int base = c->index_base;
-    NNL_TRY(dense_copy(c->in[0], NNL_I64, out));
+    NNL_TRY(copy_of(c->in[0], NNL_I64, out));
     int64_t *at = ints(*out);
     *highest = -1;
     for (int64_t i = 0; i < (*out)->numel; i++) {
@@ -595,7 +592,7 @@ static nnl_status make_counts(nnl_call *c, nnl_tensor *positions, int64_t size)
 {
     nnl_tensor *weights = NULL;
     const int64_t *at = ints(positions);
-    if (c->in[1]) NNL_TRY(dense_copy(c->in[1], NNL_F64, &weights));
+    if (c->in[1]) NNL_TRY(copy_of(c->in[1], NNL_F64, &weights));
     nnl_status status = make_result(c, 0, weights ? NNL_F64 : NNL_I64, 1, &size);
     if (status == NNL_OK) {
         memset(c->out[0]->data, 0, (size_t)size * 8);
@@ -704,8 +701,8 @@ static nnl_status searchsorted_run(nnl_call *c)
 {
     nnl_tensor *sequence, *x;
     bool right = c->attr[0].as.i;
-    NNL_TRY(dense_copy(c->in[0], type_of(c->in[0]), &sequence));
-    nnl_status status = dense_copy(c->in[1], type_of(c->in[1]), &x);
+    NNL_TRY(copy_of(c->in[0], type_of(c->in[0]), &sequence));
+    nnl_status status = copy_of(c->in[1], type_of(c->in[1]), &x);
     if (status == NNL_OK) {
         nnl_dtype dtype = type_of(x);
         int64_t width = (int64_t)nnl_dtype_size(dtype), n = sequence->shape[sequence->ndim - 1];

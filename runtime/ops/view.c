@@ -1,5 +1,6 @@
 /* Other looks at the same elements: reshape, expand, transpose and their kin. */
 #include "op.h"
+#include "dense.h"
 #include "window.h"
 
 #include <string.h>
@@ -833,8 +834,7 @@ static nnl_status place_infer(nnl_call *c)
 
 static nnl_status place_run(nnl_call *c)
 {
-    const nnl_tensor *dy = c->in[0];
-    nnl_tensor *out = c->out[0];
+    nnl_tensor *dy = c->in[0], *out = c->out[0];
     const int64_t *strides = c->attr[1].as.ints;
     int64_t width = (int64_t)nnl_dtype_size((nnl_dtype)dy->dtype);
     if (dy->numel < out->numel || !is_injective(dy->ndim, dy->shape, strides))
@@ -845,16 +845,11 @@ static nnl_status place_run(nnl_call *c)
     if (is_injective(dy->ndim, dy->shape, strides)) return nnl_copy(&window, dy);
     /* Windows that overlap, as those of unfold: element by element, always in the same order. */
     nnl_tensor *packed;
-    nnl_spec spec;
-    nnl_spec_like(&spec, dy);
-    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &packed));
-    nnl_status status = nnl_copy(packed, dy);
-    if (status == NNL_OK && dy->dtype == NNL_F32)
-        add_window_float((float *)(void *)window.data, &window, packed);
-    if (status == NNL_OK && dy->dtype == NNL_F64)
-        add_window_double((double *)(void *)window.data, &window, packed);
+    NNL_TRY(nnl_dense(dy, &packed));
+    if (dy->dtype == NNL_F32) add_window_float((float *)(void *)window.data, &window, packed);
+    if (dy->dtype == NNL_F64) add_window_double((double *)(void *)window.data, &window, packed);
     nnl_tensor_unref(packed);
-    return status;
+    return NNL_OK;
 }
 
 static void place_grad(nnl_grad *g)
