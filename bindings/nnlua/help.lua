@@ -220,7 +220,7 @@ local families = {
   {"Choosing, gathering", "index", "index_select", "gather", "mask", "embedding"},
   {"Arithmetic", "arithmetic"}, {"Mathematics", "maths"},
   {"Comparison, logic", "compare"}, {"Reductions", "reduce", "scan"}, {"Order, counts", "sort", "count"},
-  {"Products", "matmul", "einsum"}, {"Convolutions", "conv"},
+  {"Products", "matmul", "linear", "einsum"}, {"Convolutions", "conv"},
   {"Activations", "activation", "softmax"}, {"Losses", "loss", "cross_entropy"},
   {"Pooling", "pool_max", "pool_mean"}, {"Normalisation", "batch_norm"},
 }

@@ -180,6 +180,8 @@ struct nnl_call {
 
 /* Makes a failure that names the op: "conv2d: weight has ...". */
 nnl_status nnl_call_fail(nnl_call *c, nnl_status status, const char *format, ...) NNL_PRINTF(3, 4);
+/* Fails with "... must have wanted dimensions". */
+nnl_status nnl_call_wrong_ndim(nnl_call *c, int place, int wanted);
 /* From infer: the call has n results. */
 nnl_status nnl_call_results(nnl_call *c, int n);
 /* Makes result i in infer, where its size depends on the data. */
