@@ -29,15 +29,17 @@ static bool find_layout(const nnl_tensor *t, bool *trans, int64_t *ld)
     return false;
 }
 
+/* Integers that are multiplied as i64. */
+static bool is_narrow(const nnl_tensor *t) { return nnl_is_int((nnl_dtype)t->dtype) && t->dtype != NNL_I64; }
+
 static nnl_status prepare(stack *s, nnl_tensor *t, bool transposed, int batch_dims, const int64_t *batch_shape)
 {
     s->t = t;
     s->copy = NULL;
-    bool narrow = nnl_is_int((nnl_dtype)t->dtype) && t->dtype != NNL_I64;
-    if (narrow || !find_layout(t, &s->trans, &s->ld)) {
+    if (is_narrow(t) || !find_layout(t, &s->trans, &s->ld)) {
         nnl_spec spec;
         nnl_spec_like(&spec, t);
-        if (narrow) spec.dtype = NNL_I64;
+        if (is_narrow(t)) spec.dtype = NNL_I64;
         NNL_TRY(nnl_copy_as(&spec, t, &s->copy));
         s->t = s->copy;
         find_layout(s->copy, &s->trans, &s->ld);
@@ -103,46 +105,59 @@ static nnl_gemm_call describe(const nnl_tensor *out, const stack *a, bool trans_
     };
 }
 
+/* Every product of the stacks, from what call says of the first. */
+static nnl_status multiply_stacks(nnl_tensor *out, const stack *a, const stack *b, int dims, const int64_t *shape,
+                                  nnl_gemm_call *call)
+{
+    int64_t outer = 1, width = (int64_t)nnl_dtype_size((nnl_dtype)out->dtype);
+    for (int d = 0; d < dims - 1; d++) outer *= shape[d];
+    for (int64_t i = 0; i < outer && out->numel > 0; i++) {
+        int64_t rest = i, offset_a = 0, offset_b = 0;
+        for (int d = dims - 2; d >= 0; d--) {
+            offset_a += rest % shape[d] * a->batch[d];
+            offset_b += rest % shape[d] * b->batch[d];
+            rest /= shape[d];
+        }
+        call->a = a->t->data + offset_a * width;
+        call->b = b->t->data + offset_b * width;
+        call->c = out->data + i * call->batch * call->stride_c * width;
+        NNL_TRY(multiply(out->rt, call));
+    }
+    return NNL_OK;
+}
+
+/* The product of integers narrower than i64. */
+static nnl_status narrow_product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b)
+{
+    nnl_tensor *wide;
+    nnl_spec spec;
+    nnl_spec_like(&spec, out);
+    spec.dtype = NNL_I64;
+    NNL_TRY(nnl_tensor_make(out->rt, &spec, NULL, &wide));
+    nnl_status status = nnl_product(wide, a, trans_a, b, trans_b);
+    if (status == NNL_OK) status = nnl_copy(out, wide);
+    nnl_tensor_unref(wide);
+    return status;
+}
+
 nnl_status nnl_product_with(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
                             const nnl_tensor *bias, double alpha, bool accumulate, nnl_activation activation)
 {
-    if (nnl_is_int((nnl_dtype)out->dtype) && out->dtype != NNL_I64) {
-        nnl_tensor *wide;
-        nnl_spec spec;
-        nnl_spec_like(&spec, out);
-        spec.dtype = NNL_I64;
-        NNL_TRY(nnl_tensor_make(out->rt, &spec, NULL, &wide));
-        nnl_status status = nnl_product(wide, a, trans_a, b, trans_b);
-        if (status == NNL_OK) status = nnl_copy(out, wide);
-        nnl_tensor_unref(wide);
-        return status;
-    }
+    if (is_narrow(out)) return narrow_product(out, a, trans_a, b, trans_b);
     int64_t shape[NNL_MAX_DIMS];
     int dims = out->ndim - 2;
     memcpy(shape, out->shape, sizeof(int64_t) * (size_t)NNL_MAX(dims, 0));
     stack sa, sb = {.copy = NULL};
     nnl_status status = prepare(&sa, a, trans_a, dims, shape);
     if (status == NNL_OK) status = prepare(&sb, b, trans_b, dims, shape);
-    dims = join_batch(dims, shape, &sa, &sb);
-    int64_t inner = dims > 0 ? shape[dims - 1] : 1, outer = 1;
-    for (int d = 0; d < dims - 1; d++) outer *= shape[d];
-    size_t width = nnl_dtype_size((nnl_dtype)out->dtype);
-    nnl_gemm_call call = describe(out, &sa, trans_a, &sb, dims, inner);
-    call.accumulate = accumulate;
-    call.activation = activation;
-    call.alpha = alpha;
-    call.bias = bias ? bias->data : NULL;
-    for (int64_t i = 0; i < outer && status == NNL_OK && out->numel > 0; i++) {
-        int64_t rest = i, offset_a = 0, offset_b = 0;
-        for (int d = dims - 2; d >= 0; d--) {
-            offset_a += rest % shape[d] * sa.batch[d];
-            offset_b += rest % shape[d] * sb.batch[d];
-            rest /= shape[d];
-        }
-        call.a = sa.t->data + offset_a * (int64_t)width;
-        call.b = sb.t->data + offset_b * (int64_t)width;
-        call.c = out->data + i * inner * call.stride_c * (int64_t)width;
-        status = multiply(out->rt, &call);
+    if (status == NNL_OK) {
+        dims = join_batch(dims, shape, &sa, &sb);
+        nnl_gemm_call call = describe(out, &sa, trans_a, &sb, dims, dims > 0 ? shape[dims - 1] : 1);
+        call.accumulate = accumulate;
+        call.activation = activation;
+        call.alpha = alpha;
+        call.bias = bias ? bias->data : NULL;
+        status = multiply_stacks(out, &sa, &sb, dims, shape, &call);
     }
     nnl_tensor_unref(sa.copy);
     nnl_tensor_unref(sb.copy);
