@@ -189,13 +189,23 @@ function helpers.error_of(f, ...)
   return (message:gsub("^[^\n:]+:%d+: ", "", 1)), true
 end
 
---- Asserts that f() raises an error whose message has all these parts.
+--- Asserts that f() raises an error whose message has all these parts; returns the message.
 function helpers.says(f, ...)
   local message = helpers.error_of(f)
   assert(message, "no error")
   for _, part in ipairs {...} do
     assert(message:find(part, 1, true), ("%q is not in: %s"):format(part, message))
   end
+  return message
+end
+
+--- The same, and neither the values nor the version of x are others after it.
+function helpers.leaves(x, f, ...)
+  local before, version = x:detach():clone(), x:version()
+  local message = helpers.says(f, ...)
+  helpers.assert_same("after the error", x:detach(), before)
+  assert(x:version() == version, "counted as changed")
+  return message
 end
 
 ---------------------------------------------------------------- the command

@@ -214,6 +214,10 @@ local steps = {
       return m.x.grad:sum():item()
     end,
   },
+  ["products of operands that are copied first"] = {
+    make = function() return {x = nn.arange(1, 16):reshape(4, 4):to "i32"} end,
+    run = function(m) return m.x:mm(m.x):sum():item() end,
+  },
   ["text and tables"] = {
     make = function() return {} end,
     run = function()

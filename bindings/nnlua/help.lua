@@ -215,11 +215,12 @@ end
 ---------------------------------------------------------------- what there is
 
 local families = {
-  {"Making tensors", "create"}, {"Random", "random"}, {"Shapes", "view", "join", "copy", "pad"},
+  {"Making tensors", "create"}, {"Random", "random", "dropout", "multinomial"},
+  {"Shapes", "view", "slice", "join", "repeat", "triangle", "copy", "pad"},
   {"Choosing, gathering", "index", "index_select", "gather", "mask", "embedding"},
   {"Arithmetic", "arithmetic"}, {"Mathematics", "maths"},
-  {"Comparison, logic", "compare"}, {"Reductions", "reduce", "scan"}, {"Order, counts", "sort"},
-  {"Products", "matmul", "einsum"}, {"Convolutions", "conv"},
+  {"Comparison, logic", "compare"}, {"Reductions", "reduce", "scan"}, {"Order, counts", "sort", "count"},
+  {"Products", "matmul", "linear", "einsum"}, {"Convolutions", "conv"},
   {"Activations", "activation", "softmax"}, {"Losses", "loss", "cross_entropy"},
   {"Pooling", "pool_max", "pool_mean"}, {"Normalisation", "batch_norm"},
 }

@@ -202,7 +202,7 @@ VEC_INLINE bool is_line(const nnl_pool_row *p) { return p->planes * p->rows == 1
         for (int64_t d = 0; d < p->planes; d++) add_rows_##suffix(&column, p, x + d * p->plane_step, room);  \
         join_##suffix(total, &column);                                                                       \
     }                                                                                                        \
-    static void mean_row_##suffix(const nnl_pool_row *p, element *out, const element *x)                     \
+    VEC_INLINE void mean_windows_##suffix(const nnl_pool_row *p, bool line, element *out, const element *x)  \
     {                                                                                                        \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \
             const nnl_pool_window *w = p->window + o;                                                        \
@@ -210,31 +210,24 @@ VEC_INLINE bool is_line(const nnl_pool_row *p) { return p->planes * p->rows == 1
             for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
                 const int64_t at = w->first * p->inner + c, room = p->width * p->inner - at;                 \
                 wide_##suffix total = {0};                                                                   \
-                for (int32_t t = 0; t < w->count; t++)                                                       \
-                    add_column_##suffix(&total, p, x + at + t * p->inner, room - t * p->inner);              \
-                write_##suffix(out + o * p->inner + c, scaled_##suffix(&total, scale), (p->windows - o) * p->inner - c); \
-            }                                                                                                \
-        }                                                                                                    \
-    }                                                                                                        \
-    static void mean_line_##suffix(const nnl_pool_row *p, element *out, const element *x)                    \
-    {                                                                                                        \
-        for (int64_t o = 0; o < p->windows; o++) {                                                           \
-            const nnl_pool_window *w = p->window + o;                                                        \
-            const double scale = 1 / (p->factor * (double)w->extent);                                        \
-            for (int64_t c = 0; c < p->inner; c += lanes) {                                                  \
-                const int64_t at = w->first * p->inner + c, room = p->width * p->inner - at;                 \
-                const element *from = x + at;                                                                \
-                wide_##suffix total = {0};                                                                   \
-                for (int32_t t = 0; t < w->count; t += RUN) {                                                \
-                    v sum = v##_zero();                                                                      \
-                    for (int32_t k = t; k < w->count && k < t + RUN; k++)                                    \
-                        sum += read_##suffix(from + k * p->inner, room - k * p->inner);                      \
-                    widen_##suffix(&total, sum);                                                             \
+                if (line) {                                                                                  \
+                    const element *from = x + at;                                                            \
+                    for (int32_t t = 0; t < w->count; t += RUN) {                                            \
+                        v sum = v##_zero();                                                                  \
+                        for (int32_t k = t; k < w->count && k < t + RUN; k++)                                \
+                            sum += read_##suffix(from + k * p->inner, room - k * p->inner);                  \
+                        widen_##suffix(&total, sum);                                                         \
+                    }                                                                                        \
+                } else {                                                                                     \
+                    for (int32_t t = 0; t < w->count; t++)                                                   \
+                        add_column_##suffix(&total, p, x + at + t * p->inner, room - t * p->inner);          \
                 }                                                                                            \
                 write_##suffix(out + o * p->inner + c, scaled_##suffix(&total, scale), (p->windows - o) * p->inner - c); \
             }                                                                                                \
         }                                                                                                    \
     }                                                                                                        \
+    static void mean_row_##suffix(const nnl_pool_row *p, element *out, const element *x) { mean_windows_##suffix(p, false, out, x); } \
+    static void mean_line_##suffix(const nnl_pool_row *p, element *out, const element *x) { mean_windows_##suffix(p, true, out, x); } \
     VEC_INLINE void mean_back_row_##suffix(const nnl_pool_row *p, bool fresh, element *dx, const element *dy) \
     {                                                                                                        \
         for (int64_t o = 0; o < p->windows; o++) {                                                           \

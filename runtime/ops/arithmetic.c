@@ -90,8 +90,7 @@ static nnl_status div_operand(nnl_call *c, int place, nnl_tensor **copy)
     nnl_spec spec;
     nnl_spec_like(&spec, x);
     spec.dtype = (nnl_dtype)c->out[0]->dtype;
-    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, copy));
-    return nnl_copy(*copy, x);
+    return nnl_copy_as(&spec, x, copy);
 }
 
 static nnl_status div_run(nnl_call *c)

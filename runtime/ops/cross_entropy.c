@@ -105,11 +105,9 @@ static nnl_status find_rows(rows *v, const nnl_tensor *x)
         return NNL_OK;
     }
     nnl_tensor last = classes_last(x);
-    nnl_spec spec;
-    nnl_spec_like(&spec, &last);
-    NNL_TRY(nnl_tensor_make(v->rt, &spec, NULL, &v->dense));
+    NNL_TRY(nnl_copy_new(&last, &v->dense));
     v->x = v->dense->data;
-    return nnl_copy(v->dense, &last);
+    return NNL_OK;
 }
 
 /* Labels from 0, -1 for ignored ones; fails at the first that is no class. */
@@ -118,8 +116,7 @@ static nnl_status find_labels(nnl_call *c, rows *v, const nnl_tensor *target)
     nnl_spec spec;
     nnl_spec_like(&spec, target);
     spec.dtype = NNL_I64;
-    NNL_TRY(nnl_tensor_make(v->rt, &spec, NULL, &v->labels));
-    NNL_TRY(nnl_copy(v->labels, target));
+    NNL_TRY(nnl_copy_as(&spec, target, &v->labels));
     int64_t *at = (int64_t *)(void *)v->labels->data;
     const nnl_value *ignore = &c->attr[IGNORE];
     bool ignores = nnl_given(ignore);

@@ -1,4 +1,5 @@
 /* Rows of a table chosen by positions. */
+#include "dense.h"
 #include "index_walk.h"
 
 #include <string.h>
@@ -107,18 +108,11 @@ static nnl_status embedding_backward_infer(nnl_call *c)
 
 static nnl_status embedding_backward_run(nnl_call *c)
 {
-    nnl_tensor *dy = nnl_tensor_ref(c->in[0]), *out = c->out[0];
+    nnl_tensor *dy, *out = c->out[0];
     int64_t padding = c->attr[1].as.i;
     nnl_offsets rows;
-    nnl_status status = NNL_OK;
-    if (!dy->contiguous) {
-        nnl_spec spec;
-        nnl_spec_like(&spec, dy);
-        nnl_tensor_unref(dy);
-        NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, &dy));
-        status = nnl_copy(dy, c->in[0]);
-    }
-    if (status == NNL_OK) status = nnl_offsets_read(c, 1, 0, out->shape[0], 1, &rows);
+    NNL_TRY(nnl_dense(c->in[0], &dy));
+    nnl_status status = nnl_offsets_read(c, 1, 0, out->shape[0], 1, &rows);
     if (status == NNL_OK) {
         for (int64_t i = 0; i < rows.count && padding >= 0; i++) {
             if (rows.at[i] == padding) rows.at[i] = -1;

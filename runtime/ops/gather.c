@@ -1,4 +1,5 @@
 /* Single elements chosen along a dimension (gather, scatter) or of the flattened tensor (take). */
+#include "dense.h"
 #include "index_walk.h"
 
 #include <string.h>
@@ -275,7 +276,7 @@ static nnl_status gather_last_run(nnl_call *c)
     nnl_offsets offsets;
     nnl_tensor *spoilt;
     nnl_walk w;
-    NNL_TRY(nnl_copy_new(c->rt, c->in[0], &spoilt));
+    NNL_TRY(nnl_copy_new(c->in[0], &spoilt));
     nnl_status status = gather_offsets(c, spoilt, 1, dim, &offsets);
     if (status == NNL_OK) {
         gather_walk_set(&w, c->out[0], spoilt, dim, offsets.at);
@@ -383,13 +384,8 @@ static nnl_status take_backward_run(nnl_call *c)
     NNL_TRY(flat_offsets(c, c->out[0], &offsets));
     nnl_set_zero(c->out[0]);
     /* The sums' order is that of dy's elements, wherever they lie. */
-    nnl_tensor *packed = nnl_tensor_ref(c->in[0]);
-    nnl_status status = NNL_OK;
-    if (!packed->contiguous) {
-        nnl_tensor_unref(packed);
-        packed = NULL;
-        status = nnl_copy_new(c->rt, c->in[0], &packed);
-    }
+    nnl_tensor *packed;
+    nnl_status status = nnl_dense(c->in[0], &packed);
     if (status == NNL_OK) {
         nnl_flat_walk(&w, packed, c->out[0], offsets.at);
         status = nnl_add_walk(c->rt, &w, 1);

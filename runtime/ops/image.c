@@ -19,10 +19,5 @@ nnl_status nnl_image_laid(nnl_tensor *t, bool channels_last, nnl_tensor **out)
     nnl_spec spec;
     nnl_spec_like(&spec, t);
     spec.channels_last = channels_last;
-    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, t);
-    if (status == NNL_OK) return NNL_OK;
-    nnl_tensor_unref(*out);
-    *out = NULL;
-    return status;
+    return nnl_copy_as(&spec, t, out);
 }

@@ -227,8 +227,7 @@ static nnl_status index_backward_infer(nnl_call *c) { return nnl_shape_attr_infe
 
 /* Values broadcast to the plan's shape and made contiguous, so that the order of writing is always
  * the same. */
-static nnl_status packed_values(nnl_call *c, const index_plan *p, nnl_tensor *values,
-                                nnl_tensor **out)
+static nnl_status packed_values(const index_plan *p, nnl_tensor *values, nnl_tensor **out)
 {
     bool same = values->contiguous && values->ndim == p->ndim &&
                 memcmp(values->shape, p->shape, sizeof(int64_t) * (size_t)p->ndim) == 0;
@@ -238,10 +237,7 @@ static nnl_status packed_values(nnl_call *c, const index_plan *p, nnl_tensor *va
     }
     nnl_spec spec;
     nnl_spec_set(&spec, (nnl_dtype)values->dtype, p->ndim, p->shape);
-    NNL_TRY(nnl_tensor_make(c->rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, values);
-    if (status != NNL_OK) nnl_tensor_unref(*out);
-    return status;
+    return nnl_copy_as(&spec, values, out);
 }
 
 /* One index tensor for the first dimension of something contiguous: rows. */
@@ -261,7 +257,7 @@ static nnl_status put(nnl_call *c, const index_plan *p, const nnl_tensor *input,
     nnl_offsets offsets;
     nnl_walk w;
     NNL_TRY(plan_offsets(c, p, &offsets));
-    nnl_status status = packed_values(c, p, values, &packed);
+    nnl_status status = packed_values(p, values, &packed);
     if (status == NNL_OK) {
         status = input ? nnl_begin_with(out, input) : NNL_OK;
         int64_t row = out->ndim ? nnl_stride_bytes(out, 0) : 0;
@@ -362,7 +358,7 @@ static nnl_status index_last_run(nnl_call *c)
     nnl_offsets offsets;
     nnl_tensor *spoilt;
     nnl_walk w;
-    NNL_TRY(nnl_copy_new(c->rt, c->in[0], &spoilt));
+    NNL_TRY(nnl_copy_new(c->in[0], &spoilt));
     nnl_status status = plan_index(c, spoilt, &p);
     if (status == NNL_OK) status = plan_offsets(c, &p, &offsets);
     if (status == NNL_OK) {

@@ -425,16 +425,6 @@ nnl_status nnl_take_last_walk(nnl_runtime *rt, const nnl_walk *w)
                         &context, true);
 }
 
-nnl_status nnl_copy_new(nnl_runtime *rt, const nnl_tensor *t, nnl_tensor **out)
-{
-    nnl_spec spec;
-    nnl_spec_like(&spec, t);
-    NNL_TRY(nnl_tensor_make(rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, t);
-    if (status != NNL_OK) nnl_tensor_unref(*out);
-    return status;
-}
-
 /* What an op with an in-place twin begins with. */
 nnl_status nnl_begin_with(nnl_tensor *out, const nnl_tensor *input)
 {

@@ -65,7 +65,6 @@ nnl_status nnl_take_last_walk(nnl_runtime *rt, const nnl_walk *w);
 
 /* ---------------------------------------------------------------- results */
 
-nnl_status nnl_copy_new(nnl_runtime *rt, const nnl_tensor *t, nnl_tensor **out);
 /* What an op with an in-place twin begins with. */
 nnl_status nnl_begin_with(nnl_tensor *out, const nnl_tensor *input);
 void nnl_set_zero(nnl_tensor *out);

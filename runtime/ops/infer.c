@@ -65,6 +65,20 @@ void nnl_spec_set(nnl_spec *spec, nnl_dtype dtype, int ndim, const int64_t *shap
     spec->view = spec->channels_last = false;
 }
 
+nnl_status nnl_call_wrong_ndim(nnl_call *c, int place, int wanted)
+{
+    char text[NNL_NAMED_TEXT];
+    return nnl_call_fail(c, NNL_ESHAPE, "%s must have %d dimension%s", nnl_call_input_text(c, place, text), wanted,
+                         wanted == 1 ? "" : "s");
+}
+
+nnl_status nnl_call_make(nnl_call *c, int i, nnl_dtype dtype, int ndim, const int64_t *shape)
+{
+    NNL_TRY(nnl_shape_check(c->rt, c->op->name, dtype, ndim, shape));
+    nnl_spec_set(&c->spec[i], dtype, ndim, shape);
+    return nnl_tensor_make(c->rt, &c->spec[i], NULL, &c->out[i]);
+}
+
 void nnl_spec_like(nnl_spec *spec, const nnl_tensor *t)
 {
     nnl_spec_set(spec, (nnl_dtype)t->dtype, t->ndim, t->shape);

@@ -59,16 +59,13 @@ static nnl_status sum_map(nnl_runtime *rt, int map, const nnl_tensor *a, const n
 /* t broadcast to the shape and dense: t itself, or a copy. */
 static nnl_status dense(nnl_tensor *t, int ndim, const int64_t *shape, nnl_tensor **out)
 {
-    nnl_spec spec;
-    nnl_spec_set(&spec, type_of(t), ndim, shape);
     if (t->contiguous && t->numel == nnl_shape_numel(ndim, shape)) {
         *out = nnl_tensor_ref(t);
         return NNL_OK;
     }
-    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, t);
-    if (status != NNL_OK) nnl_tensor_unref(*out);
-    return status;
+    nnl_spec spec;
+    nnl_spec_set(&spec, type_of(t), ndim, shape);
+    return nnl_copy_as(&spec, t, out);
 }
 
 /* ---------------------------------------------------------------- shapes and values */

@@ -1,4 +1,5 @@
 /* The true places of a mask: counted, as offsets, and the elements there picked and replaced. */
+#include "dense.h"
 #include "index_walk.h"
 
 #include <string.h>
@@ -144,16 +145,12 @@ static nnl_status masked_scatter_infer(nnl_call *c)
 
 static nnl_status masked_scatter_run(nnl_call *c)
 {
-    nnl_tensor *out = c->out[0], *source = nnl_tensor_ref(c->in[2]);
+    nnl_tensor *out = c->out[0], *source;
     nnl_tensor mask = expanded(c->in[1], out->ndim, out->shape);
     nnl_offsets offsets;
     nnl_walk w;
-    nnl_status status = NNL_OK;
-    if (!source->contiguous) {
-        nnl_tensor_unref(source);
-        NNL_TRY(nnl_copy_new(c->rt, c->in[2], &source));
-    }
-    status = nnl_offsets_new(c->rt, nnl_count_true(&mask), &offsets);
+    NNL_TRY(nnl_dense(c->in[2], &source));
+    nnl_status status = nnl_offsets_new(c->rt, nnl_count_true(&mask), &offsets);
     if (status == NNL_OK) {
         nnl_mask_offsets(&mask, out, 0, offsets.at);
         status = nnl_begin_with(out, c->in[0]);

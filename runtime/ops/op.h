@@ -180,8 +180,12 @@ struct nnl_call {
 
 /* Makes a failure that names the op: "conv2d: weight has ...". */
 nnl_status nnl_call_fail(nnl_call *c, nnl_status status, const char *format, ...) NNL_PRINTF(3, 4);
+/* Fails with "... must have wanted dimensions". */
+nnl_status nnl_call_wrong_ndim(nnl_call *c, int place, int wanted);
 /* From infer: the call has n results. */
 nnl_status nnl_call_results(nnl_call *c, int n);
+/* Makes result i in infer, where its size depends on the data. */
+nnl_status nnl_call_make(nnl_call *c, int i, nnl_dtype dtype, int ndim, const int64_t *shape);
 /* From infer, where a result's size follows from elements: fails while a function is captured. */
 nnl_status nnl_call_needs_values(nnl_call *c);
 /* "input (2x3)": for messages. */

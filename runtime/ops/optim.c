@@ -1,6 +1,7 @@
 /* Optimizer steps: one call updates all parameters of a group, and clipping of all gradients by their norm.
  * Everything is checked, and what cannot be used as it lies is copied, before the first write. */
 #include "op.h"
+#include "dense.h"
 
 #include <math.h>
 #include <string.h>
@@ -124,19 +125,6 @@ static void run_share(void *context, int64_t place)
     nnl_fp_leave(&fp);
 }
 
-static nnl_status dense_copy(nnl_tensor *t, nnl_tensor **out)
-{
-    nnl_spec spec;
-    nnl_spec_like(&spec, t);
-    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, t);
-    if (status != NNL_OK) {
-        nnl_tensor_unref(*out);
-        *out = NULL;
-    }
-    return status;
-}
-
 static size_t lists_size(const nnl_call *c)
 {
     size_t n = (size_t)list_count(c, 0);
@@ -166,8 +154,8 @@ static nnl_status prepare(update *u, nnl_call *c)
     share_out(u, c, u->block);
     for (int i = 0; i < u->count; i++) {
         if (!u->grad[i]) continue;
-        if (!u->param[i]->contiguous) NNL_TRY(dense_copy(list_of(c, 0)[i], &u->param[i]));
-        if (!u->grad[i]->contiguous) NNL_TRY(dense_copy(list_of(c, 1)[i], &u->grad[i]));
+        if (!u->param[i]->contiguous) NNL_TRY(nnl_dense(list_of(c, 0)[i], &u->param[i]));
+        if (!u->grad[i]->contiguous) NNL_TRY(nnl_dense(list_of(c, 1)[i], &u->grad[i]));
     }
     return NNL_OK;
 }

@@ -6,6 +6,7 @@
  * way.  Where a few products are all, packing the weights for them would cost more than it saves.
  */
 #include "recurrent.h"
+#include "dense.h"
 #include "gemm.h"
 #include "panels.h"
 
@@ -98,16 +99,10 @@ static nnl_status dense(scan *s, nnl_tensor *t, const char **out)
 {
     *out = NULL;
     if (!t) return NNL_OK;
-    if (!t->contiguous) {
-        nnl_spec spec;
-        nnl_spec_like(&spec, t);
-        nnl_tensor *copy;
-        NNL_TRY(nnl_tensor_make(s->rt, &spec, NULL, &copy));
-        s->dense[s->held++] = copy;
-        NNL_TRY(nnl_copy(copy, t));
-        t = copy;
-    }
-    *out = t->data;
+    nnl_tensor **held = &s->dense[s->held];
+    NNL_TRY(nnl_dense(t, held));
+    s->held++;
+    *out = (*held)->data;
     return NNL_OK;
 }
 

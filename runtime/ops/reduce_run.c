@@ -297,14 +297,7 @@ nnl_status nnl_reduce_accumulate(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tens
     nnl_tensor *copy = NULL;
     make_plan(&p, rt, kind, x, reduced);
     if (wants_copy(&p)) {
-        nnl_spec spec = {.dtype = (nnl_dtype)x->dtype};
-        nnl_spec_like(&spec, x);
-        NNL_TRY(nnl_tensor_make(rt, &spec, NULL, &copy));
-        nnl_status status = nnl_copy(copy, x);
-        if (status != NNL_OK) {
-            nnl_tensor_unref(copy);
-            return status;
-        }
+        NNL_TRY(nnl_copy_new(x, &copy));
         make_plan(&p, rt, kind, copy, reduced);
     }
     int64_t count = NNL_MAX(p.parts, 1) * p.results;
@@ -381,14 +374,7 @@ nnl_status nnl_reduce_find(nnl_runtime *rt, nnl_tensor *x, const bool *reduced, 
     bool all = true;
     for (int d = 0; d < x->ndim; d++) all &= reduced[d];
     if (all && !x->contiguous) { /* the plan goes by memory, places by the shape */
-        nnl_spec spec;
-        nnl_spec_like(&spec, x);
-        NNL_TRY(nnl_tensor_make(rt, &spec, NULL, &copy));
-        nnl_status status = nnl_copy(copy, x);
-        if (status != NNL_OK) {
-            nnl_tensor_unref(copy);
-            return status;
-        }
+        NNL_TRY(nnl_copy_new(x, &copy));
         make_plan(&p, rt, NNL_REDUCE_MAX, copy, reduced);
     }
     find f = {.p = &p, .value = acc->data, .place = (int64_t *)(void *)places->data, .base = base};

@@ -1,5 +1,6 @@
 /* Running sums and products along a dimension, and the recurrence that their gradients need. */
 #include "op.h"
+#include "dense.h"
 
 #include <string.h>
 
@@ -25,21 +26,6 @@ static void scan_task(void *context, int64_t i)
                              j->a ? j->a + at * j->width : NULL, j->inner, j->size, count, j->reverse);
 }
 
-/* t itself or, if it is not dense, a copy that is. */
-static nnl_status dense(nnl_tensor *t, nnl_tensor **out)
-{
-    nnl_spec spec;
-    if (t->contiguous) {
-        *out = nnl_tensor_ref(t);
-        return NNL_OK;
-    }
-    nnl_spec_like(&spec, t);
-    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, t);
-    if (status != NNL_OK) nnl_tensor_unref(*out);
-    return status;
-}
-
 /* out, x and a (or NULL) are dense. */
 static nnl_status run_dense(nnl_call *c, nnl_scan_kind kind, nnl_tensor *out, const nnl_tensor *x, const nnl_tensor *a, int64_t dim,
                             bool reverse)
@@ -60,8 +46,8 @@ static nnl_status run_scan(nnl_call *c, nnl_scan_kind kind, nnl_tensor *out, nnl
                            bool reverse)
 {
     nnl_tensor *x, *a = NULL;
-    NNL_TRY(dense(input, &x));
-    nnl_status status = factor ? dense(factor, &a) : NNL_OK;
+    NNL_TRY(nnl_dense(input, &x));
+    nnl_status status = factor ? nnl_dense(factor, &a) : NNL_OK;
     if (status == NNL_OK) status = run_dense(c, kind, out, x, a, dim, reverse);
     nnl_tensor_unref(a);
     nnl_tensor_unref(x);

@@ -1,5 +1,6 @@
 /* Softmax, softmin and log softmax along a dimension. */
 #include "op.h"
+#include "dense.h"
 
 #define TASK 8192 /* elements */
 
@@ -57,38 +58,27 @@ static nnl_status run_job(job *j, const nnl_tensor *out, int64_t dim)
     return NNL_OK;
 }
 
-/* t itself or, if it is not dense, a copy that is: *made, to be dropped. */
-static nnl_status dense(nnl_tensor *t, nnl_tensor **made, const char **data)
-{
-    *made = NULL;
-    *data = t->data;
-    if (t->contiguous) return NNL_OK;
-    nnl_spec spec;
-    nnl_spec_like(&spec, t);
-    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, made));
-    *data = (*made)->data;
-    return nnl_copy(*made, t);
-}
-
 static nnl_status softmax_run(nnl_call *c)
 {
-    job j = {.rt = c->rt, .form = c->op->variant};
-    nnl_tensor *made;
-    nnl_status status = dense(c->in[0], &made, &j.x);
-    if (status == NNL_OK) status = run_job(&j, c->out[0], c->attr[0].as.i);
-    nnl_tensor_unref(made);
+    nnl_tensor *x;
+    NNL_TRY(nnl_dense(c->in[0], &x));
+    job j = {.rt = c->rt, .form = c->op->variant, .x = x->data};
+    nnl_status status = run_job(&j, c->out[0], c->attr[0].as.i);
+    nnl_tensor_unref(x);
     return status;
 }
 
 static nnl_status backward_run(nnl_call *c)
 {
-    job j = {.rt = c->rt, .form = c->op->variant};
-    nnl_tensor *made_dy, *made_y = NULL;
-    nnl_status status = dense(c->in[0], &made_dy, &j.dy);
-    if (status == NNL_OK) status = dense(c->in[1], &made_y, &j.x);
-    if (status == NNL_OK) status = run_job(&j, c->out[0], c->attr[0].as.i);
-    nnl_tensor_unref(made_dy);
-    nnl_tensor_unref(made_y);
+    nnl_tensor *dy, *y;
+    NNL_TRY(nnl_dense(c->in[0], &dy));
+    nnl_status status = nnl_dense(c->in[1], &y);
+    if (status == NNL_OK) {
+        job j = {.rt = c->rt, .form = c->op->variant, .dy = dy->data, .x = y->data};
+        status = run_job(&j, c->out[0], c->attr[0].as.i);
+    }
+    nnl_tensor_unref(dy);
+    nnl_tensor_unref(y);
     return status;
 }
 

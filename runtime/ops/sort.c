@@ -1,7 +1,7 @@
-/* Sorting and what rests on it: sort, argsort, topk, median, unique; and counting by value: bincount, one_hot,
- * searchsorted, nonzero.  The sort is stable, by merging or (sort_words.c) by digits; NaN counts as larger than every
- * number. */
+/* Sorting and what rests on it: sort, argsort, topk, median, unique, searchsorted.  The sort is stable, by merging or
+ * (sort_words.c) by digits; NaN counts as larger than every number. */
 #include "sort_words.h"
+#include "dense.h"
 
 #include <string.h>
 
@@ -444,28 +444,7 @@ NNL_OP(median,
     .saves = NNL_SAVE_INPUT(0) | NNL_SAVE_OUTPUT(0) | NNL_SAVE_OUTPUT(1),
     .sample = "input:5^; input:3x4^ dim=1; input:2x5x3^ dim=2 keepdim=true");
 
-/* ---------------------------------------------------------------- results whose size depends on the data */
-
-/* These infer functions read the data and make the results themselves. */
-
-static nnl_status dense_copy(nnl_tensor *t, nnl_dtype dtype, nnl_tensor **out)
-{
-    nnl_spec spec;
-    nnl_spec_like(&spec, t);
-    spec.dtype = dtype;
-    NNL_TRY(nnl_tensor_make(t->rt, &spec, NULL, out));
-    nnl_status status = nnl_copy(*out, t);
-    if (status != NNL_OK) nnl_tensor_unref(*out);
-    return status;
-}
-
-/* Result i as a new tensor. */
-static nnl_status make_result(nnl_call *c, int i, nnl_dtype dtype, int ndim, const int64_t *shape)
-{
-    NNL_TRY(nnl_shape_check(c->rt, c->op->name, dtype, ndim, shape));
-    nnl_spec_set(&c->spec[i], dtype, ndim, shape);
-    return nnl_tensor_make(c->rt, &c->spec[i], NULL, &c->out[i]);
-}
+/* ---------------------------------------------------------------- distinct values */
 
 /* Whether sorted element i differs from the one before; NaN differs from NaN. */
 static bool is_new(nnl_dtype dtype, const pair *a, int64_t i)
@@ -481,9 +460,9 @@ static nnl_status make_unique(nnl_call *c, const nnl_tensor *x, const pair *a)
     size_t width = nnl_dtype_size(type_of(x));
     for (int64_t i = 0; i < n; i++) distinct += is_new(type_of(x), a, i);
     NNL_TRY(nnl_call_results(c, 1 + inverse + counts));
-    NNL_TRY(make_result(c, 0, type_of(x), 1, &distinct));
-    if (inverse) NNL_TRY(make_result(c, 1, NNL_I64, x->ndim, x->shape));
-    if (counts) NNL_TRY(make_result(c, 1 + inverse, NNL_I64, 1, &distinct));
+    NNL_TRY(nnl_call_make(c, 0, type_of(x), 1, &distinct));
+    if (inverse) NNL_TRY(nnl_call_make(c, 1, NNL_I64, x->ndim, x->shape));
+    if (counts) NNL_TRY(nnl_call_make(c, 1 + inverse, NNL_I64, 1, &distinct));
     int64_t at = -1, *found = inverse ? ints(c->out[1]) : NULL, *count = counts ? ints(c->out[1 + inverse]) : NULL;
     for (int64_t i = 0; i < n; i++) {
         if (is_new(type_of(x), a, i)) {
@@ -500,7 +479,7 @@ static nnl_status unique_infer(nnl_call *c)
 {
     nnl_tensor *x;
     void *block;
-    NNL_TRY(dense_copy(c->in[0], type_of(c->in[0]), &x));
+    NNL_TRY(nnl_dense(c->in[0], &x));
     size_t bytes = 2 * (size_t)x->numel * sizeof(pair);
     nnl_status status = nnl_alloc(c->rt, bytes, &block);
     if (status == NNL_OK) {
@@ -524,152 +503,6 @@ NNL_OP(unique,
     NNL_NO_GRAD("the choice of elements jumps"),
     .sample = "input:8<4>; input:3x4<5> return_inverse=true return_counts=true",
     .traits = NNL_COMPLETE_RUN);
-
-/* A row of ndim positions for each true element, or with as_tuple a result for each dimension. */
-static nnl_status make_positions(nnl_call *c, const nnl_tensor *x)
-{
-    bool apart = c->attr[0].as.i;
-    int columns = apart ? NNL_MAX(x->ndim, 1) : x->ndim;
-    int64_t shape[2] = {0, x->ndim}, *column[NNL_MAX_DIMS], row = 0;
-    for (int64_t i = 0; i < x->numel; i++) shape[0] += x->data[i] != 0;
-    NNL_TRY(nnl_call_results(c, apart ? columns : 1));
-    for (int i = 0; i < c->n_out; i++) NNL_TRY(make_result(c, i, NNL_I64, apart ? 1 : 2, shape));
-    for (int d = 0; d < columns; d++) column[d] = apart ? ints(c->out[d]) : ints(c->out[0]) + d;
-    for (int64_t i = 0, rest; i < x->numel; i++) {
-        if (!x->data[i]) continue;
-        rest = i;
-        for (int d = columns - 1; d >= 0; d--) {
-            int64_t size = x->ndim ? x->shape[d] : 1;
-            column[d][apart ? row : row * columns] = rest % size + c->index_base;
-            rest /= size;
-        }
-        row++;
-    }
-    return NNL_OK;
-}
-
-static nnl_status nonzero_infer(nnl_call *c)
-{
-    nnl_tensor *x;
-    NNL_TRY(dense_copy(c->in[0], NNL_BOOL, &x));
-    nnl_status status = make_positions(c, x);
-    nnl_tensor_unref(x);
-    return status;
-}
-
-NNL_OP(nonzero,
-    .sig = "input:any, as_tuple:flag=false -> i64*",
-    .doc = "The positions of the elements that are not 0, one a row, in row-major order: n x dimensions.  With as_tuple a "
-           "result for each dimension, which together index them.",
-    .example = "nn.tensor({0, 5, 7}):nonzero()",
-    .infer = nonzero_infer,
-    NNL_NO_GRAD("positions are whole numbers"),
-    .sample = "input:3x4{bool}; input:5<3>; input:3x4{bool} as_tuple=true",
-    .traits = NNL_COMPLETE_RUN);
-
-/* Positions from 0 in a dense i64 copy of input 0, and their number; fails at one below 0, or at or above
- * limit (when that is not negative). */
-static nnl_status read_positions(nnl_call *c, int64_t limit, nnl_tensor **out, int64_t *highest)
-{
-    char place[NNL_PLACE_TEXT], range[48];
-    int base = c->index_base;
-    NNL_TRY(dense_copy(c->in[0], NNL_I64, out));
-    int64_t *at = ints(*out);
-    *highest = -1;
-    for (int64_t i = 0; i < (*out)->numel; i++) {
-        int64_t number = at[i];
-        at[i] -= base;
-        *highest = NNL_MAX(*highest, at[i]);
-        if (number >= base && (limit < 0 || at[i] < limit)) continue;
-        if (limit < 0) nnl_format(range, sizeof range, "must be %d or more", base);
-        else nnl_format(range, sizeof range, "can be %d to %lld", base, (long long)(limit - 1 + base));
-        nnl_status status = nnl_call_fail(c, NNL_EINDEX, "input is %lld%s, but it %s", (long long)number,
-                                          nnl_place_text(place, *out, i, base), range);
-        nnl_tensor_unref(*out);
-        return status;
-    }
-    return NNL_OK;
-}
-
-static nnl_status make_counts(nnl_call *c, nnl_tensor *positions, int64_t size)
-{
-    nnl_tensor *weights = NULL;
-    const int64_t *at = ints(positions);
-    if (c->in[1]) NNL_TRY(dense_copy(c->in[1], NNL_F64, &weights));
-    nnl_status status = make_result(c, 0, weights ? NNL_F64 : NNL_I64, 1, &size);
-    if (status == NNL_OK) {
-        memset(c->out[0]->data, 0, (size_t)size * 8);
-        for (int64_t i = 0; i < positions->numel; i++) {
-            if (weights) ((double *)(void *)c->out[0]->data)[at[i]] += ((const double *)(const void *)weights->data)[i];
-            else ints(c->out[0])[at[i]]++;
-        }
-    }
-    nnl_tensor_unref(weights);
-    if (status != NNL_OK || !weights || type_of(c->in[1]) != NNL_F32) return status;
-    nnl_tensor *sums = c->out[0]; /* torch keeps the type of f32 weights */
-    c->out[0] = NULL;
-    c->spec[0].dtype = NNL_F32;
-    status = nnl_tensor_make(c->rt, &c->spec[0], NULL, &c->out[0]);
-    if (status == NNL_OK) status = nnl_copy(c->out[0], sums);
-    nnl_tensor_unref(sums);
-    return status;
-}
-
-static nnl_status bincount_infer(nnl_call *c)
-{
-    const nnl_tensor *x = c->in[0], *weights = c->in[1];
-    char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
-    nnl_tensor *positions;
-    int64_t highest;
-    if (x->ndim != 1) return nnl_call_fail(c, NNL_ESHAPE, "%s must have one dimension", nnl_call_input_text(c, 0, a));
-    if (weights && !nnl_same_shape(x, weights))
-        return nnl_call_fail(c, NNL_ESHAPE, "%s must have the shape of %s", nnl_call_input_text(c, 1, b), nnl_call_input_text(c, 0, a));
-    NNL_TRY(read_positions(c, -1, &positions, &highest));
-    highest = NNL_MIN(highest, INT64_MAX - 1); /* too large in any case */
-    nnl_status status = make_counts(c, positions, NNL_MAX(highest + 1, c->attr[0].as.i));
-    nnl_tensor_unref(positions);
-    return status;
-}
-
-NNL_OP(bincount,
-    .sig = "input:index, weights:any?, minlength:size=0 -> i64",
-    .doc = "How often each number occurs: element k of the result counts the elements of input that are k (class numbers and "
-           "other positions, which count from 1 in Lua), or sums their weights.  Its size is the largest number, at least minlength.",
-    .example = "nn.bincount({1, 3, 3})",
-    .infer = bincount_infer,
-    NNL_NO_GRAD("counts are whole numbers"),
-    .sample = "input:8<4>; input:8<4> minlength=6; input:8<4> weights:8",
-    .traits = NNL_COMPLETE_RUN);
-
-static nnl_status one_hot_infer(nnl_call *c)
-{
-    const nnl_tensor *x = c->in[0];
-    nnl_tensor *positions;
-    int64_t classes = c->attr[0].as.i, highest, shape[NNL_MAX_DIMS + 1];
-    char text[NNL_NAMED_TEXT];
-    if (x->ndim == NNL_MAX_DIMS) return nnl_call_fail(c, NNL_ESHAPE, "%s has no room for one more dimension", nnl_call_input_text(c, 0, text));
-    NNL_TRY(read_positions(c, classes, &positions, &highest));
-    if (classes < 0) classes = NNL_MIN(highest, INT64_MAX - 1) + 1;
-    for (int d = 0; d < x->ndim; d++) shape[d] = x->shape[d];
-    shape[x->ndim] = classes;
-    nnl_status status = make_result(c, 0, NNL_I64, x->ndim + 1, shape);
-    if (status == NNL_OK) {
-        memset(c->out[0]->data, 0, (size_t)c->out[0]->numel * 8);
-        for (int64_t i = 0; i < x->numel; i++) ints(c->out[0])[i * classes + ints(positions)[i]] = 1;
-    }
-    nnl_tensor_unref(positions);
-    return status;
-}
-
-NNL_OP(one_hot,
-    .sig = "input:index, num_classes:int=-1 -> i64",
-    .doc = "Class numbers as rows of zeros with a 1 at the class: a last dimension of num_classes more (-1: as many as the "
-           "largest number needs).",
-    .example = "nn.F.one_hot({1, 3}, 3)",
-    .infer = one_hot_infer,
-    NNL_NO_GRAD("the result is whole numbers"),
-    .sample = "input:5<4>; input:2x3<4> num_classes=5",
-    .traits = NNL_COMPLETE_RUN | NNL_NO_METHOD);
 
 /* ---------------------------------------------------------------- places in a sorted sequence */
 
@@ -704,8 +537,8 @@ static nnl_status searchsorted_run(nnl_call *c)
 {
     nnl_tensor *sequence, *x;
     bool right = c->attr[0].as.i;
-    NNL_TRY(dense_copy(c->in[0], type_of(c->in[0]), &sequence));
-    nnl_status status = dense_copy(c->in[1], type_of(c->in[1]), &x);
+    NNL_TRY(nnl_dense(c->in[0], &sequence));
+    nnl_status status = nnl_dense(c->in[1], &x);
     if (status == NNL_OK) {
         nnl_dtype dtype = type_of(x);
         int64_t width = (int64_t)nnl_dtype_size(dtype), n = sequence->shape[sequence->ndim - 1];

@@ -133,3 +133,21 @@ nnl_status nnl_fill(nnl_tensor *dst, nnl_value number)
     nnl_tensor_unref(one);
     return status;
 }
+
+nnl_status nnl_copy_as(const nnl_spec *spec, const nnl_tensor *src, nnl_tensor **out)
+{
+    nnl_tensor *made;
+    *out = NULL;
+    NNL_TRY(nnl_tensor_make(src->rt, spec, NULL, &made));
+    nnl_status status = nnl_copy(made, src);
+    if (status == NNL_OK) *out = made;
+    else nnl_tensor_unref(made);
+    return status;
+}
+
+nnl_status nnl_copy_new(const nnl_tensor *src, nnl_tensor **out)
+{
+    nnl_spec spec = {.dtype = (nnl_dtype)src->dtype, .ndim = src->ndim};
+    memcpy(spec.shape, src->shape, sizeof(int64_t) * (size_t)src->ndim);
+    return nnl_copy_as(&spec, src, out);
+}

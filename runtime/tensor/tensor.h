@@ -142,6 +142,9 @@ void nnl_loop_at(const nnl_loop *loop, int64_t row, char *address[NNL_LOOP_MAX])
 /* ---- copying (copy.c): between any layouts and types, by the runtime's threads */
 nnl_status nnl_copy(nnl_tensor *dst, const nnl_tensor *src); /* src broadcasts to dst's shape */
 nnl_status nnl_fill(nnl_tensor *dst, nnl_value number);
+/* A new tensor as spec describes (no view), with src's values; *out is NULL after a failure. */
+nnl_status nnl_copy_as(const nnl_spec *spec, const nnl_tensor *src, nnl_tensor **out);
+nnl_status nnl_copy_new(const nnl_tensor *src, nnl_tensor **out); /* contiguous, of src's type and shape */
 
 /* ---- text (print.c) */
 /* As print(x) shows it: shape, type and aligned values, elided in the middle when large.  Returns the
