@@ -129,7 +129,7 @@ nnl_conv_steps nnl_conv_steps_of(const nnl_tensor *w, const nnl_conv *v);
 nnl_conv_order nnl_conv_order_of(const nnl_conv_plan *p, const nnl_conv_steps *w);
 
 /* ---- by Winograd's tiles (conv_winograd.c): of pixels, like nnl_conv_plan_framed(); x has its channels together.
- * row_blocks, column_blocks and blocks count tiles, of which each of the parts has its share. */
+ * row_blocks, column_blocks and blocks count tiles, columns those of each of the parts. */
 
 nnl_conv_plan nnl_conv_winograd_plan(nnl_runtime *rt, const nnl_conv *v, const nnl_conv_image *x, int64_t frame);
 int64_t nnl_conv_winograd_weight_bytes(const nnl_conv_plan *p);

@@ -9,6 +9,12 @@
 #define WEIGHT_BYTES 2400000
 #define BLOCK_BYTES 400000
 #define BLOCK_TILES 24
+/* Tasks that are wanted, and tiles that are worth one. */
+#define TASKS 4
+#define TASK_TILES 8
+/* Rows of the weight that are transformed at once, and multiplications that an element of it is worth. */
+#define WEIGHT_DEPTH 16
+#define WEIGHT_WORK 50.0
 /* Of fewer tiles or channels transforms take longer than they save. */
 #define LEAST_TILES 4
 
@@ -29,20 +35,42 @@ bool nnl_conv_suits_winograd(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype
     return v->samples * tiles >= LEAST_TILES && 2 * places >= 16 * tiles;
 }
 
-static int64_t matrix_size(const nnl_conv_plan *p) { return p->channels_in * nnl_round_up(p->channels_out, nnl_conv_lanes(p)); }
+/* From matrix to matrix of the weight: an odd number of vectors, so that they do not share the sets of a cache. */
+static int64_t matrix_step(const nnl_conv_plan *p)
+{
+    int64_t lanes = nnl_conv_lanes(p), vectors = p->channels_in * nnl_divide_up(p->channels_out, lanes);
+    return (vectors | 1) * lanes;
+}
 
-int64_t nnl_conv_winograd_weight_bytes(const nnl_conv_plan *p) { return 36 * matrix_size(p) * p->size; }
+int64_t nnl_conv_winograd_weight_bytes(const nnl_conv_plan *p) { return 36 * matrix_step(p) * p->size; }
 
-nnl_status nnl_conv_winograd_pack(nnl_runtime *rt, const nnl_conv_plan *p, void *out, const void *weight,
+/* A piece of a panel of two vectors of output channels: taps side by side, then their transforms. */
+static void weight_task(const nnl_conv_plan *p, int64_t i, char *buffer)
+{
+    int64_t panel = i % p->panels * p->panel_width, first = i / p->panels * WEIGHT_DEPTH;
+    nnl_conv_order order = p->order;
+    order.size[3] = NNL_MIN(WEIGHT_DEPTH, p->channels_in - first);
+    order.lanes = NNL_MIN(p->panel_width, p->channels_out - panel);
+    int64_t width = nnl_round_up(order.lanes, nnl_conv_lanes(p));
+    float *out = (float *)(void *)p->sums + panel * p->channels_in + first * width, *packed = (float *)(void *)buffer;
+    p->kernels->conv_pack_f32(packed, nnl_conv_at(p, p->weight, panel * order.lane_step + first * order.step[3]), &order);
+    p->kernels->conv_winograd_weight(out, matrix_step(p), packed, order.size[3], order.lanes);
+}
+
+nnl_status nnl_conv_winograd_pack(nnl_runtime *rt, const nnl_conv_plan *plan, void *out, const void *weight,
                                   const nnl_conv_order *order)
 {
-    void *packed;
-    size_t bytes = (size_t)(9 * matrix_size(p) * p->size);
-    NNL_TRY(nnl_alloc(rt, bytes, &packed));
-    p->kernels->conv_pack_f32(packed, weight, order);
-    p->kernels->conv_winograd_weight(out, matrix_size(p), packed, p->channels_in, p->channels_out);
-    nnl_free(rt, packed, bytes);
-    return NNL_OK;
+    nnl_conv_plan p = *plan;
+    p.weight = weight;
+    p.sums = out;
+    p.order = *order;
+    p.task = weight_task;
+    p.panel_width = 2 * nnl_conv_lanes(&p);
+    p.panels = nnl_divide_up(p.channels_out, p.panel_width);
+    p.tasks = p.panels * nnl_divide_up(p.channels_in, WEIGHT_DEPTH);
+    p.lane_bytes = 9 * WEIGHT_DEPTH * p.panel_width * p.size;
+    nnl_conv_share(rt, &p, WEIGHT_WORK * (double)matrix_step(&p), rt->pool != NULL);
+    return nnl_conv_run_lanes(rt, &p);
 }
 
 /* Zeros behind the rows that end in tiles [first, end), which are those before the next row, too. */
@@ -66,7 +94,7 @@ static void winograd_task(const nnl_conv_plan *p, int64_t i, char *buffer)
 {
     const nnl_conv *v = p->v;
     int64_t panel = i % p->panels, channel = panel * p->panel_width, block = i / p->panels;
-    int64_t first = p->blocks * block / p->parts, end = p->blocks * (block + 1) / p->parts;
+    int64_t first = block * p->columns, end = NNL_MIN(first + p->columns, p->blocks);
     const float *bias = (const void *)p->bias, *center = (const void *)p->center, *scale = (const void *)p->scale,
                 *shift = (const void *)p->shift, *residual = (const void *)p->residual;
     nnl_conv_winograd call = {.tile = first,
@@ -83,7 +111,7 @@ static void winograd_task(const nnl_conv_plan *p, int64_t i, char *buffer)
                               .low = {v->low[1], v->low[2]},
                               .depth = p->channels_in,
                               .w = (const float *)(const void *)p->weight + channel * p->channels_in,
-                              .w_step = matrix_size(p),
+                              .w_step = matrix_step(p),
                               .y = (float *)(intptr_t)p->y.data + channel,
                               .y_sample = p->y.sample,
                               .y_row = p->y.place[1],
@@ -113,10 +141,15 @@ nnl_conv_plan nnl_conv_winograd_plan(nnl_runtime *rt, const nnl_conv *v, const n
     p.blocks = v->samples * p.row_blocks * p.column_blocks; /* tiles */
     int64_t most = BLOCK_BYTES / (36 * (in + out) * p.kernels->vector_bytes) / 4 * 4;
     most = NNL_MIN(NNL_MAX(most, 8), BLOCK_TILES);
-    p.parts = nnl_divide_up(p.blocks, most);
-    p.panels = 1;
-    p.panel_width = nnl_round_up(p.channels_out, lanes);
+    int64_t parts = NNL_MAX(nnl_divide_up(p.blocks, most), NNL_MIN(nnl_divide_up(p.blocks, TASK_TILES), TASKS));
+    if (parts < 4 * TASKS && parts > 2) parts = nnl_round_up(parts, TASKS);
+    p.columns = nnl_round_up(nnl_divide_up(p.blocks, parts), 4); /* of tiles in a block */
+    p.parts = nnl_divide_up(p.blocks, p.columns);
+    /* Of few tiles, each task transforms the image again for some of the channels. */
+    p.panels = p.parts > 1 ? 1 : NNL_MIN(nnl_divide_up(out, 2), TASKS);
+    p.panel_width = nnl_divide_up(nnl_divide_up(out, 2), p.panels) * 2 * lanes;
+    p.panels = nnl_divide_up(p.channels_out, p.panel_width);
     p.tasks = p.parts * p.panels;
-    p.lane_bytes = NNL_CONV_WINOGRAD_ROOM(nnl_divide_up(p.blocks, p.parts), in, out) * p.kernels->vector_bytes;
+    p.lane_bytes = NNL_CONV_WINOGRAD_ROOM(p.columns, in, out) * p.kernels->vector_bytes;
     return p;
 }
