@@ -136,6 +136,8 @@ static void winograd_image(const nnl_conv_winograd *b, float *out, int64_t room,
 
 /* ---------------------------------------------------------------- products */
 
+#define AHEAD (4096 / VEC_BYTES) /* vectors of the weight */
+
 /* Tiles x channels of one matrix, summed over the image's channels. */
 typedef void winograd_product(const float *x, int64_t room, int64_t depth, const float *w, float *out);
 
@@ -150,6 +152,9 @@ VEC_INLINE void winograd_body(const int FOURS, const int VECTORS, const float *x
         for (int64_t n = depth < LANES ? depth : LANES; n > 0; n--, x++, w += VECTORS * LANES) {
             vf row[2];
             UNROLL_FOR (v, VECTORS) row[v] = vf_load(w + v * LANES);
+            if (FOURS == 1) { /* few products for what is read */
+                UNROLL_FOR (v, VECTORS) __builtin_prefetch(w + (AHEAD + v) * LANES);
+            }
             UNROLL_FOR (t, 4 * FOURS) {
                 const vf one = vf_set1(x[t * LANES]);
                 UNROLL_FOR (v, VECTORS) sum[t][v] = vf_fma(one, row[v], sum[t][v]);
@@ -259,7 +264,8 @@ void K(conv_winograd)(const nnl_conv_winograd *b)
     const int64_t room = (b->tiles + 3) / 4 * 4;
     const int64_t in = ((b->depth + LANES - 1) / LANES * room + 1) * LANES,
                   out = ((b->channels + LANES - 1) / LANES * room + 1) * LANES;
-    float *image = b->memory, *sums = image + 36 * in;
+    /* Sums of one panel may take the place of what they are made of, once it is read. */
+    float *image = b->memory, *sums = b->channels <= PANEL && in == out ? image : image + 36 * in;
     winograd_image(b, image, room, in);
     for (int64_t k = 0; k < 36; k++)
         winograd_matrix(b, image + k * in, room, b->w + k * b->w_step, sums + k * out);
