@@ -492,7 +492,7 @@ NNL_OP(conv3d_fused, FUSED(3));
 NNL_OP(conv2d_winograd, FUSED(2));
 
 bool nnl_conv_call_suits_winograd(const nnl_runtime *rt, const nnl_op *op, const nnl_tensor *input, const nnl_tensor *weight,
-                                  const nnl_tensor *out, const nnl_value *attr)
+                                  const nnl_tensor *out, const nnl_value *attr, bool fixed)
 {
     nnl_conv v;
     if (op == &nnl_op_conv_grad_input) {
@@ -501,5 +501,5 @@ bool nnl_conv_call_suits_winograd(const nnl_runtime *rt, const nnl_op *op, const
     } else {
         v = described(op->variant, input, weight, attr);
     }
-    return nnl_conv_suits_winograd(rt, &v, (nnl_dtype)out->dtype);
+    return nnl_conv_suits_winograd(rt, &v, (nnl_dtype)out->dtype, fixed && op != &nnl_op_conv_grad_input);
 }

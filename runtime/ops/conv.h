@@ -35,11 +35,12 @@ typedef struct nnl_conv_last {
                                     beside those of the result */
 } nnl_conv_last;
 
-/* Whether Winograd's tiles are the quicker way, by shape alone: 3x3 with stride 1, f32. */
-bool nnl_conv_suits_winograd(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype);
+/* Whether Winograd's tiles are the quicker way, by shape alone: 3x3 with stride 1, f32.  fixed: the weight is, from run
+ * to run. */
+bool nnl_conv_suits_winograd(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype, bool fixed);
 /* The same of a step conv2d, conv2d_fused or conv_grad_input over tensors of these forms. */
 bool nnl_conv_call_suits_winograd(const nnl_runtime *rt, const nnl_op *op, const nnl_tensor *input, const nnl_tensor *weight,
-                                  const nnl_tensor *out, const nnl_value *attr);
+                                  const nnl_tensor *out, const nnl_value *attr, bool fixed);
 
 /* A convolution that is run again and again with a weight, and statistics, that stay: they lie
  * packed in the plan, one block of *bytes from nnl_alloc(), and only addresses change; a residual

@@ -132,6 +132,8 @@ nnl_conv_order nnl_conv_order_of(const nnl_conv_plan *p, const nnl_conv_steps *w
  * row_blocks, column_blocks and blocks count tiles, columns those of each of the parts. */
 
 nnl_conv_plan nnl_conv_winograd_plan(nnl_runtime *rt, const nnl_conv *v, const nnl_conv_image *x, int64_t frame);
+/* nnl_conv_share() for it, in a program. */
+void nnl_conv_winograd_share(const nnl_runtime *rt, nnl_conv_plan *p);
 int64_t nnl_conv_winograd_weight_bytes(const nnl_conv_plan *p);
 /* The transforms of a weight that lies in the given order. */
 nnl_status nnl_conv_winograd_pack(nnl_runtime *rt, const nnl_conv_plan *p, void *out, const void *weight,

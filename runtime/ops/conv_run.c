@@ -218,6 +218,7 @@ static void set_forward(const nnl_runtime *rt, nnl_conv_plan *p)
     if (rt->pool) nnl_conv_cut(rt, p);
     p->tasks = p->blocks;
     p->lane_bytes = p->window_bytes;
+    nnl_conv_share(rt, p, nnl_conv_lane_work(p), rt->pool != NULL);
 }
 
 nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
@@ -237,8 +238,10 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
                           : nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
     p.frame = last->frame_out;
     p.relu = last->relu;
-    if (!last->winograd) set_forward(rt, &p);
-    nnl_conv_share(rt, &p, nnl_conv_lane_work(&p), rt->pool != NULL);
+    if (last->winograd)
+        nnl_conv_winograd_share(rt, &p);
+    else
+        set_forward(rt, &p);
     int64_t group = last->winograd ? nnl_conv_winograd_weight_bytes(&p) : group_bytes(&p, &order),
             head = nnl_round_up(sizeof(nnl_conv_ready), 64),
             channels = nnl_round_up(v->out_channels * p.size, 64);
@@ -352,7 +355,8 @@ nnl_status nnl_conv_winograd_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_
         p.y = nnl_conv_image_dense(dx->data, v->in_channels, v->in);
         p.weight = packed;
         status = nnl_conv_winograd_pack(rt, &p, packed, from, &order);
-        if (status == NNL_OK) status = nnl_conv_run_tasks(rt, &p, nnl_conv_work(v));
+        nnl_conv_winograd_share(rt, &p);
+        if (status == NNL_OK) status = nnl_conv_run_lanes(rt, &p);
         nnl_free(rt, packed, bytes);
     }
     nnl_tensor_unref(copy);

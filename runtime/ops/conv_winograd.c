@@ -4,21 +4,24 @@
 
 #include <string.h>
 
-/* Bytes of the transformed weight, and of a block's two sets of matrices: the cache that a core has for itself,
- * and less than 4 MB with the threads there are. */
+/* Bytes of the transformed weight, and of a block's two sets of matrices: both in the cache of a core, and less than
+ * 4 MB with those of two threads. */
 #define WEIGHT_BYTES 2400000
 #define BLOCK_BYTES 400000
 #define BLOCK_TILES 24
+#define LANES_PER_THREAD 2
 /* Tasks that are wanted, and tiles that are worth one. */
 #define TASKS 4
 #define TASK_TILES 8
 /* Rows of the weight that are transformed at once, and multiplications that an element of it is worth. */
 #define WEIGHT_DEPTH 16
 #define WEIGHT_WORK 50.0
-/* Of fewer tiles or channels transforms take longer than they save. */
-#define LEAST_TILES 4
+/* Of fewer tiles reading the transformed weight, or transforming it in each run, takes longer than is saved. */
+#define LEAST_TILES 8
+#define LEAST_TILES_ANEW 16
+#define LEAST_CHANNELS 8
 
-bool nnl_conv_suits_winograd(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype)
+bool nnl_conv_suits_winograd(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype, bool fixed)
 {
     int64_t lanes = rt->kernels->vector_bytes / (int64_t)sizeof(float);
     if (dtype != NNL_F32 || !v->batched || v->rank != 2 || v->groups != 1) return false;
@@ -29,10 +32,10 @@ bool nnl_conv_suits_winograd(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype
     int64_t places = v->out[1] * v->out[2],
             tiles = nnl_divide_up(v->out[1], 4) * nnl_divide_up(v->out[2], 4);
     int64_t matrix = v->in_channels * nnl_round_up(v->out_channels, lanes);
-    if (v->in_channels < NNL_MAX(lanes, 8) || v->out_channels < NNL_MAX(lanes, 8)) return false;
+    if (NNL_MIN(v->in_channels, v->out_channels) < NNL_MAX(lanes, LEAST_CHANNELS)) return false;
     if (36 * matrix * (int64_t)sizeof(float) > WEIGHT_BYTES) return false;
     /* half of the tiles' results are there, at least */
-    return v->samples * tiles >= LEAST_TILES && 2 * places >= 16 * tiles;
+    return v->samples * tiles >= (fixed ? LEAST_TILES : LEAST_TILES_ANEW) && 2 * places >= 16 * tiles;
 }
 
 /* From matrix to matrix of the weight: an odd number of vectors, so that they do not share the sets of a cache. */
@@ -152,4 +155,10 @@ nnl_conv_plan nnl_conv_winograd_plan(nnl_runtime *rt, const nnl_conv *v, const n
     p.tasks = p.parts * p.panels;
     p.lane_bytes = NNL_CONV_WINOGRAD_ROOM(p.columns, in, out) * p.kernels->vector_bytes;
     return p;
+}
+
+void nnl_conv_winograd_share(const nnl_runtime *rt, nnl_conv_plan *p)
+{
+    nnl_conv_share(rt, p, nnl_conv_work(p->v) / 2, rt->pool != NULL);
+    p->lanes = NNL_MIN(p->lanes, LANES_PER_THREAD * (int64_t)rt->threads);
 }

@@ -10,7 +10,8 @@ static bool suits(const nnl_program *p, const nnl_step *step)
     if (forward && !nnl_is_convolution(p, step)) return false;
     const nnl_tensor *input = &p->value[step->in[0]].form, *weight = &p->value[step->in[1]].form,
                      *out = &p->value[step->out[0]].form;
-    return nnl_conv_call_suits_winograd(p->rt, step->op, input, weight, out, step->attr);
+    bool fixed = nnl_buffer_is_fixed(&p->buffer[p->value[step->in[1]].buffer]);
+    return nnl_conv_call_suits_winograd(p->rt, step->op, input, weight, out, step->attr, fixed);
 }
 
 nnl_status nnl_program_winograd(nnl_program *p)
