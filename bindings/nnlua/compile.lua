@@ -41,8 +41,8 @@ docs.add(captured.compile, "compile", "f:function, fallback:flag=false, exact:fl
   .. "state and hyperparameters, nn.scalar values and random numbers are live; other Lua values are those of the "
   .. "capture.  Values of tensors cannot be read inside; with fallback, such a function runs as it is.  "
   .. "With {exact = false} sums may be added up in other orders, where f's own bits would not be kept: 3x3 convolutions of "
-  .. "f32 with stride 1, and their input's gradient, by Winograd's tiles where that is quicker (errors up to 1e-5 of the sum "
-  .. "of |x||w|).",
+  .. "f32 with stride 1, and their input's gradient, by Winograd's tiles where that is quicker (errors up to 2e-5 of the "
+  .. "largest sum of |x||w|).",
   "local step = nn.compile(function(x, y) opt:zero_grad(); local l = loss(net(x), y); l:backward(); opt:step(); "
   .. "return l end)")
 

@@ -1,5 +1,5 @@
-/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c, frame.c, fuse.c),
- * laid out in memory (plan.c) and replayed (context.c) without Lua, shape work or allocation.
+/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c, frame.c, winograd.c,
+ * fuse.c), laid out in memory (plan.c) and replayed (context.c) without Lua, shape work or allocation.
  *
  * A program is a list of steps over values.  A value is a tensor's form over a buffer; a buffer is what was one
  * storage during capture.  Programs do not change once they are made; what a replay needs is a context. */
