@@ -39,7 +39,8 @@ end
 
 describe("a convolution compiled with exact = false", function()
   local shapes = { -- N, in, out, height, width, padding
-    {2, 16, 16, 32, 32, 1}, {4, 32, 32, 16, 16, "same"}, {16, 64, 64, 8, 8, 1}, {1, 32, 64, 26, 26, 0}, {9, 17, 35, 7, 5, 1},
+    {2, 16, 16, 32, 32, 1}, {4, 32, 32, 16, 16, "same"}, {16, 64, 64, 8, 8, 1}, {1, 32, 64, 26, 26, 0},
+    {9, 17, 35, 7, 5, 1},
     {3, 20, 18, 13, 22, 2}, {6, 33, 16, 9, 10, {2, 0}}, {5, 19, 50, 15, 8, {0, 1}}, {40, 16, 24, 3, 3, 1},
     {7, 40, 16, 6, 11, "same"}, {1, 100, 90, 30, 30, 1},
   }
@@ -48,7 +49,8 @@ describe("a convolution compiled with exact = false", function()
     local name = ("%d x %d x %d x %d to %d channels"):format(n, from, height, width, to)
     it("gives results and the input's gradient within the bound, the same with one thread and two: " .. name, function()
       nn.manual_seed(i)
-      local x, w, b = needing_grad(nn.randn(n, from, height, width)), nn.randn(to, from, 3, 3), i % 2 == 0 and nn.randn(to) or nil
+      local x, w = needing_grad(nn.randn(n, from, height, width)), nn.randn(to, from, 3, 3)
+      local b = i % 2 == 0 and nn.randn(to) or nil
       local options = {padding = padding}
       local dy = nn.randn(nn.F.conv2d(x, w, b, options).shape)
       local f = inexact(function(...) return both(...) end)
@@ -138,7 +140,8 @@ describe("a network compiled with exact = false", function()
   end
   local Net = nn.Module:subclass "Net"
   function Net:init()
-    self.first, self.second, self.third, self.last = block(3, 18, true), block(18, 18), block(18, 18, true), block(18, 40)
+    self.first, self.second = block(3, 18, true), block(18, 18)
+    self.third, self.last = block(18, 18, true), block(18, 40)
     for _, m in ipairs {self.first, self.second, self.third, self.last} do
       m[2].running_mean:uniform_(-1, 1)
       m[2].running_var:uniform_(0.5, 2)
