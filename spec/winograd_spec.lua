@@ -134,6 +134,32 @@ describe("a convolution compiled with exact = false", function()
   end)
 end)
 
+describe("a convolution compiled with exact = false for which memory fails", function()
+  it("says so, keeps nothing, and succeeds the next time", function()
+    local x, w, dy = needing_grad(nn.randn(2, 16, 12, 12)), nn.randn(16, 16, 3, 3), nn.randn(2, 16, 10, 10)
+    local last = nn.randn(2, 16, 12, 12)
+    local f = inexact(function(input) return both(input, w, nil, dy) end)
+    local g = inexact(function(input) return nn.F.conv2d(input, w) end)
+    local function run() return f(x), nn.no_grad(g, last) end
+    local wanted = table.pack(run())
+    assert.equal(1, count(f, "conv_grad_input_winograd"))
+    local failures = 0
+    for at = 1, 1000 do
+      w:add_(0) -- its transforms are made again
+      nn.fail_allocation(at, true)
+      local results = table.pack(pcall(run))
+      nn.fail_allocation(0)
+      if results[1] then
+        for i, wanted_i in ipairs(wanted) do assert(results[1 + i]:equal(wanted_i)) end
+        break
+      end
+      failures = failures + 1
+      assert(tostring(results[2]):find("memory", 1, true), tostring(results[2]))
+    end
+    assert(failures > 5, failures .. " failures")
+  end)
+end)
+
 describe("a network compiled with exact = false", function()
   local function block(from, to, relu)
     return nn.Sequential(nn.Conv2d(from, to, 3, {padding = 1, bias = relu}), nn.BatchNorm2d(to))
