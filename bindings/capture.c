@@ -99,7 +99,8 @@ static void push_template(lua_State *L, int index, nnl_tensor **results, int *co
     }
 }
 
-/* Runs under lua_pcall: 1 the function, 2 the entry, 3 light userdata (arguments), then the arguments. */
+/* Runs under lua_pcall: 1 the function, 2 the entry, 3 light userdata (arguments), 4 whether other orders of adding up may
+ * be used, then the arguments. */
 static int capture_once(lua_State *L)
 {
     nnl_lua *state = nnl_lua_state(L);
@@ -116,6 +117,7 @@ static int capture_once(lua_State *L)
         lua_rawseti(L, boxes, i + 1);
     }
     NNL_LUA_TRY(L, rt, nnl_capture_begin(rt, a->tensor, a->count, tensors));
+    if (lua_toboolean(L, 4)) NNL_LUA_TRY(L, rt, nnl_capture_inexact(rt));
     for (int i = 0; i < a->count; i++) {
         lua_rawgeti(L, boxes, i + 1);
         nnl_lua_fill_box(state, lua_touserdata(L, -1), tensors[i]);
@@ -128,7 +130,7 @@ static int capture_once(lua_State *L)
     lua_pushvalue(L, 1);
     lua_getiuservalue(L, 2, 1);
     int next = 0, first = lua_gettop(L) - 1;
-    for (int i = 4; i <= top; i++) push_substitute(L, i, boxes, &next);
+    for (int i = 5; i <= top; i++) push_substitute(L, i, boxes, &next);
     lua_call(L, lua_gettop(L) - first, LUA_MULTRET);
     int count = lua_gettop(L) - first + 1, found = 0;
     lua_createtable(L, count, 0);
@@ -157,6 +159,7 @@ static nnl_lua_entry *push_captured(lua_State *L, nnl_lua *state, const nnl_lua_
     lua_getiuservalue(L, 1, 1);
     lua_pushvalue(L, place);
     lua_pushlightuserdata(L, (void *)a);
+    lua_pushboolean(L, compiled->inexact);
     for (int i = 2; i <= last_argument; i++) lua_pushvalue(L, i);
     if (lua_pcall(L, lua_gettop(L) - place - 1, 0, 0) != LUA_OK) {
         nnl_capture_abandon(state->rt);

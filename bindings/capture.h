@@ -45,7 +45,7 @@ typedef struct nnl_lua_entry {
 typedef struct nnl_lua_compiled {
     int count;
     uint64_t clock;
-    bool fallback;
+    bool fallback, inexact;
     nnl_lua_entry *entry[NNL_LUA_PROGRAMS];
 } nnl_lua_compiled;
 

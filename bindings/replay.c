@@ -332,12 +332,13 @@ static int lua_explain(lua_State *L)
 
 static const char compiled_key;
 
-/* compiled(f, wrapped, fallback): wrapped(modes, ...) calls f(...) and notes the modules met in modes. */
+/* compiled(f, wrapped, fallback, exact): wrapped(modes, ...) calls f(...) and notes the modules met in modes. */
 static int lua_compiled(lua_State *L)
 {
     nnl_lua_compiled *compiled = lua_newuserdatauv(L, sizeof *compiled, 3);
     memset(compiled, 0, sizeof *compiled);
     compiled->fallback = lua_toboolean(L, 3);
+    compiled->inexact = !lua_toboolean(L, 4);
     lua_pushvalue(L, 2);
     lua_setiuservalue(L, -2, 1);
     lua_pushvalue(L, 1);

@@ -254,6 +254,11 @@ typedef struct nnl_context nnl_context;
 /* stand_ins[i] receives a new reference to a tensor that stands for an argument of inputs[i]'s form. */
 NNL_API nnl_status nnl_capture_begin(nnl_runtime *rt, nnl_tensor *const *inputs, int n_inputs,
                                      nnl_tensor **stand_ins);
+/* The program under way may add up in other orders than the calls do; by default it has their bits.  f32 convolutions of
+ * 3x3 taps with stride 1, and their input's gradient, then go by Winograd's F(4x4, 3x3) where the shapes make that quicker:
+ * errors of up to 2e-5 of the largest sum of |x||w|, and a NaN or infinity reaches all 4x4 results of a tile.
+ * NNL_ESTATE when no capture is under way. */
+NNL_API nnl_status nnl_capture_inexact(nnl_runtime *rt);
 /* *out receives a new reference.  After a failure nothing is captured and *out is NULL. */
 NNL_API nnl_status nnl_capture_end(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out);
 NNL_API void nnl_capture_abandon(nnl_runtime *rt);

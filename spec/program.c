@@ -171,6 +171,7 @@ static void misuse(void)
     CHECK(nnl_capture_begin(rt, NULL, 0, NULL) == NNL_ESTATE && has(nnl_error_message(rt), "under way"), "%s", nnl_error_message(rt));
     nnl_capture_abandon(rt);
     nnl_capture_abandon(rt);
+    CHECK(nnl_capture_inexact(rt) == NNL_ESTATE && has(nnl_error_message(rt), "none is under way"), "%s", nnl_error_message(rt));
     CHECK(apply(rt, "relu", 1, &stand_in, NULL, &out) == NNL_ESTATE && has(nnl_error_message(rt), "return it"), "%s",
           nnl_error_message(rt));
     nnl_tensor_unref(stand_in);

@@ -20,26 +20,29 @@ local function noting(f)
   end
 end
 
-local read = args.reader("compile", "f:any, fallback:flag=false")
+local read = args.reader("compile", "f:any, fallback:flag=false, exact:flag=true")
 
 --- A function that does what f does, captured at its first call with each kind of arguments and replayed natively.
 ---@generic F: function
 ---@param f F
----@param options {fallback: boolean?}? run f as it is where it cannot be captured
+---@param options {fallback: boolean?, exact: boolean?}? run f as it is where it cannot be captured; keep its bits
 ---@return F
 function captured.compile(f, ...)
   local meta = getmetatable(f)
   if type(f) ~= "function" and not (type(meta) == "table" and meta.__call) then
     native.raise("compile: argument 1 must be a function, got " .. args.describe(f))
   end
-  local _, fallback = read(f, ...)
-  return native.compiled(f, noting(f), fallback)
+  local _, fallback, exact = read(f, ...)
+  return native.compiled(f, noting(f), fallback, exact)
 end
-docs.add(captured.compile, "compile", "f:function, fallback:flag=false",
+docs.add(captured.compile, "compile", "f:function, fallback:flag=false, exact:flag=true",
   "A function that does what f does: captured at its first call with each kind of arguments (structure, shapes, types, "
   .. "other values, train or eval, grad mode) and replayed natively, without Lua.  Parameters, gradients, optimizer "
   .. "state and hyperparameters, nn.scalar values and random numbers are live; other Lua values are those of the "
-  .. "capture.  Values of tensors cannot be read inside; with fallback, such a function runs as it is.",
+  .. "capture.  Values of tensors cannot be read inside; with fallback, such a function runs as it is.  "
+  .. "With {exact = false} sums may be added up in other orders, and bits be others than f's own: 3x3 convolutions "
+  .. "of f32 with stride 1, and their input's gradient, by Winograd's tiles where that is quicker (errors up to 2e-5 "
+  .. "of the largest sum of |x||w|).",
   "local step = nn.compile(function(x, y) opt:zero_grad(); local l = loss(net(x), y); l:backward(); opt:step(); "
   .. "return l end)")
 

@@ -42,6 +42,7 @@
 #define INDEX vi
 #include "conv_tile.h"
 #include "conv_flat.h"
+#include "conv_winograd.h"
 #undef T
 #undef V
 #undef T_

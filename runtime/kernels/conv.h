@@ -58,6 +58,31 @@ typedef struct nnl_conv_flat {
 
 #define NNL_CONV_FLAT_TAPS 11
 
+/* A 3x3 convolution with stride 1 by F(4x4, 3x3): tiles of 4 x 4 results of 6 x 6 places of the image.
+ * Tiles are counted over images, their rows and their columns of tiles; blocks of them are computed
+ * at once.  The ending is nnl_conv_block's; an element does not depend on the block it lies in. */
+typedef struct nnl_conv_winograd {
+    int64_t tile, tiles; /* of this block: the first, and how many */
+    int64_t tile_rows, tile_columns; /* of an image */
+    const float *x; /* place (0, 0) of image 0, channels together */
+    int64_t x_sample, x_row, x_column;
+    int64_t rows, first_column, end_column; /* rows of x, and columns that can be read; others are zeros */
+    int64_t low[2]; /* zeros above and to the left of place (0, 0) */
+    int64_t depth;  /* channels of x */
+    const float *w; /* 36 matrices as conv_winograd_weight lays them, */
+    int64_t w_step; /* so far apart */
+    float *y; /* result (0, 0) of image 0 */
+    int64_t y_sample, y_row, y_column;
+    int64_t y_rows, y_columns, channels;
+    const float *bias, *center, *scale, *shift, *residual;
+    bool relu;
+    float *memory; /* aligned to 64 bytes; NNL_CONV_WINOGRAD_ROOM vectors */
+} nnl_conv_winograd;
+
+/* Vectors of memory for `tiles` tiles, `in` and `out` vectors of channels: 36 matrices of each, whose
+ * distance is an odd number of vectors, so that they do not share the sets of a cache. */
+#define NNL_CONV_WINOGRAD_ROOM(tiles, in, out) (36 * (((tiles) + 3) / 4 * 4 * ((in) + (out)) + 2))
+
 /* A weight in memory, and lanes: element (a, b, c, d, lane) at a step[0] + b step[1] + ... + lane
  * lane_step. */
 typedef struct nnl_conv_order {

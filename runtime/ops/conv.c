@@ -174,7 +174,7 @@ static const void *data_of(const nnl_call *c, int place)
 static nnl_status get_ready(const nnl_call *c, nnl_conv_ready **plan, size_t *bytes)
 {
     nnl_conv v = described(c->op->variant, c->in[IN_INPUT], c->in[IN_WEIGHT], c->attr);
-    nnl_conv_last last = {.bias = c->in[IN_BIAS], .relu = c->relu};
+    nnl_conv_last last = {.bias = c->in[IN_BIAS], .relu = c->relu, .winograd = c->op == &nnl_op_conv2d_winograd};
     if (c->n_in > IN_MEAN) {
         last.mean = c->in[IN_MEAN];
         last.var = c->in[IN_VAR];
@@ -189,7 +189,7 @@ static nnl_status get_ready(const nnl_call *c, nnl_conv_ready **plan, size_t *by
 
 static nnl_status run_planned(const nnl_call *c, nnl_conv_ready *plan)
 {
-    return nnl_conv_run_ready(c->rt, plan, c->out[0]->data, c->in[IN_INPUT]->data, data_of(c, IN_BIAS), data_of(c, IN_RESIDUAL));
+    return nnl_conv_run_ready(c->rt, plan, c->out[0]->data, c->in[IN_INPUT], data_of(c, IN_BIAS), data_of(c, IN_RESIDUAL));
 }
 
 static nnl_status run_ready(nnl_ready *r) { return run_planned(r->call, r->plan); }
@@ -224,10 +224,10 @@ static nnl_status fused_run(nnl_call *c)
 enum { BACK_SHAPE, BACK_STRIDE, BACK_PADDING, BACK_DILATION, BACK_GROUPS, BACK_BIAS }; /* attributes */
 
 /* Of shapes of the input, the weight and the result, which fit one another. */
-static nnl_conv describe_back(const nnl_call *c, int ndim, const int64_t *x, int w_ndim, const int64_t *w,
+static nnl_conv describe_back(const nnl_value *attr, int ndim, const int64_t *x, int w_ndim, const int64_t *w,
                               const int64_t *y)
 {
-    nnl_conv v = {.rank = w_ndim - 2, .batched = ndim == w_ndim, .samples = 1, .groups = c->attr[BACK_GROUPS].as.i};
+    nnl_conv v = {.rank = w_ndim - 2, .batched = ndim == w_ndim, .samples = 1, .groups = attr[BACK_GROUPS].as.i};
     if (v.batched) v.samples = x[0];
     v.in_channels = x[v.batched];
     v.out_channels = w[0];
@@ -236,9 +236,9 @@ static nnl_conv describe_back(const nnl_call *c, int ndim, const int64_t *x, int
         v.in[i] = given ? x[1 + v.batched + d] : 1;
         v.out[i] = given ? y[1 + v.batched + d] : 1;
         v.kernel[i] = given ? w[2 + d] : 1;
-        v.stride[i] = given ? value_at(&c->attr[BACK_STRIDE], d) : 1;
-        v.dilation[i] = given ? value_at(&c->attr[BACK_DILATION], d) : 1;
-        v.low[i] = given ? value_at(&c->attr[BACK_PADDING], d) : 0;
+        v.stride[i] = given ? value_at(&attr[BACK_STRIDE], d) : 1;
+        v.dilation[i] = given ? value_at(&attr[BACK_DILATION], d) : 1;
+        v.low[i] = given ? value_at(&attr[BACK_PADDING], d) : 0;
         v.high[i] = (v.out[i] - 1) * v.stride[i] + nnl_conv_reach(&v, i) - v.in[i] - v.low[i];
     }
     return v;
@@ -255,7 +255,7 @@ static nnl_status grad_input_infer(nnl_call *c)
 static nnl_status grad_input_run(nnl_call *c)
 {
     const nnl_tensor *dx = c->out[0], *dy = c->in[0], *w = c->in[1];
-    nnl_conv v = describe_back(c, dx->ndim, dx->shape, w->ndim, w->shape, dy->shape);
+    nnl_conv v = describe_back(c->attr, dx->ndim, dx->shape, w->ndim, w->shape, dy->shape);
     return nnl_conv_grad_input(c->rt, &v, c->out[0], dy, w);
 }
 
@@ -264,6 +264,21 @@ NNL_OP(conv_grad_input,
     .doc = "The gradient of a convolution's input, which has the given shape; padding: zeros before it.",
     .infer = grad_input_infer,
     .run = grad_input_run,
+    NNL_NO_GRAD("second derivatives go by the composition"),
+    .traits = NNL_HIDDEN);
+
+static nnl_status grad_input_winograd_run(nnl_call *c)
+{
+    const nnl_tensor *dx = c->out[0], *dy = c->in[0], *w = c->in[1];
+    nnl_conv v = describe_back(c->attr, dx->ndim, dx->shape, w->ndim, w->shape, dy->shape);
+    return nnl_conv_winograd_grad_input(c->rt, &v, c->out[0], dy, w);
+}
+
+NNL_OP(conv_grad_input_winograd,
+    .sig = "dy:float, weight:float, shape:int*, stride:int*, padding:int*, dilation:int*, groups:int -> same",
+    .doc = "conv_grad_input in another order of adding up, by Winograd's F(4x4, 3x3): what programs make of it that may.",
+    .infer = grad_input_infer,
+    .run = grad_input_winograd_run,
     NNL_NO_GRAD("second derivatives go by the composition"),
     .traits = NNL_HIDDEN);
 
@@ -280,7 +295,7 @@ static nnl_status grad_weight_infer(nnl_call *c)
 static nnl_status grad_weight_run(nnl_call *c)
 {
     const nnl_tensor *dy = c->in[0], *x = c->in[1], *dw = c->out[0];
-    nnl_conv v = describe_back(c, x->ndim, x->shape, dw->ndim, dw->shape, dy->shape);
+    nnl_conv v = describe_back(c->attr, x->ndim, x->shape, dw->ndim, dw->shape, dy->shape);
     return nnl_conv_grad_weight(c->rt, &v, c->out[0], c->n_out > 1 ? c->out[1] : NULL, dy, x);
 }
 
@@ -471,3 +486,20 @@ static void fused_define(nnl_define *d)
 NNL_OP(conv1d_fused, FUSED(1));
 NNL_OP(conv2d_fused, FUSED(2));
 NNL_OP(conv3d_fused, FUSED(3));
+
+/* ---------------------------------------------------------------- in another order of adding up */
+
+NNL_OP(conv2d_winograd, FUSED(2));
+
+bool nnl_conv_call_suits_winograd(const nnl_runtime *rt, const nnl_op *op, const nnl_tensor *input, const nnl_tensor *weight,
+                                  const nnl_tensor *out, const nnl_value *attr, bool fixed)
+{
+    nnl_conv v;
+    if (op == &nnl_op_conv_grad_input) {
+        v = describe_back(attr, out->ndim, out->shape, weight->ndim, weight->shape, input->shape);
+        v = nnl_conv_turned(&v);
+    } else {
+        v = described(op->variant, input, weight, attr);
+    }
+    return nnl_conv_suits_winograd(rt, &v, (nnl_dtype)out->dtype, fixed && op != &nnl_op_conv_grad_input);
+}

@@ -200,7 +200,26 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
 struct nnl_conv_ready {
     nnl_conv v;
     nnl_conv_plan plan;
+    bool copies; /* the input, whose channels lie apart */
 };
+
+/* By Winograd's tiles the input is copied first where its channels lie apart. */
+static bool lies_apart(const nnl_conv *v, const nnl_conv_image *x) { return v->in_channels > 1 && x->channel != 1; }
+
+static nnl_conv_plan winograd_plan(nnl_runtime *rt, const nnl_conv *v, nnl_conv_image *x, int64_t frame)
+{
+    if (lies_apart(v, x)) *x = nnl_conv_image_dense(NULL, v->in_channels, v->in);
+    return nnl_conv_winograd_plan(rt, v, x, frame);
+}
+
+static void set_forward(const nnl_runtime *rt, nnl_conv_plan *p)
+{
+    p->task = forward_task;
+    if (rt->pool) nnl_conv_cut(rt, p);
+    p->tasks = p->blocks;
+    p->lane_bytes = p->window_bytes;
+    nnl_conv_share(rt, p, nnl_conv_lane_work(p), rt->pool != NULL);
+}
 
 nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
                               const nnl_tensor *input, const nnl_tensor *weight,
@@ -209,20 +228,22 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     *out = NULL;
     if (!v->batched || y->numel == 0 || (last->bias && last->bias->strides[0] != 1)) return NNL_OK;
     nnl_conv_image x = nnl_conv_image_of(input, v);
-    nnl_conv_plan p =
-        nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, &x, last->frame_in, last->frame_out == 0);
+    bool copies = last->winograd && lies_apart(v, &x);
+    nnl_conv_plan p = last->winograd ? winograd_plan(rt, v, &x, last->frame_in)
+                                     : nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, &x, last->frame_in,
+                                                            last->frame_out == 0);
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);
     nnl_conv_order order = nnl_conv_order_of(&p, &w);
     p.y = last->frame_out ? nnl_conv_image_of(y, v)
                           : nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
     p.frame = last->frame_out;
     p.relu = last->relu;
-    p.task = forward_task;
-    if (rt->pool) nnl_conv_cut(rt, &p);
-    p.tasks = p.blocks;
-    p.lane_bytes = p.window_bytes;
-    nnl_conv_share(rt, &p, nnl_conv_lane_work(&p), rt->pool != NULL);
-    int64_t group = group_bytes(&p, &order), head = nnl_round_up(sizeof(nnl_conv_ready), 64),
+    if (last->winograd)
+        nnl_conv_winograd_share(rt, &p);
+    else
+        set_forward(rt, &p);
+    int64_t group = last->winograd ? nnl_conv_winograd_weight_bytes(&p) : group_bytes(&p, &order),
+            head = nnl_round_up(sizeof(nnl_conv_ready), 64),
             channels = nnl_round_up(v->out_channels * p.size, 64);
     void *block;
     *bytes = (size_t)(head + group * p.shape.groups + 3 * channels);
@@ -230,7 +251,15 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     *out = block;
     (*out)->v = *v;
     char *norm = (char *)block + head, *packed = norm + 3 * channels;
-    for (int64_t g = 0; g < p.shape.groups; g++)
+    if (last->winograd) {
+        nnl_status status = nnl_conv_winograd_pack(rt, &p, packed, weight->data, &order);
+        if (status != NNL_OK) {
+            nnl_free(rt, block, *bytes);
+            *out = NULL;
+            return status;
+        }
+    }
+    for (int64_t g = 0; g < p.shape.groups && !last->winograd; g++)
         pack(&p, packed + g * group, nnl_conv_at(&p, weight->data, g * p.channels_out * w.out),
              &order);
     p.v = &(*out)->v;
@@ -243,24 +272,29 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
         p.shift = norm + 2 * channels;
     }
     (*out)->plan = p;
+    (*out)->copies = copies;
     return NNL_OK;
 }
 
-nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const void *input,
+nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const nnl_tensor *input,
                               const void *bias, const void *residual)
 {
     nnl_conv_plan *p = &ready->plan;
-    p->x.data = input;
+    nnl_conv_image x = {.data = input->data};
+    nnl_tensor *copy = NULL;
+    if (ready->copies) NNL_TRY(dense_copy(rt, &ready->v, input, ready->v.in, &x, &copy));
+    p->x.data = x.data;
     p->y.data = y;
     p->bias = bias;
     p->residual = residual;
-    return nnl_conv_run_lanes(rt, p);
+    nnl_status status = nnl_conv_run_lanes(rt, p);
+    nnl_tensor_unref(copy);
+    return status;
 }
 
 /* ---------------------------------------------------------------- the input's gradient */
 
-/* With strides of 1 it is a convolution of dy with the weight turned around. */
-static nnl_conv turned(const nnl_conv *v)
+nnl_conv nnl_conv_turned(const nnl_conv *v)
 {
     nnl_conv t = *v;
     t.in_channels = v->out_channels;
@@ -274,26 +308,58 @@ static nnl_conv turned(const nnl_conv *v)
     return t;
 }
 
+/* The order of the weight turned around, and its first element. */
+static nnl_conv_order turned_order(const nnl_conv_plan *p, const nnl_conv *v, const nnl_tensor *weight, const void **first)
+{
+    nnl_conv_steps w = nnl_conv_steps_of(weight, v);
+    int64_t last = 0; /* tap */
+    for (int i = 0; i < 3; i++) last += (v->kernel[i] - 1) * w.tap[i];
+    *first = nnl_conv_at(p, weight->data, last);
+    return (nnl_conv_order){
+        .size = {v->kernel[0], v->kernel[1], v->kernel[2], p->depthwise ? 1 : p->channels_in},
+        .step = {-w.tap[0], -w.tap[1], -w.tap[2], w.out},
+        .lanes = p->channels_out,
+        .lane_step = p->depthwise ? w.out : w.in};
+}
+
 static nnl_status grad_input_turned(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
                                     const nnl_tensor *dy, const nnl_tensor *weight)
 {
-    nnl_conv t = turned(v);
+    nnl_conv t = nnl_conv_turned(v);
     nnl_conv_image y = nnl_conv_image_of(dy, v);
     nnl_conv_plan p = nnl_conv_plan_make(rt, &t, (nnl_dtype)dx->dtype, &y, true);
-    nnl_conv_steps w = nnl_conv_steps_of(weight, v);
-    nnl_conv_order order = {
-        .size = {v->kernel[0], v->kernel[1], v->kernel[2], p.depthwise ? 1 : p.channels_in},
-        .step = {-w.tap[0], -w.tap[1], -w.tap[2], w.out},
-        .lanes = p.channels_out,
-        .lane_step = p.depthwise ? w.out : w.in};
-    int64_t last = 0; /* tap */
-    for (int i = 0; i < 3; i++) last += (v->kernel[i] - 1) * w.tap[i];
+    const void *from;
+    nnl_conv_order order = turned_order(&p, v, weight, &from);
     char *packed;
     size_t bytes;
-    NNL_TRY(pack_groups(rt, &p, nnl_conv_at(&p, weight->data, last),
-                        v->out_channels / v->groups * w.out, &order, &packed, &bytes));
+    NNL_TRY(pack_groups(rt, &p, from, v->out_channels / v->groups * weight->strides[0], &order, &packed, &bytes));
     nnl_status status = run_blocks(rt, &p, dx->data, packed, NULL);
     nnl_free(rt, packed, bytes);
+    return status;
+}
+
+nnl_status nnl_conv_winograd_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
+                                        const nnl_tensor *dy, const nnl_tensor *weight)
+{
+    nnl_conv t = nnl_conv_turned(v);
+    nnl_conv_image y = nnl_conv_image_of(dy, v);
+    nnl_tensor *copy = NULL;
+    void *packed;
+    if (lies_apart(&t, &y)) NNL_TRY(dense_copy(rt, v, dy, v->out, &y, &copy));
+    nnl_conv_plan p = nnl_conv_winograd_plan(rt, &t, &y, 0);
+    size_t bytes = (size_t)nnl_conv_winograd_weight_bytes(&p);
+    nnl_status status = nnl_alloc(rt, bytes, &packed);
+    if (status == NNL_OK) {
+        const void *from;
+        nnl_conv_order order = turned_order(&p, v, weight, &from);
+        p.y = nnl_conv_image_dense(dx->data, v->in_channels, v->in);
+        p.weight = packed;
+        status = nnl_conv_winograd_pack(rt, &p, packed, from, &order);
+        nnl_conv_winograd_share(rt, &p);
+        if (status == NNL_OK) status = nnl_conv_run_lanes(rt, &p);
+        nnl_free(rt, packed, bytes);
+    }
+    nnl_tensor_unref(copy);
     return status;
 }
 

@@ -1,5 +1,5 @@
-/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c, frame.c, fuse.c),
- * laid out in memory (plan.c) and replayed (context.c) without Lua, shape work or allocation.
+/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c, frame.c, winograd.c,
+ * fuse.c), laid out in memory (plan.c) and replayed (context.c) without Lua, shape work or allocation.
  *
  * A program is a list of steps over values.  A value is a tensor's form over a buffer; a buffer is what was one
  * storage during capture.  Programs do not change once they are made; what a replay needs is a context. */
@@ -152,6 +152,7 @@ struct nnl_program {
     uint64_t draws;       /* random calls a run makes */
     size_t arena_bytes;
     int captured_steps;   /* before simplification */
+    bool inexact;         /* other orders of adding up may be used */
 };
 
 /* ---------------------------------------------------------------- capture (record.c) */
@@ -187,6 +188,7 @@ nnl_status nnl_program_reorder(nnl_program *p);  /* reorder.c: relu's gradient b
 nnl_status nnl_program_fold(nnl_program *p);     /* fold.c: normalisations and sums go into a convolution's last pass */
 nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
 nnl_status nnl_program_frame(nnl_program *p);    /* frame.c: images between convolutions get columns of zeros beside them */
+nnl_status nnl_program_winograd(nnl_program *p); /* winograd.c: convolutions in another order of adding up, if that may be */
 nnl_status nnl_program_fuse(nnl_program *p);     /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p);     /* plan.c: places in the arena */
 

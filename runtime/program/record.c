@@ -305,6 +305,14 @@ nnl_status nnl_capture_begin(nnl_runtime *rt, nnl_tensor *const *inputs, int n_i
     return status;
 }
 
+nnl_status nnl_capture_inexact(nnl_runtime *rt)
+{
+    recording *r = current(rt);
+    if (!r) return NNL_FAIL(rt, NNL_ESTATE, "capture: none is under way");
+    r->p->inexact = true;
+    return NNL_OK;
+}
+
 /* What was changed outside while nothing was computed goes back. */
 static void put_back(recording *r)
 {
