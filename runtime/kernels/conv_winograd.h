@@ -1,6 +1,6 @@
 /* 3x3 convolutions with stride 1 by Winograd's F(4x4, 3x3): Lavin and Gray, Fast Algorithms for
- * Convolutional Neural Networks (arXiv:1509.09308), section 4.1, where the matrices A, B and G stand.
- * A tile is Y = A' [(G g G') * (B' d B)] A, products summed over channels: a quarter of the
+ * Convolutional Neural Networks (arXiv:1509.09308), section 4.1, where the matrices A, B and G
+ * stand. A tile is Y = A' [(G g G') * (B' d B)] A, products summed over channels: a quarter of the
  * multiplications.  Vectors hold channels.  Part of conv.c. */
 
 #define PANEL (2 * LANES) /* channels that conv_pack lays side by side */
@@ -23,7 +23,8 @@ VEC_INLINE void winograd_input(vf *out, int64_t step, const vf d[6])
 VEC_INLINE void winograd_output(vf *out, int64_t step, const vf m[6])
 {
     const vf two = vf_set1(2), four = vf_set1(4), eight = vf_set1(8);
-    const vf sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4], difference2 = m[3] - m[4];
+    const vf sum = m[1] + m[2], difference = m[1] - m[2], sum2 = m[3] + m[4],
+             difference2 = m[3] - m[4];
     out[0] = m[0] + sum + sum2;
     out[step] = vf_fma(two, difference2, difference);
     out[2 * step] = vf_fma(four, sum2, sum);
@@ -87,11 +88,11 @@ VEC_INLINE winograd_place winograd_next(const nnl_conv_winograd *b, winograd_pla
     return (winograd_place){.sample = p.sample + 1};
 }
 
-/* Up to LANES channels of a tile, whose first place is x; its places [rows[0], rows[1]) x [columns[0],
- * columns[1]) are there.  The matrices are step apart. */
+/* Up to LANES channels of a tile, whose first place is x; its places [rows[0], rows[1]) x
+ * [columns[0], columns[1]) are there.  The matrices are step apart. */
 VEC_INLINE void winograd_tile(const bool WHOLE, const nnl_conv_winograd *b, const float *x,
-                              const int64_t rows[2], const int64_t columns[2], int64_t n, float *out,
-                              int64_t step)
+                              const int64_t rows[2], const int64_t columns[2], int64_t n,
+                              float *out, int64_t step)
 {
     vf d[6], made[6 * 6];
     for (int64_t j = 0; j < 6; j++, x += b->x_column) {
@@ -100,7 +101,8 @@ VEC_INLINE void winograd_tile(const bool WHOLE, const nnl_conv_winograd *b, cons
             continue;
         }
         UNROLL_FOR (i, 6)
-            d[i] = WHOLE || (i >= rows[0] && i < rows[1]) ? load_first_f32(x + i * b->x_row, n) : vf_zero();
+            d[i] = WHOLE || (i >= rows[0] && i < rows[1]) ? load_first_f32(x + i * b->x_row, n)
+                                                          : vf_zero();
         winograd_input(made + j, 6, d);
     }
     for (int64_t i = 0; i < 6; i++, out += 6 * step) {
@@ -139,7 +141,8 @@ static void winograd_image(const nnl_conv_winograd *b, float *out, int64_t room,
 #define AHEAD (4096 / VEC_BYTES) /* vectors of the weight */
 
 /* Tiles x channels of one matrix, summed over the image's channels. */
-typedef void winograd_product(const float *x, int64_t room, int64_t depth, const float *w, float *out);
+typedef void winograd_product(const float *x, int64_t room, int64_t depth, const float *w,
+                              float *out);
 
 VEC_INLINE void winograd_body(const int FOURS, const int VECTORS, const float *x, int64_t room,
                               int64_t depth, const float *w, float *out)
@@ -166,11 +169,11 @@ VEC_INLINE void winograd_body(const int FOURS, const int VECTORS, const float *x
     }
 }
 
-#define PRODUCT(fours, vectors)                                                                    \
-    static void winograd_product_##fours##_##vectors(const float *x, int64_t room, int64_t depth,  \
-                                                     const float *w, float *out)                   \
-    {                                                                                              \
-        winograd_body(fours, vectors, x, room, depth, w, out);                                     \
+#define PRODUCT(fours, vectors)                                                                   \
+    static void winograd_product_##fours##_##vectors(const float *x, int64_t room, int64_t depth, \
+                                                     const float *w, float *out)                  \
+    {                                                                                             \
+        winograd_body(fours, vectors, x, room, depth, w, out);                                    \
     }
 /* clang-format off */
 PRODUCT(1, 1) PRODUCT(2, 1) PRODUCT(3, 1) PRODUCT(1, 2)
@@ -194,7 +197,8 @@ static winograd_product *const winograd_products[2][WINOGRAD_FOURS] = {
 /* clang-format on */
 #undef PRODUCT
 
-static void winograd_matrix(const nnl_conv_winograd *b, const float *x, int64_t room, const float *w, float *out)
+static void winograd_matrix(const nnl_conv_winograd *b, const float *x, int64_t room,
+                            const float *w, float *out)
 {
     for (int64_t channel = 0; channel < b->channels; channel += PANEL) {
         const int vectors = b->channels - channel > LANES ? 2 : 1;
@@ -241,7 +245,8 @@ VEC_INLINE void winograd_store(const nnl_conv_winograd *b, const float *in, int6
     }
 }
 
-static void winograd_results(const nnl_conv_winograd *b, const float *in, int64_t room, int64_t step)
+static void winograd_results(const nnl_conv_winograd *b, const float *in, int64_t room,
+                             int64_t step)
 {
     for (int64_t c = 0; c < b->channels; c += LANES) {
         const int64_t n = b->channels - c < LANES ? b->channels - c : LANES;
@@ -249,7 +254,8 @@ static void winograd_results(const nnl_conv_winograd *b, const float *in, int64_
         for (int64_t t = 0; t < b->tiles; t++, p = winograd_next(b, p)) {
             const int64_t rows = b->y_rows - p.row < 4 ? b->y_rows - p.row : 4,
                           columns = b->y_columns - p.column < 4 ? b->y_columns - p.column : 4;
-            const int64_t y = p.sample * b->y_sample + p.row * b->y_row + p.column * b->y_column + c;
+            const int64_t y =
+                p.sample * b->y_sample + p.row * b->y_row + p.column * b->y_column + c;
             const float *from = in + c * room + t * LANES;
             if (n == LANES)
                 winograd_store(b, from, step, c, y, rows, columns, LANES);

@@ -21,7 +21,8 @@
 /* m n k below which no worker is woken, and the least worth a task of its own; while workers are
  * kept awake, two tasks are shared. */
 #define PARALLEL_WORK 1500000
-#define PARALLEL_THIN 400000 /* of up to four rows: bound by memory, and two caches hold twice as much */
+#define PARALLEL_THIN \
+    400000 /* of up to four rows: bound by memory, and two caches hold twice as much */
 #define TASK_WORK 150000
 #define TASK_WORK_THIN 40000 /* of up to four rows */
 #define THIN_BYTES 262144    /* of B in a tile of so few rows, where a cache does not hold */
@@ -207,8 +208,8 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
     const nnl_gemm_call *c = &p->call;
     int64_t item = place / p->column_tiles / p->row_tiles, column, row;
     place -= item * p->column_tiles * p->row_tiles;
-    /* A thread reads little of the larger operand; where C itself is the largest, it has whole rows, as others that
-     * work on C after it will. */
+    /* A thread reads little of the larger operand; where C itself is the largest, it has whole
+     * rows, as others that work on C after it will. */
     if (c->n > c->m && c->k > c->m)
         column = place / p->row_tiles, row = place % p->row_tiles;
     else
@@ -331,7 +332,8 @@ static void choose_packing(plan *p)
     const nnl_gemm_call *c = &p->call;
     int64_t lanes = p->kernels->vector_bytes / p->size;
     p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
-    bool b_collides = c->ldb * p->size % (PAGE / 2) == 0; /* a panel of 256 of them must stay in L1 */
+    bool b_collides =
+        c->ldb * p->size % (PAGE / 2) == 0; /* a panel of 256 of them must stay in L1 */
     p->pack_b = c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
     p->copy_a = a_collides(p) && p->tile_columns >= 2 * p->width;

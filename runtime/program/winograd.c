@@ -1,4 +1,5 @@
-/* Where a program may add up in other orders, 3x3 convolutions and their input's gradient go by Winograd's tiles. */
+/* Where a program may add up in other orders, 3x3 convolutions and their input's gradient go by
+ * Winograd's tiles. */
 #include "program.h"
 
 #include "../ops/conv.h"
