@@ -21,8 +21,7 @@
 /* m n k below which no worker is woken, and the least worth a task of its own; while workers are
  * kept awake, two tasks are shared. */
 #define PARALLEL_WORK 1500000
-#define PARALLEL_THIN \
-    400000 /* of up to four rows: bound by memory, and two caches hold twice as much */
+#define PARALLEL_THIN 400000 /* of up to four rows: bound by memory, two caches hold more */
 #define TASK_WORK 150000
 #define TASK_WORK_THIN 40000 /* of up to four rows */
 #define THIN_BYTES 262144    /* of B in a tile of so few rows, where a cache does not hold */
