@@ -331,8 +331,8 @@ static void choose_packing(plan *p)
     const nnl_gemm_call *c = &p->call;
     int64_t lanes = p->kernels->vector_bytes / p->size;
     p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
-    bool b_collides =
-        c->ldb * p->size % (PAGE / 2) == 0; /* a panel of 256 of them must stay in L1 */
+    /* A panel of DEPTH such rows would not stay in L1. */
+    bool b_collides = c->ldb * p->size % (PAGE / 2) == 0;
     p->pack_b = c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
     p->copy_a = a_collides(p) && p->tile_columns >= 2 * p->width;
