@@ -18,9 +18,10 @@ typedef struct reading {
     bool inplace, by_define;
     int args, options;               /* arguments; stack place of the options table, or 0 */
     int passed;                      /* arguments with nils at the end and options */
-    int given[NNL_MAX_PARAMS];       /* stack place of each parameter's value, 0 if absent */
+    int given[NNL_MAX_PARAMS];       /* stack place of each parameter's value, 0 if absent, or -(first * 256 + count):
+                                      * a run of arguments */
     nnl_tensor **in;
-    int *in_place;                   /* stack places of the inputs' userdata, 0 for converted ones */
+    int *in_at;                      /* stack places of the inputs' userdata, 0 for converted ones */
     nnl_value *numbers;
     int n_in, capacity;
     bool any_number;
@@ -30,7 +31,7 @@ typedef struct reading {
     int n_ints, ints_capacity;
     int64_t ints_[MAX_NUMBERS];
     nnl_tensor *in_[MAX_TENSORS];
-    int in_place_[MAX_TENSORS];
+    int in_at_[MAX_TENSORS];
     nnl_value numbers_[MAX_TENSORS];
 } reading;
 
@@ -151,7 +152,7 @@ static void assign(reading *r)
         if (param->variadic && lua_type(L, arg) != LUA_TTABLE && !lua_isnil(L, arg)) {
             int first = arg;
             while (arg <= r->args && fits_run(r, param, arg)) arg++;
-            if (arg > first) r->given[p] = -(first * 256 + (arg - first)); /* a run of arguments */
+            if (arg > first) r->given[p] = -(first * 256 + (arg - first));
             arg--; /* what follows is for the next parameter */
             continue;
         }
@@ -182,13 +183,13 @@ static void grow_inputs(reading *r)
     char *block = lua_newuserdatauv(r->L, one * (size_t)capacity, 0); /* stays on the stack */
     nnl_value *numbers = (nnl_value *)(void *)block;
     nnl_tensor **in = (nnl_tensor **)(void *)(numbers + capacity);
-    int *in_place = (int *)(void *)(in + capacity);
+    int *in_at = (int *)(void *)(in + capacity);
     memcpy(numbers, r->numbers, sizeof *numbers * (size_t)r->n_in);
     memcpy(in, r->in, sizeof *in * (size_t)r->n_in);
-    memcpy(in_place, r->in_place, sizeof *in_place * (size_t)r->n_in);
+    memcpy(in_at, r->in_at, sizeof *in_at * (size_t)r->n_in);
     r->numbers = numbers;
     r->in = in;
-    r->in_place = in_place;
+    r->in_at = in_at;
     r->capacity = capacity;
 }
 
@@ -197,7 +198,7 @@ static void add_input(reading *r, nnl_tensor *t, int place)
     if (r->n_in == r->capacity) grow_inputs(r);
     r->in[r->n_in] = t;
     r->numbers[r->n_in] = V_NONE;
-    r->in_place[r->n_in] = place;
+    r->in_at[r->n_in] = place;
     r->n_in++;
 }
 
@@ -448,8 +449,8 @@ static void read_params(reading *r)
 static int push_input(reading *r, const nnl_tensor *t)
 {
     for (int i = 0; i < r->n_in; i++) {
-        if (r->in[i] == t && r->in_place[i]) {
-            lua_pushvalue(r->L, r->in_place[i]);
+        if (r->in[i] == t && r->in_at[i]) {
+            lua_pushvalue(r->L, r->in_at[i]);
             return 1;
         }
     }
@@ -519,7 +520,7 @@ static int run(reading *r)
     if (list) return push_list(r, &results);
     if (r->inplace) {
         for (int i = 0; i < results.count; i++) nnl_tensor_unref(results.many[i]);
-        lua_pushvalue(L, r->in_place[0]);
+        lua_pushvalue(L, r->in_at[0]);
         return 1;
     }
     for (int i = 0; i < results.count; i++) {
@@ -583,7 +584,7 @@ static int call_read(lua_State *L, nnl_lua *state, const nnl_op *op, const nnl_s
     r.args = r.passed = lua_gettop(L);
     r.options = 0;
     r.in = r.in_;
-    r.in_place = r.in_place_;
+    r.in_at = r.in_at_;
     r.numbers = r.numbers_;
     r.n_in = 0;
     r.capacity = MAX_TENSORS;

@@ -2,12 +2,7 @@
 -- functions, in less memory.
 local helpers = require "spec.helpers"
 local nn = helpers.nn
-
-local function message(f, ...)
-  local ok, text = pcall(f, ...)
-  assert.is_false(ok, "no error")
-  return text
-end
+local message = helpers.message
 
 local function same(a, b, what)
   assert.is_true(a.dtype == b.dtype and a.shape == b.shape and a:equal(b), what)

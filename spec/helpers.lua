@@ -103,6 +103,21 @@ function helpers.layout(x, kind)
   return out:detach()
 end
 
+--- Gives a network statistics and parameters that are not those of a new one, and sets it to evaluation.
+function helpers.unsettle(net)
+  for _, buffer in ipairs(net:buffers()) do
+    if buffer.dtype ~= "i64" then buffer:copy_(nn.rand(buffer.shape):add_(0.5)) end
+  end
+  nn.no_grad(function() for _, p in ipairs(net:parameters()) do p:copy_(nn.randn(p.shape)) end end)
+  return net:eval()
+end
+
+--- How often the text of a captured function's program has a word.
+function helpers.count_of(f, word)
+  local _, count = f:explain():gsub(word, "")
+  return count
+end
+
 ---------------------------------------------------------------- comparing
 
 local function bits(v)
@@ -124,6 +139,12 @@ function helpers.same(a, b)
     end
   end
   return true
+end
+
+--- Whether type, shape and values are the same (one NaN is as good as another, and one zero): by tensor ops, twenty
+--- times as fast as helpers.same.
+function helpers.equal(a, b)
+  return a.dtype == b.dtype and a.shape == b.shape and (a:eq(b) | (a:ne(a) & b:ne(b))):all():item()
 end
 
 --- Whether x is as close to the values of `wanted` (a tensor of any float type) as x's precision allows:
@@ -187,6 +208,13 @@ function helpers.error_of(f, ...)
   if ok then return nil end
   if type(message) ~= "string" then return tostring(message), false end
   return (message:gsub("^[^\n:]+:%d+: ", "", 1)), true
+end
+
+--- The same with its position; there must be one.
+function helpers.message(f, ...)
+  local ok, text = pcall(f, ...)
+  assert(not ok, "no error")
+  return text
 end
 
 --- Asserts that f() raises an error whose message has all these parts; returns the message.

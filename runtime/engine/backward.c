@@ -244,7 +244,6 @@ static nnl_tensor *fit(nnl_scope *s, nnl_tensor *dx, const nnl_layout *layout)
 /* ---------------------------------------------------------------- one node */
 
 static nnl_status walk_back(walk *w, nnl_node *root, int32_t result, nnl_tensor *seed);
-static void walk_end(walk *w);
 
 static nnl_status node_fail(nnl_runtime *rt, const nnl_node *node, nnl_status status, const char *what)
 {
@@ -273,8 +272,9 @@ static void grad_by_define(walk *w, nnl_grad *g, nnl_node *node)
     nnl_runtime *rt = w->rt;
     nnl_tensor *out[NNL_MAX_RESULTS] = {NULL};
     bool mode = nnl_set_grad_mode(rt, true);
-    walk inner = {.rt = rt, .create_graph = w->create_graph, .floor = rt->engine->sequence, .retain_graph = false,
-                  .relieved = true}; /* the whole step is tried again */
+    walk inner = {.rt = rt, .create_graph = w->create_graph, .floor = rt->engine->sequence,
+                  .retain_graph = true, /* results share nodes; the scope frees them */
+                  .relieved = true};    /* the whole step is tried again */
     /* Stand-ins without history of their own, so that gradients stop at this op's inputs. */
     nnl_tensor **in = NULL;
     size_t n_in = (size_t)node->n_in, bytes = n_in * (sizeof(nnl_tensor *) + sizeof(target));
@@ -301,7 +301,6 @@ static void grad_by_define(walk *w, nnl_grad *g, nnl_node *node)
             }
             continue;
         }
-        inner.retain_graph = true; /* results share nodes; the scope frees them */
         status = walk_back(&inner, out[r]->node, out[r]->result, fit(s, g->dy[r], &node->layout[node->n_in + r]));
     }
     for (int i = 0, k = 0; i < node->n_in && block; i++) {

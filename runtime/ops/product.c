@@ -1,4 +1,5 @@
-/* Products of stacks of matrices in any layout and number type: calls of nnl_gemm(), or plain loops for integers. */
+/* Products of stacks of matrices in any layout and number type: calls of nnl_gemm(), or plain loops
+ * for integers. */
 #include "product.h"
 
 #include <string.h>
@@ -6,7 +7,7 @@
 /* One operand: how a stack of matrices lies in memory. */
 typedef struct stack {
     const nnl_tensor *t;
-    nnl_tensor *copy;              /* contiguous one, when t's layout suits no product */
+    nnl_tensor *copy; /* contiguous one, when t's layout suits no product */
     bool trans;
     int64_t ld, batch[NNL_MAX_DIMS]; /* steps of the batch dimensions, 0 where broadcast */
 } stack;
@@ -30,9 +31,13 @@ static bool find_layout(const nnl_tensor *t, bool *trans, int64_t *ld)
 }
 
 /* Integers that are multiplied as i64. */
-static bool is_narrow(const nnl_tensor *t) { return nnl_is_int((nnl_dtype)t->dtype) && t->dtype != NNL_I64; }
+static bool is_narrow(const nnl_tensor *t)
+{
+    return nnl_is_int((nnl_dtype)t->dtype) && t->dtype != NNL_I64;
+}
 
-static nnl_status prepare(stack *s, nnl_tensor *t, bool transposed, int batch_dims, const int64_t *batch_shape)
+static nnl_status prepare(stack *s, nnl_tensor *t, bool transposed, int batch_dims,
+                          const int64_t *batch_shape)
 {
     s->t = t;
     s->copy = NULL;
@@ -47,7 +52,9 @@ static nnl_status prepare(stack *s, nnl_tensor *t, bool transposed, int batch_di
     s->trans ^= transposed;
     int missing = batch_dims - (t->ndim - 2);
     for (int d = 0; d < batch_dims; d++)
-        s->batch[d] = d < missing || (s->t->shape[d - missing] == 1 && batch_shape[d] != 1) ? 0 : s->t->strides[d - missing];
+        s->batch[d] = d < missing || (s->t->shape[d - missing] == 1 && batch_shape[d] != 1)
+                          ? 0
+                          : s->t->strides[d - missing];
     return NNL_OK;
 }
 
@@ -56,7 +63,8 @@ static int join_batch(int dims, int64_t *shape, stack *a, stack *b)
 {
     int last = 0;
     for (int d = 1; d < dims; d++) {
-        bool joins = a->batch[last] == a->batch[d] * shape[d] && b->batch[last] == b->batch[d] * shape[d];
+        bool joins =
+            a->batch[last] == a->batch[d] * shape[d] && b->batch[last] == b->batch[d] * shape[d];
         if (joins) {
             shape[last] *= shape[d];
         } else {
@@ -69,7 +77,8 @@ static int join_batch(int dims, int64_t *shape, stack *a, stack *b)
 }
 
 /* Integers are multiplied as i64, plainly: they are counts and masks, not networks. */
-static void integer_matrix(int64_t *out, const int64_t *a, const int64_t *b, const nnl_gemm_call *call)
+static void integer_matrix(int64_t *out, const int64_t *a, const int64_t *b,
+                           const nnl_gemm_call *call)
 {
     for (int64_t i = 0; i < call->m; i++) {
         for (int64_t j = 0; j < call->n; j++) {
@@ -88,26 +97,40 @@ static nnl_status multiply(nnl_runtime *rt, const nnl_gemm_call *call)
 {
     if (call->dtype != NNL_I64) return nnl_gemm(rt, call);
     for (int64_t i = 0; i < call->batch; i++)
-        integer_matrix((int64_t *)call->c + i * call->stride_c, (const int64_t *)call->a + i * call->stride_a,
+        integer_matrix((int64_t *)call->c + i * call->stride_c,
+                       (const int64_t *)call->a + i * call->stride_a,
                        (const int64_t *)call->b + i * call->stride_b, call);
     return NNL_OK;
 }
 
 /* The products along the last of the joined batch dimensions, at their first matrices. */
-static nnl_gemm_call describe(const nnl_tensor *out, const stack *a, bool trans_a, const stack *b, int dims, int64_t inner)
+static nnl_gemm_call describe(const nnl_tensor *out, const stack *a, bool trans_a, const stack *b,
+                              int dims, int64_t inner)
 {
     int64_t m = out->shape[out->ndim - 2], n = out->shape[out->ndim - 1];
     return (nnl_gemm_call){
-        .dtype = (nnl_dtype)out->dtype, .trans_a = a->trans, .trans_b = b->trans, .m = m, .n = n,
-        .k = a->t->shape[a->t->ndim - (trans_a ? 2 : 1)], .a = a->t->data, .lda = a->ld, .b = b->t->data, .ldb = b->ld,
-        .ldc = NNL_MAX(n, 1), .alpha = 1, .batch = inner, .stride_a = dims > 0 ? a->batch[dims - 1] : 0,
-        .stride_b = dims > 0 ? b->batch[dims - 1] : 0, .stride_c = m * n,
+        .dtype = (nnl_dtype)out->dtype,
+        .trans_a = a->trans,
+        .trans_b = b->trans,
+        .m = m,
+        .n = n,
+        .k = a->t->shape[a->t->ndim - (trans_a ? 2 : 1)],
+        .a = a->t->data,
+        .lda = a->ld,
+        .b = b->t->data,
+        .ldb = b->ld,
+        .ldc = NNL_MAX(n, 1),
+        .alpha = 1,
+        .batch = inner,
+        .stride_a = dims > 0 ? a->batch[dims - 1] : 0,
+        .stride_b = dims > 0 ? b->batch[dims - 1] : 0,
+        .stride_c = m * n,
     };
 }
 
 /* Every product of the stacks, from what call says of the first. */
-static nnl_status multiply_stacks(nnl_tensor *out, const stack *a, const stack *b, int dims, const int64_t *shape,
-                                  nnl_gemm_call *call)
+static nnl_status multiply_stacks(nnl_tensor *out, const stack *a, const stack *b, int dims,
+                                  const int64_t *shape, nnl_gemm_call *call)
 {
     int64_t outer = 1, width = (int64_t)nnl_dtype_size((nnl_dtype)out->dtype);
     for (int d = 0; d < dims - 1; d++) outer *= shape[d];
@@ -127,7 +150,8 @@ static nnl_status multiply_stacks(nnl_tensor *out, const stack *a, const stack *
 }
 
 /* The product of integers narrower than i64. */
-static nnl_status narrow_product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b)
+static nnl_status narrow_product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b,
+                                 bool trans_b)
 {
     nnl_tensor *wide;
     nnl_spec spec;
@@ -140,8 +164,9 @@ static nnl_status narrow_product(nnl_tensor *out, nnl_tensor *a, bool trans_a, n
     return status;
 }
 
-nnl_status nnl_product_with(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
-                            const nnl_tensor *bias, double alpha, bool accumulate, nnl_activation activation)
+nnl_status nnl_product_with(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b,
+                            bool trans_b, const nnl_tensor *bias, double alpha, bool accumulate,
+                            nnl_activation activation)
 {
     if (is_narrow(out)) return narrow_product(out, a, trans_a, b, trans_b);
     int64_t shape[NNL_MAX_DIMS];
@@ -169,13 +194,14 @@ nnl_status nnl_product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor 
     return nnl_product_with(out, a, trans_a, b, trans_b, NULL, 1, false, NNL_ACT_NONE);
 }
 
-nnl_status nnl_product_ready(nnl_ready *r, nnl_status (*run)(nnl_ready *), const nnl_tensor *out, nnl_tensor *a, bool trans_a,
-                             nnl_tensor *b, bool trans_b)
+nnl_status nnl_product_ready(nnl_ready *r, nnl_status (*run)(nnl_ready *), const nnl_tensor *out,
+                             nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b)
 {
     stack sa, sb;
     bool trans;
     int64_t ld, shape[NNL_MAX_DIMS];
-    if (!nnl_is_float((nnl_dtype)out->dtype) || out->numel == 0 || !find_layout(a, &trans, &ld) || !find_layout(b, &trans, &ld))
+    if (!nnl_is_float((nnl_dtype)out->dtype) || out->numel == 0 || !find_layout(a, &trans, &ld) ||
+        !find_layout(b, &trans, &ld))
         return NNL_OK;
     int dims = out->ndim - 2;
     memcpy(shape, out->shape, sizeof(int64_t) * (size_t)dims);

@@ -27,8 +27,9 @@ static void copy_rows_run(void *context, const nnl_loop *loop, char *const *addr
 {
     const copy_job *job = context;
     const int row = loop->ndim - 2, inner = loop->ndim - 1;
-    job->kernels->copy_rows(job->width, address[0], loop->step[0][row], loop->step[0][inner], address[1],
-                            loop->step[1][row], loop->step[1][inner], rows, loop->inner);
+    job->kernels->copy_rows(job->width, address[0], loop->step[0][row], loop->step[0][inner],
+                            address[1], loop->step[1][row], loop->step[1][inner], rows,
+                            loop->inner);
 }
 
 static void convert_run(void *context, const nnl_loop *loop, char *const *address, int64_t n)
@@ -57,7 +58,7 @@ static void convert_run(void *context, const nnl_loop *loop, char *const *addres
 /* A transposed copy: one dimension has unit step in the source, the innermost one in the target. */
 typedef struct transpose_job {
     const nnl_kernels *kernels;
-    const nnl_loop *loop;   /* without the dimension `across`, and walked by rows */
+    const nnl_loop *loop; /* without the dimension `across`, and walked by rows */
     int64_t across, to_step, from_step, panel, blocks, width;
 } transpose_job;
 
@@ -80,7 +81,8 @@ static void transpose_task(void *context, int64_t chunk)
 static bool plan_transpose(const nnl_loop *loop, int width, nnl_loop *rest, transpose_job *job)
 {
     int inner = loop->ndim - 1;
-    if (loop->ndim < 2 || loop->step[0][inner] != width || loop->step[1][inner] == width) return false;
+    if (loop->ndim < 2 || loop->step[0][inner] != width || loop->step[1][inner] == width)
+        return false;
     int dim = -1;
     for (int d = 0; d < inner; d++) {
         if (loop->step[1][d] == width && loop->size[d] >= 4) dim = d;
@@ -98,7 +100,8 @@ static bool plan_transpose(const nnl_loop *loop, int width, nnl_loop *rest, tran
     rest->ndim--;
     rest->numel = loop->numel / job->across;
     rest->outer = rest->numel / rest->inner;
-    job->panel = rest->outer * ((job->across + PANEL - 1) / PANEL) < FEW_CHUNKS ? PANEL_LEAST : PANEL;
+    job->panel =
+        rest->outer * ((job->across + PANEL - 1) / PANEL) < FEW_CHUNKS ? PANEL_LEAST : PANEL;
     job->blocks = (job->across + job->panel - 1) / job->panel;
     job->loop = rest;
     return true;
@@ -110,14 +113,17 @@ nnl_status nnl_copy(nnl_tensor *dst, const nnl_tensor *src)
     nnl_loop loop;
     nnl_loop_plan(&loop, dst->ndim, dst->shape, 2, (nnl_tensor *[]){dst, (nnl_tensor *)src});
     if (loop.numel == 0) return NNL_OK;
-    copy_job job = {.kernels = rt->kernels, .to = (nnl_dtype)dst->dtype, .from = (nnl_dtype)src->dtype,
+    copy_job job = {.kernels = rt->kernels,
+                    .to = (nnl_dtype)dst->dtype,
+                    .from = (nnl_dtype)src->dtype,
                     .width = (int)nnl_dtype_size((nnl_dtype)dst->dtype)};
     if (dst->dtype != src->dtype) return nnl_loop_run(rt, &loop, 1, convert_run, &job);
     nnl_loop rest;
     transpose_job transpose = {.kernels = rt->kernels};
     if (plan_transpose(&loop, job.width, &rest, &transpose)) {
         int64_t chunks = rest.outer * transpose.blocks;
-        if (loop.numel > nnl_serial_work(rt) / 2) return nnl_parallel(rt, chunks, transpose_task, &transpose);
+        if (loop.numel > nnl_serial_work(rt) / 2)
+            return nnl_parallel(rt, chunks, transpose_task, &transpose);
         for (int64_t i = 0; i < chunks; i++) transpose_task(&transpose, i);
         return NNL_OK;
     }
@@ -140,8 +146,10 @@ nnl_status nnl_copy_as(const nnl_spec *spec, const nnl_tensor *src, nnl_tensor *
     *out = NULL;
     NNL_TRY(nnl_tensor_make(src->rt, spec, NULL, &made));
     nnl_status status = nnl_copy(made, src);
-    if (status == NNL_OK) *out = made;
-    else nnl_tensor_unref(made);
+    if (status == NNL_OK)
+        *out = made;
+    else
+        nnl_tensor_unref(made);
     return status;
 }
 

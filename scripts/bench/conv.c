@@ -7,18 +7,11 @@
  * the processor. */
 #include "../../runtime/ops/conv.h"
 #include "../../runtime/ops/gemm.h"
+#include "bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-
-static double now(clockid_t clock)
-{
-    struct timespec t;
-    clock_gettime(clock, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 typedef struct shape {
     const char *name;
@@ -55,11 +48,11 @@ static double rate(nnl_runtime *rt, const job *j, int what, double flops)
     double best = 1e9;
     int64_t repeat = (int64_t)(1e8 / flops) + 1;
     for (int round = 0; round < 7; round++) {
-        double start = now(clock);
+        double start = bench_now(clock);
         for (int64_t i = 0; i < repeat; i++) {
             if (run(rt, j, what) != NNL_OK) return 0;
         }
-        best = NNL_MIN(best, (now(clock) - start) / (double)repeat);
+        best = NNL_MIN(best, (bench_now(clock) - start) / (double)repeat);
     }
     return flops / best * 1e-9;
 }
@@ -131,9 +124,9 @@ static double product_rate(nnl_runtime *rt)
                           .batch = 1};
     double best = 1e9;
     for (int i = 0; i < 20; i++) {
-        double start = now(CLOCK_THREAD_CPUTIME_ID);
+        double start = bench_now(CLOCK_THREAD_CPUTIME_ID);
         if (nnl_gemm(rt, &call) != NNL_OK) return 0;
-        best = NNL_MIN(best, now(CLOCK_THREAD_CPUTIME_ID) - start);
+        best = NNL_MIN(best, bench_now(CLOCK_THREAD_CPUTIME_ID) - start);
     }
     nnl_tensor_unref(a);
     nnl_tensor_unref(b);
@@ -147,15 +140,7 @@ int main(int argc, char **argv)
     int place = 1;
     if (place < argc && nnl_isa_parse(argv[place], &isa) == NNL_OK) place++;
     nnl_runtime *rt[2];
-    for (int i = 0; i < 2; i++) {
-        nnl_runtime_config config = nnl_runtime_defaults();
-        config.isa = isa;
-        config.threads = i == 0 ? 1 : 0;
-        if (nnl_runtime_new(&config, &rt[i]) != NNL_OK) {
-            fprintf(stderr, "bench_conv: this build or processor lacks %s\n", nnl_isa_name(isa));
-            return 1;
-        }
-    }
+    if (!bench_open("bench_conv", isa, rt)) return 1;
     printf("%s\n%-14s %8s %8s | %-26s| %-26s| %-26s\n", nnl_isa_name(nnl_runtime_isa(rt[0])), "",
            "MFLOP", "512^3", "forward: 1, of 512^3, all", "input's gradient", "weight's gradient");
     for (int i = 0; i < NNL_COUNT(shapes); i++) {

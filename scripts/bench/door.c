@@ -1,15 +1,5 @@
 /* The price of the door: add of two tensors of 4 elements, from C by handle. */
-#include "nnlua.h"
-
-#include <stdio.h>
-#include <time.h>
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+#include "bench.h"
 
 int main(void)
 {
@@ -24,12 +14,12 @@ int main(void)
     const nnl_op *add = nnl_op_find("add");
     double best = 1e9;
     for (int round = 0; round < 20; round++) {
-        double start = now();
+        double start = bench_now(CLOCK_MONOTONIC);
         for (int i = 0; i < 100000; i++) {
             if (nnl_apply(rt, add, in, 2, NULL, &out, 1) != NNL_OK) return 1;
             nnl_tensor_unref(out);
         }
-        double time = (now() - start) / 100000;
+        double time = (bench_now(CLOCK_MONOTONIC) - start) / 100000;
         if (time < best) best = time;
     }
     printf("add of 4 elements from C: %.3f us\n", best * 1e6);

@@ -9,22 +9,15 @@
  * runs with warm caches.  peak prints what own kernels and OpenBLAS reach at 1024^3 with so many
  * threads, tab-separated: the better one is what other benchmarks call the GEMM peak. */
 #include "../../runtime/ops/gemm.h"
+#include "bench.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---------------------------------------------------------------- the processor's rate */
 
@@ -86,9 +79,9 @@ static double measure_peak(nnl_isa isa)
     (void)isa;
 #endif
     for (int i = 0; i < 1000; i++) {
-        double start = now();
+        double start = bench_now(CLOCK_MONOTONIC);
         loop();
-        best = NNL_MIN(best, now() - start);
+        best = NNL_MIN(best, bench_now(CLOCK_MONOTONIC) - start);
     }
     return 2 * lanes * 12 * PEAK_STEPS / best * 1e-9;
 }
@@ -149,12 +142,12 @@ static double rate(nnl_runtime *rt, nnl_gemm_backend backend, const nnl_gemm_cal
 {
     double flops = 2.0 * (double)c->m * (double)c->n * (double)c->k * (double)c->batch, best = 1e9;
     int64_t repeat = (int64_t)(2e6 / (flops + 1e3)) + 1;
-    for (double end = now() + WINDOW; now() < end;) {
-        double start = now();
+    for (double end = bench_now(CLOCK_MONOTONIC) + WINDOW; bench_now(CLOCK_MONOTONIC) < end;) {
+        double start = bench_now(CLOCK_MONOTONIC);
         for (int64_t i = 0; i < repeat; i++) {
             if (nnl_gemm_with(rt, backend, c) != NNL_OK) return 0;
         }
-        best = NNL_MIN(best, (now() - start) / (double)repeat);
+        best = NNL_MIN(best, (bench_now(CLOCK_MONOTONIC) - start) / (double)repeat);
     }
     return flops / best * 1e-9;
 }
@@ -249,15 +242,7 @@ int main(int argc, char **argv)
     if (place < argc && argv[place][0] == 'f')
         dtype = strcmp(argv[place++], "f64") == 0 ? NNL_F64 : NNL_F32;
     nnl_runtime *rt[2];
-    for (int i = 0; i < 2; i++) {
-        nnl_runtime_config config = nnl_runtime_defaults();
-        config.isa = isa;
-        config.threads = i == 0 ? 1 : 0;
-        if (nnl_runtime_new(&config, &rt[i]) != NNL_OK) {
-            fprintf(stderr, "bench_gemm: this build or processor lacks %s\n", nnl_isa_name(isa));
-            return 1;
-        }
-    }
+    if (!bench_open("bench_gemm", isa, rt)) return 1;
     double peak = measure_peak(nnl_runtime_isa(rt[0])) / (dtype == NNL_F64 ? 2 : 1);
     printf("%s %s, peak %.1f GFLOP/s a core\n%-12s %2s   %5s   %5s   %5s    %10s    %8s   of peak "
            "%d thr. OpenBLAS  ratio\n",
