@@ -6,6 +6,7 @@
 
 #define MAX_TENSORS 64   /* more than that, in a list, take a block */
 #define MAX_NUMBERS 64
+#define RUN (1 << 20) /* more than a Lua stack holds */
 
 enum { PLAIN, IN_PLACE, BY_DEFINE };
 
@@ -18,7 +19,7 @@ typedef struct reading {
     bool inplace, by_define;
     int args, options;               /* arguments; stack place of the options table, or 0 */
     int passed;                      /* arguments with nils at the end and options */
-    int given[NNL_MAX_PARAMS];       /* stack place of each parameter's value, 0 if absent, or -(first * 256 + count):
+    int given[NNL_MAX_PARAMS];       /* stack place of each parameter's value, 0 if absent, or -(first * RUN + count):
                                       * a run of arguments */
     nnl_tensor **in;
     int *in_at;                      /* stack places of the inputs' userdata, 0 for converted ones */
@@ -152,7 +153,7 @@ static void assign(reading *r)
         if (param->variadic && lua_type(L, arg) != LUA_TTABLE && !lua_isnil(L, arg)) {
             int first = arg;
             while (arg <= r->args && fits_run(r, param, arg)) arg++;
-            if (arg > first) r->given[p] = -(first * 256 + (arg - first));
+            if (arg > first) r->given[p] = -(first * RUN + (arg - first));
             arg--; /* what follows is for the next parameter */
             continue;
         }
@@ -391,7 +392,7 @@ static nnl_value read_list(reading *r, const nnl_param *p, int index)
 static nnl_value read_attr(reading *r, const nnl_param *p, int given)
 {
     if (given < 0) { /* a run of numbers among the arguments */
-        int first = -given / 256, count = -given % 256;
+        int first = -given / RUN, count = -given % RUN;
         int64_t *out = room(r, count);
         for (int i = 0; i < count; i++) out[i] = read_int(r, p, first + i);
         return V_INTS(count, out);
@@ -433,7 +434,7 @@ static void read_params(reading *r)
         }
         r->start[param->place] = (int16_t)r->n_in;
         if (given < 0) {
-            for (int i = 0; i < -given % 256; i++) read_tensor(r, param, -given / 256 + i);
+            for (int i = 0; i < -given % RUN; i++) read_tensor(r, param, -given / RUN + i);
         } else if (param->list && given) read_tensor_list(r, param, given);
         else if (given) read_tensor(r, param, given);
         else if (!param->list || !param->optional) {

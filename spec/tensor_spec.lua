@@ -417,6 +417,9 @@ describe("Types", function()
     assert.equal("5x2x3", shape(nn.ones(5, 6):unflatten(2, 2, 3)))
     assert.equal("5x2x3", shape(nn.ones(5, 6):unflatten(2, {2, -1})))
     assert.equal("5x2x3", shape(nn.Unflatten(2, 2, 3)(nn.ones(5, 6))))
+    local sizes = {}
+    for i = 1, 257 do sizes[i] = 3 end
+    fails(function() nn.zeros(table.unpack(sizes)) end, "zeros: 257 sizes given, but at most 8 are possible")
   end)
 
   it("have every method as a function too", function()
