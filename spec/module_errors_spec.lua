@@ -300,7 +300,7 @@ describe("arguments that nobody wants", function()
       requires_grad_ = function() x:requires_grad_(true, 1) end, manual_seed = function() nn.manual_seed(1, 2) end,
       clock = function() nn.clock(1) end, memory = function() nn.memory("trim", 1) end,
       detect_anomaly = function() nn.detect_anomaly(false, 1) end, scalar = function() nn.scalar(1, 2) end,
-      compile = function() nn.compile(print, true, print) end, parameters = function() net:parameters(1) end,
+      compile = function() nn.compile(print, true, true, print) end, parameters = function() net:parameters(1) end,
       eval = function() net:eval(1) end, train = function() net:train(true, 1) end,
       state_dict = function() net:state_dict({}, 1) end,
       load_state_dict = function() net:load_state_dict({}, {}, 1) end, to = function() net:to("f32", 1) end,
