@@ -47,7 +47,8 @@ describe("the table of results", function()
   for round, values in ipairs {{40000, 10000, 50, 50}, {30000, 20000, 80, 40}, {50000, 25000, 60, 90}} do
     local train, their_train, infer, their_infer = table.unpack(values)
     write(("rounds/%d-ours.tsv"):format(round), "mlp-train-b64 " .. train .. " samples/s",
-      "mlp-train-b64/memory 100 MB", "mlp-infer-b1 " .. infer .. " us")
+      "mlp-train-b64/memory 100 MB", "mlp-infer-b1 " .. infer .. " us",
+      ("mlp-infer-b1/peak %d GFLOP/s"):format(47 * round))
     write(("rounds/%d-torch.tsv"):format(round), "mlp-train-b64 " .. their_train .. " samples/s",
       "mlp-infer-b1 " .. their_infer .. " us")
   end
@@ -62,6 +63,13 @@ describe("the table of results", function()
   it("has parts of the better GEMM peak", function()
     local out = bench("table.lua", folder)
     assert.truthy(out:find("40 000 | 40 % ", 1, true), out) -- 40000 samples/s of 1.0 MFLOP, of 100 GFLOP/s
+  end)
+
+  it("takes them round by round where the peak was measured beside each", function()
+    local out = bench("table.lua", folder)
+    -- 0.47 MFLOP in 50, 80, 60 us, of 47, 94, 141 GFLOP/s: 20, 6.25 and 5.6 %.
+    assert.truthy(out:find "| us +| 60.0 +| 6 %% ", out)
+    assert.falsy(out:find("/peak", 1, true))
   end)
 
   it("leaves JSON and a chart", function()

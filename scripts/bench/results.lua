@@ -49,7 +49,7 @@ local function read_rounds(path)
       sides[side] = sides[side] or {}
       sides[side][name] = sides[side][name] or {}
       sides[side][name][round] = value
-      if side == "ours" and unit ~= "MB" and not units[name] then names[#names + 1], units[name] = name, unit end
+      if side == "ours" and not name:find "/" and not units[name] then names[#names + 1], units[name] = name, unit end
     end)
   end
   while read "ours" do
@@ -77,6 +77,19 @@ local function compare(ours, theirs, unit, count)
   return {value = median(values(theirs, count)), ratio = middle, low = low, high = high}
 end
 
+-- The part of the rate of matrix products that was measured beside each round, or of the best one.
+local function part_of_peak(name, ours, peaks, unit, facts, count)
+  local parts = {}
+  for round = 1, count do
+    local peak = peaks and peaks[round] or facts["gemm peak"]
+    if ours[round] and peak > 0 then
+      local rate = unit == "us" and 1e6 / ours[round] or ours[round]
+      parts[#parts + 1] = rate * flop[name] / (1e9 * peak)
+    end
+  end
+  return #parts > 0 and median(parts) or nil
+end
+
 --- facts and workloads of a folder that run.sh wrote.
 ---@param path string
 ---@return table
@@ -87,10 +100,7 @@ function results.read(path)
   for i, name in ipairs(names) do
     local ours, unit = sides.ours[name], units[name]
     local row = {name = name, unit = unit, value = median(values(ours, count)), peers = {}, memory = {}}
-    if flop[name] and facts["gemm peak"] > 0 then
-      local rate = unit == "us" and 1e6 / row.value or row.value
-      row.of_peak = rate * flop[name] / (1e9 * facts["gemm peak"])
-    end
+    if flop[name] then row.of_peak = part_of_peak(name, ours, sides.ours[name .. "/peak"], unit, facts, count) end
     for side, rows in pairs(sides) do
       if side ~= "ours" and rows[name] then row.peers[side] = compare(ours, rows[name], unit, count) end
       local memory = rows[name .. "/memory"]
