@@ -1,14 +1,7 @@
 -- The record that gradients follow: spoiled values, anomalies, backward and nn.grad, leaves, hooks.
 local helpers = require "spec.helpers"
 local nn = helpers.nn
-local fails = helpers.says
-
-local function leaf(list, dtype) return nn.tensor(list, {dtype = dtype, requires_grad = true}) end
-
---- The elements are exactly these.
-local function holds(wanted, x)
-  assert.same(wanted, x:totable())
-end
+local fails, leaf, holds = helpers.says, helpers.leaf, helpers.holds
 
 ---------------------------------------------------------------- versions
 

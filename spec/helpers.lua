@@ -236,6 +236,12 @@ function helpers.leaves(x, f, ...)
   return message
 end
 
+--- A new leaf with these elements that requires grad.
+function helpers.leaf(list, dtype) return helpers.nn.tensor(list, {dtype = dtype, requires_grad = true}) end
+
+--- The elements of x are exactly these.
+function helpers.holds(wanted, x) require "luassert".same(wanted, x:totable()) end
+
 ---------------------------------------------------------------- the command
 
 local function quoted(word) return "'" .. tostring(word):gsub("'", "'\\''") .. "'" end

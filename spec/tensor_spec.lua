@@ -2,13 +2,7 @@
 local helpers = require "spec.helpers"
 local nn = helpers.nn
 local fails, leaves = helpers.says, helpers.leaves
-
-local function leaf(list, dtype) return nn.tensor(list, {dtype = dtype, requires_grad = true}) end
-
---- The elements are exactly these.
-local function holds(wanted, x)
-  assert.same(wanted, x:totable())
-end
+local leaf, holds = helpers.leaf, helpers.holds
 
 ---------------------------------------------------------------- values
 
