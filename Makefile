@@ -242,7 +242,7 @@ asan-c-specs: asan-build
 asan ubsan: asan-build asan-c-specs
 	@scripts/dev/asan.sh build/asan spec
 tsan:
-	@$(MAKE) --no-print-directory BUILD=build/tsan OPT="-O1 -g" KERNEL_OPT=-O1 SANITIZE="-fsanitize=thread" BLAS=none build/tsan/libnnlua.a c-specs
+	@$(MAKE) --no-print-directory BUILD=build/tsan OPT="-O1 -g" SANITIZE="-fsanitize=thread" BLAS=none build/tsan/libnnlua.a c-specs
 valgrind:
 	@$(MAKE) --no-print-directory all $(C_SPECS)
 	@scripts/dev/valgrind.sh $(BUILD)
