@@ -22,6 +22,9 @@
 #define DOT_ROWS 3
 #define DEEP_CHAINS 2
 #endif
+/* Rows that are fetched before they are needed: their distance is more than processors guess. */
+#define A_AHEAD 16
+#define PACK_AHEAD 16
 #define DEEP_PIECE (256 * DEEP_CHAINS)
 
 /* Arrays of vectors live in registers only when every loop over them is unrolled. */

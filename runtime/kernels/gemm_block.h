@@ -28,6 +28,7 @@ typedef struct nnl_gemm_block {
     void *c; /* rows x columns */
     int64_t c_row;
     double alpha;
+    bool stream_a; /* gemm_block: a passes by for each panel of b, not b for each panel of a */
     bool add, relu;
     const void *bias; /* columns values, or one for all with bias_step 0; or NULL */
     int64_t bias_step;

@@ -85,6 +85,10 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     for (int64_t p = g->depth; p > 0; p--) {
         V row[TILE_VECTORS];
         UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * LANES);
+        if (!BY_ROW) {
+            __builtin_prefetch(a + A_AHEAD * a_depth);
+            __builtin_prefetch(a + A_AHEAD * a_depth + ROWS - 1);
+        }
         UNROLL_FOR (i, ROWS) {
             V x = V_(set1)(a[i * a_row]);
             UNROLL_FOR (v, VECTORS) sum[i][v] = V_(fma)(x, row[v], sum[i][v]);
@@ -141,9 +145,14 @@ void K(T_(gemm_block))(const nnl_gemm_block *g)
 {
     int64_t row_panels = (g->rows + TILE_ROWS - 1) / TILE_ROWS; /* of nearly equal height */
     int64_t column_panels = (g->columns + WIDTH - 1) / WIDTH;
-    for (int64_t s = 0; s < row_panels; s++) {
-        int64_t i = g->rows * s / row_panels, end = g->rows * (s + 1) / row_panels;
-        for (int64_t panel = 0; panel < column_panels; panel++) T_(one_tile)(g, i, end - i, panel);
+    int64_t outer = g->stream_a ? column_panels : row_panels;
+    int64_t inner = g->stream_a ? row_panels : column_panels;
+    for (int64_t o = 0; o < outer; o++) {
+        for (int64_t n = 0; n < inner; n++) {
+            int64_t s = g->stream_a ? n : o, panel = g->stream_a ? o : n;
+            int64_t i = g->rows * s / row_panels, end = g->rows * (s + 1) / row_panels;
+            T_(one_tile)(g, i, end - i, panel);
+        }
     }
 }
 
@@ -199,6 +208,8 @@ void K(T_(gemm_pack))(T *restrict out, const T *restrict in, int64_t in_step, bo
         for (int64_t p = 0; p < depth; p++) {
             const T *from = in + p * in_step + j;
             T *to = out + p * WIDTH;
+            UNROLL_FOR (v, TILE_VECTORS)
+                __builtin_prefetch(from + PACK_AHEAD * in_step + v * LANES);
             if (n == WIDTH) {
                 UNROLL_FOR (v, TILE_VECTORS) {
                     V_(store)(to + v * LANES, V_(load)(from + v * LANES));
