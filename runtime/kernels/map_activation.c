@@ -127,9 +127,12 @@ VEC_INLINE vd vd_silu_grad(vd x)
 #define INVERSE_ROOT_2PI 0x1.9884533d43651p-2
 VEC_INLINE vf vf_gelu_grad(vf x)
 {
-    vf a = vf_between(x, -15.0f, 15.0f), n, p = vf_exp_parts(a * a * -0.5f, vf_zero(), &n);
-    vf distribution = vf_normal_times(x, vf_set1(1.0f));
-    return vf_fma(a * vf_splat(INVERSE_ROOT_2PI), vf_scale(vf_before_scale(p, n), n), distribution);
+    vf a = vf_min(vf_set1(15.0f), vf_abs(x)), square = a * a, n;
+    vf p = vf_exp_times(square * -0.5f, vf_square_error(a, square) * -0.5f, vf_set1(1.0f), &n);
+    vf bell = vf_scale(vf_before_scale(p, n), n), tail = bell * vf_normal_tail_ratio(a);
+    vf y = vf_select(vf_lt(x, vf_zero()), tail, 1.0f - tail);
+    y = vf_select(vf_lt(a, vf_set1(0.5f)), vf_normal_small(x, square), y);
+    return vf_fma(vf_copysign(a, x) * vf_splat(INVERSE_ROOT_2PI), bell, y);
 }
 VEC_INLINE vd vd_gelu_grad(vd x)
 {

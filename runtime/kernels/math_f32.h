@@ -281,30 +281,40 @@ VEC_INLINE vf vf_erf(vf x)
     return vf_select(vf_lt(a, vf_set1(0.9f)), small, large);
 }
 
-/* factor, below 2^8, times the normal distribution function.  Its tail at -a is e^(-a^2 / 2) h(u) / (a + 3),
- * u = (a - 1/2) / (a + 3) and h a polynomial, error 2^-29; multiplied by the factor before the power of two.  Near 0 it is
- * 1/2 and an odd polynomial, error 2^-29 (least squares, weights raised where the error is large). */
-VEC_INLINE vf vf_normal_times(vf x, vf factor)
+/* The normal distribution function: its tail at -a is e^(-a^2 / 2) h(u) / (a + 3), u = (a - 1/2) / (a + 3) and h a
+ * polynomial, error 2^-29.  Near 0 it is 1/2 and an odd polynomial, error 2^-29 (least squares, weights raised where the
+ * error is large). */
+VEC_INLINE vf vf_normal_tail_ratio(vf a)
 {
     static const float c[11] = {
         1.22366595f, -1.52196169f, 0.824941039f, 0.0237000436f, -0.175808936f, -0.0257043466f,
         0.041927062f, 0.0168706607f, 0.0127198212f, -0.0335354283f, 0.0121337902f,
     };
-    static const float near_c[4] = {0.39894226f, -0.06648958f, 0.009961892f, -0.0011244145f};
-    vf a = vf_min(vf_set1(15.0f), vf_abs(x)), square = a * a, n;
     vf over = 1.0f / (a + 3.0f), u = (a - 0.5f) * over;
     /* the last step by itself: in pairs it would round once more */
     vf h = vf_fma(u, vf_polynomial_pairs(u, u * u, c + 1, 10), vf_set1(c[0]));
 #if defined(VEC_FMA)
-    vf scaled = h * over;
+    return h * over;
 #else
-    vf scaled = h / (a + 3.0f); /* rounds once less, where the polynomial does so more often */
+    return h / (a + 3.0f); /* rounds once less, where the polynomial does so more often */
 #endif
-    vf tail = vf_exp_times(square * -0.5f, vf_square_error(a, square) * -0.5f, scaled, &n) * factor;
+}
+VEC_INLINE vf vf_normal_small(vf x, vf square)
+{
+    static const float c[4] = {0.39894226f, -0.06648958f, 0.009961892f, -0.0011244145f};
+    return vf_fma(x, vf_polynomial(square, c, 4), vf_set1(0.5f));
+}
+
+/* factor, below 2^8, times the distribution function; multiplied before the power of two, for the product may be normal
+ * where the tail is not. */
+VEC_INLINE vf vf_normal_times(vf x, vf factor)
+{
+    vf a = vf_min(vf_set1(15.0f), vf_abs(x)), square = a * a, n;
+    vf low = vf_square_error(a, square) * -0.5f;
+    vf tail = vf_exp_times(square * -0.5f, low, vf_normal_tail_ratio(a), &n) * factor;
     tail = vf_scale(vf_before_scale(tail, n), n);
-    vf small = vf_fma(x, vf_polynomial(square, near_c, 4), vf_set1(0.5f));
     vf y = vf_select(vf_lt(x, vf_zero()), tail, factor - tail);
-    return vf_select(vf_lt(a, vf_set1(0.5f)), factor * small, y);
+    return vf_select(vf_lt(a, vf_set1(0.5f)), factor * vf_normal_small(x, square), y);
 }
 
 #endif
