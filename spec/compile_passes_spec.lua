@@ -351,6 +351,81 @@ describe("a captured product", function()
     end
   end)
 
+  it("takes the sum behind a linear layer into its last pass, with eager's bits", function()
+    local shapes = {{1, 5, 7}, {1, 784, 256}, {3, 200, 40}, {64, 33, 70}, {300, 600, 90}, {20, 300, 1}, {2, 3, 1}}
+    for _, sizes in ipairs(shapes) do
+      local rows, from, to = table.unpack(sizes)
+      for _, dtype in ipairs {"f32", "f64"} do
+        local net = nn.Linear(from, to, {bias = rows ~= 64}):to(dtype)
+        local x, other = nn.randn(2, rows, from):to(dtype), nn.randn(2, rows, to):to(dtype)
+        local functions = {
+          function(a, b) return b + net(a) end,
+          function(a, b) return net(a) + b end,
+          function(a, b) return net(a):add_(b) end,
+          function(a, b) return (b + net(a)):relu() end,
+        }
+        for i, f in ipairs(functions) do
+          local g = nn.compile(f)
+          for _ = 1, 2 do assert.is_true(same(nn.no_grad(f, x, other), nn.no_grad(g, x, other)), table.concat(sizes, " ")) end
+          assert.matches(i < 4 and "linear_add " or "linear_add+relu", g:explain(), 1, true)
+        end
+      end
+    end
+  end)
+
+  it("leaves sums alone that a linear layer cannot make", function()
+    local net, x, y = nn.Linear(5, 4), nn.randn(3, 5), nn.randn(3, 4)
+    local others = {
+      function(a) local z = net(a) return z + y, z end,           -- seen without the sum
+      function(a) return net(a) + y:narrow(1, 1, 1) end,          -- broadcast
+      function(a) return nn.add(net(a), y, {alpha = 2}) end,
+      function(a) local z = net(a) return z + z end,
+      function(a) return net(a) + nn.randn(4, 3):t() end,         -- lies otherwise
+      function(a) local z = nn.zeros(3, 4) local w = net(a) z:add_(1) return w + z end, -- not there yet
+      function(a) local z = y:clone() z:add_(net(a)) return z end, -- where the residual lies
+    }
+    for i, f in ipairs(others) do
+      local g = nn.compile(f)
+      for _ = 1, 2 do
+        nn.manual_seed(i)
+        local a, b = nn.no_grad(f, x)
+        nn.manual_seed(i)
+        local c, d = nn.no_grad(g, x)
+        assert.is_true(same(a, c) and (not b or same(b, d)), "case " .. i)
+      end
+      assert.equal(0, count_of(g, "linear_add"), "case " .. i)
+    end
+  end)
+
+  it("and the gradients of normalisations add what came by the other way, with eager's bits", function()
+    local norms = {nn.LayerNorm {6}, nn.RMSNorm {6}, nn.GroupNorm(2, 6), nn.LayerNorm({6}, {elementwise_affine = false})}
+    for i, norm in ipairs(norms) do
+      for _, dtype in ipairs {"f32", "f64"} do
+        nn.manual_seed(i)
+        local first, second = nn.Linear(6, 6), nn.Linear(6, 6)
+        local net = unsettle(nn.ModuleList {first, norm, second}):to(dtype)
+        local x = nn.randn(9, 6):to(dtype)
+        local function gradients(input)
+          net:zero_grad()
+          local y = first(input)
+          y = y + second(norm(y))
+          y = y + norm(y)
+          y:square():sum():backward()
+        end
+        gradients(x)
+        local wanted = {}
+        for k, p in ipairs(net:parameters()) do wanted[k] = p.grad:clone() end
+        local f = nn.compile(gradients)
+        for _ = 1, 2 do
+          f(x)
+          for k, p in ipairs(net:parameters()) do assert.is_true(same(wanted[k], p.grad), "norm " .. i) end
+        end
+        assert.equal(2, count_of(f, "_norm_backward"))
+        assert.is_nil(f:explain():match "%(9x6%) = add ")
+      end
+    end
+  end)
+
   it("of a few rows goes through its weight in both directions, with the same bits", function()
     for _, rows in ipairs {1, 3} do
       local net, x = nn.Linear(3000, 210), nn.randn(rows, 3000)

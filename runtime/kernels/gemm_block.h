@@ -12,7 +12,7 @@
 /* gemm_dot, gemm_apart: so many rows at most.  gemm_apart takes any steps of a. */
 #define NNL_GEMM_DOT_ROWS 12
 
-/* c = alpha a b, or c + alpha a b with `add`; then + bias and the activation, if any.  Steps are in
+/* c = alpha a b, or c + alpha a b with `add`; then + bias, + residual and the activation, if any.  Steps are in
  * elements.  a: rows x depth, element (i, p) at a[i * a_row + p * a_depth], one of the two steps
  * is 1. */
 typedef struct nnl_gemm_block {
@@ -32,6 +32,7 @@ typedef struct nnl_gemm_block {
     bool add, relu;
     const void *bias; /* columns values, or one for all with bias_step 0; or NULL */
     int64_t bias_step;
+    const void *residual; /* lies as c does, or NULL; gemm_rows: NULL */
 } nnl_gemm_block;
 
 #endif

@@ -28,6 +28,12 @@ VEC_INLINE void T_(store_part)(T *to, V x, int64_t n)
 #endif
 }
 
+/* The residual beside a place of c, or NULL. */
+VEC_INLINE const T *T_(residual_at)(const nnl_gemm_block *g, const T *c)
+{
+    return g->residual ? (const T *)g->residual + (c - (const T *)g->c) : NULL;
+}
+
 /* Stores ROWS x VECTORS sums, of which the last vector has `rest` columns. */
 VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const nnl_gemm_block *g,
                                V (*sum)[TILE_VECTORS], T *c, const T *bias, int64_t rest)
@@ -35,7 +41,8 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const nnl_gemm
     const int64_t c_row = g->c_row;
     const bool add = g->add, relu = g->relu, whole = rest == LANES;
     const V alpha = V_(set1)((T)g->alpha);
-    if (!add && !relu && !bias) {
+    const T *residual = T_(residual_at)(g, c);
+    if (!add && !relu && !bias && !residual) {
         UNROLL_FOR (i, ROWS) {
             UNROLL_FOR (v, VECTORS) {
                 T *to = c + i * c_row + v * LANES;
@@ -59,6 +66,10 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const nnl_gemm
             V value = sum[i][v] * alpha;
             if (add) value = (all ? V_(load)(to) : V_(load_n)(to, rest)) + value;
             if (bias) value = value + shift;
+            if (residual) {
+                const T *from = residual + i * c_row + v * LANES;
+                value = value + (all ? V_(load)(from) : V_(load_n)(from, rest));
+            }
             if (relu) value = V_(max)(V_(zero)(), value);
             if (all)
                 V_(store)(to, value);
@@ -240,10 +251,12 @@ VEC_INLINE void T_(store_dots)(const int COLUMNS, const nnl_gemm_block *g, const
     const T alpha = (T)g->alpha;
     const bool add = g->add, relu = g->relu;
     const int64_t bias_step = g->bias_step;
+    const T *residual = T_(residual_at)(g, c);
     UNROLL_FOR (j, COLUMNS) {
         value[j] *= alpha;
         if (add) value[j] = c[j] + value[j];
         if (bias) value[j] = value[j] + bias[j * bias_step];
+        if (residual) value[j] = value[j] + residual[j];
         if (relu) value[j] = value[j] < 0 ? 0 : value[j];
     }
     UNROLL_FOR (j, COLUMNS) c[j] = value[j];
@@ -359,12 +372,13 @@ static void T_(sum_row)(T *sums, const nnl_gemm_block *g, const T *b, int64_t co
 /* Sums of one row into columns [j, j + columns) of c, finished as in store_tile(). */
 static void T_(store_row)(const nnl_gemm_block *g, T *c, int64_t j, int64_t columns, const T *sums)
 {
-    const T *bias = g->bias;
+    const T *bias = g->bias, *residual = T_(residual_at)(g, c + j);
     const T alpha = (T)g->alpha;
     for (int64_t i = 0; i < columns; i++) {
         T value = sums[i] * alpha;
         if (g->add) value = c[j + i] + value;
         if (bias) value = value + bias[(j + i) * g->bias_step];
+        if (residual) value = value + residual[i];
         c[j + i] = g->relu && value < 0 ? 0 : value;
     }
 }

@@ -36,10 +36,11 @@ void K(layer_norm_rows)(int dtype, const nnl_norm *norm, void *y, double *mean, 
 }
 
 void K(layer_norm_back_rows)(int dtype, const nnl_norm *norm, void *dx, void *dweight, void *dbias, const void *dy,
-                             const void *x, const double *mean, const double *rstd, int64_t first, int64_t rows)
+                             const void *x, const void *residual, const double *mean, const double *rstd, int64_t first,
+                             int64_t rows)
 {
-    if (dtype == 4) backward_f32(norm, dx, dweight, dbias, dy, x, mean, rstd, first, rows);
-    else backward_f64(norm, dx, dweight, dbias, dy, x, mean, rstd, first, rows);
+    if (dtype == 4) backward_f32(norm, dx, dweight, dbias, dy, x, residual, mean, rstd, first, rows);
+    else backward_f64(norm, dx, dweight, dbias, dy, x, residual, mean, rstd, first, rows);
 }
 
 void K(layer_norm_fold)(int dtype, double *sum, void *part, int64_t n)

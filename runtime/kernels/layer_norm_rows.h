@@ -118,14 +118,19 @@ VEC_INLINE T_(row_sums) T_(sums_of_channel)(const T *dy, const T *x, T_(line) l,
     return total;
 }
 
-/* dx = rstd (g - a - b xhat), a and b the means of g and of g xhat. */
-VEC_INLINE V T_(grad_of)(T_(line) l, V dy, V x, V w, V a, V b)
+/* dx = rstd (g - a - b xhat) + residual, a and b the means of g and of g xhat, at `at`, where count elements are left. */
+VEC_INLINE void T_(write_grad)(T *dx, T_(line) l, const T *dy, const T *x, const T *residual, int64_t at, int64_t count, V w,
+                               V a, V b)
 {
-    return V_(fnma)(T_(xhat)(l, x), b, dy * w - a) * l.factor;
+    const V xhat = T_(xhat)(l, T_(read)(x + at, count));
+    V grad = V_(fnma)(xhat, b, T_(read)(dy + at, count) * w - a) * l.factor;
+    if (residual) grad = T_(read)(residual + at, count) + grad;
+    T_(write)(dx + at, grad, count);
 }
 
 /* A row of channels of `inner` elements. */
-VEC_INLINE void T_(back_channels)(const nnl_norm *norm, T *dx, T *dw, T *db, const T *dy, const T *x, const T *w, T_(line) l)
+VEC_INLINE void T_(back_channels)(const nnl_norm *norm, T *dx, T *dw, T *db, const T *dy, const T *x, const T *residual,
+                                  const T *w, T_(line) l)
 {
     const int64_t channels = norm->channels, inner = norm->inner;
     double g = 0, g_xhat = 0;
@@ -138,12 +143,10 @@ VEC_INLINE void T_(back_channels)(const nnl_norm *norm, T *dx, T *dw, T *db, con
     }
     const double n = (double)(channels * inner);
     const V a = V_(set1)(norm->center ? (T)(g / n) : 0), b = V_(set1)((T)(g_xhat / n));
-    for (int64_t c = 0; c < channels; c++, dx += inner, dy += inner, x += inner) {
+    for (int64_t c = 0; c < channels; c++) {
         const V scale = V_(set1)(w ? w[c] : 1);
-        for (int64_t i = 0; i < inner; i += LANES) {
-            const int64_t count = inner - i;
-            T_(write)(dx + i, T_(grad_of)(l, T_(read)(dy + i, count), T_(read)(x + i, count), scale, a, b), count);
-        }
+        for (int64_t i = 0; i < inner; i += LANES)
+            T_(write_grad)(dx, l, dy, x, residual, c * inner + i, inner - i, scale, a, b);
     }
 }
 
@@ -168,7 +171,7 @@ VEC_INLINE void T_(add_column)(const int ROWS, const bool SCALED, V *g, V *g_xha
 
 /* ROWS rows of n elements, each a channel. */
 VEC_INLINE void T_(back_few)(const int ROWS, const bool SCALED, const nnl_norm *norm, T *dx, T *dw, T *db, const T *dy,
-                             const T *x, const T *w, const T_(line) *l)
+                             const T *x, const T *residual, const T *w, const T_(line) *l)
 {
     const int64_t n = norm->channels;
     double g_total[FEW] = {0}, g_xhat_total[FEW] = {0};
@@ -194,15 +197,12 @@ VEC_INLINE void T_(back_few)(const int ROWS, const bool SCALED, const nnl_norm *
     for (int64_t i = 0; i < n; i += LANES) {
         const int64_t count = n - i;
         const V scale = w ? T_(read)(w + i, count) : V_(set1)(1);
-        for (int r = 0; r < ROWS; r++) {
-            const int64_t at = r * n + i;
-            T_(write)(dx + at, T_(grad_of)(l[r], T_(read)(dy + at, count), T_(read)(x + at, count), scale, a[r], b[r]), count);
-        }
+        for (int r = 0; r < ROWS; r++) T_(write_grad)(dx, l[r], dy, x, residual, r * n + i, count, scale, a[r], b[r]);
     }
 }
 
 VEC_INLINE void T_(backward)(const nnl_norm *norm, T *dx, T *dweight, T *dbias, const T *dy, const T *x,
-                             const double *mean, const double *rstd, int64_t first, int64_t rows)
+                             const T *residual, const double *mean, const double *rstd, int64_t first, int64_t rows)
 {
     const int64_t channels = norm->channels, n = channels * norm->inner;
     const bool together = norm->inner == 1 && norm->groups == 1;
@@ -213,11 +213,12 @@ VEC_INLINE void T_(backward)(const nnl_norm *norm, T *dx, T *dweight, T *dbias, 
         T_(line) l[FEW];
         few = together && rows - r >= FEW ? FEW : 1;
         for (int64_t k = 0; k < few; k++) l[k] = T_(line_of)(mean ? mean[r + k] : 0, rstd[r + k]);
-        if (norm->inner > 1) T_(back_channels)(norm, dx, dw, db, dy, x, w, l[0]);
-        else if (few == FEW && dw) T_(back_few)(FEW, true, norm, dx, dw, db, dy, x, w, l);
-        else if (few == FEW) T_(back_few)(FEW, false, norm, dx, NULL, NULL, dy, x, w, l);
-        else if (dw) T_(back_few)(1, true, norm, dx, dw, db, dy, x, w, l);
-        else T_(back_few)(1, false, norm, dx, NULL, NULL, dy, x, w, l);
+        const T *beside = residual ? residual + r * n : NULL;
+        if (norm->inner > 1) T_(back_channels)(norm, dx, dw, db, dy, x, beside, w, l[0]);
+        else if (few == FEW && dw) T_(back_few)(FEW, true, norm, dx, dw, db, dy, x, beside, w, l);
+        else if (few == FEW) T_(back_few)(FEW, false, norm, dx, NULL, NULL, dy, x, beside, w, l);
+        else if (dw) T_(back_few)(1, true, norm, dx, dw, db, dy, x, beside, w, l);
+        else T_(back_few)(1, false, norm, dx, NULL, NULL, dy, x, beside, w, l);
     }
 }
 

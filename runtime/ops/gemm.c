@@ -121,6 +121,7 @@ static nnl_gemm_block describe(const plan *p, const tile *t)
     int64_t a_row = c->trans_a ? 1 : c->lda, a_depth = c->trans_a ? c->lda : 1;
     int64_t b_column = c->trans_b ? c->ldb : 1;
     bool any_steps = p->algorithm == ROWS;
+    int64_t c_place = t->item * c->stride_c + t->r0 * c->ldc + t->c0;
     return (nnl_gemm_block){.rows = t->r1 - t->r0,
                             .columns = t->c1 - t->c0,
                             .depth = c->k,
@@ -130,15 +131,15 @@ static nnl_gemm_block describe(const plan *p, const tile *t)
                             .b = element(p, c->b, t->item * c->stride_b + t->c0 * b_column),
                             .b_step = any_steps && c->trans_b ? 1 : c->ldb,
                             .b_panel = any_steps ? b_column : p->width,
-                            .c = (char *)c->c +
-                                 (t->item * c->stride_c + t->r0 * c->ldc + t->c0) * p->size,
+                            .c = (char *)c->c + c_place * p->size,
                             .c_row = c->ldc,
                             .alpha = c->alpha,
                             .stream_a = p->stream_a,
                             .add = c->accumulate,
                             .relu = c->activation == NNL_ACT_RELU,
                             .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
-                            .bias_step = p->bias_step};
+                            .bias_step = p->bias_step,
+                            .residual = c->residual ? element(p, c->residual, c_place) : NULL};
 }
 
 /* One depth block [p0, p1) of a tile, with B in place for whole panels and packed for the others.
@@ -154,7 +155,7 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
     g.add = c->accumulate || p0 > 0;
     g.a = element(p, g.a, p0 * g.a_depth);
     if (p1 < c->k) {
-        g.bias = NULL;
+        g.bias = g.residual = NULL;
         g.relu = false;
     }
     if (p->copy_a) {
@@ -186,6 +187,7 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
     g.b_panel = g.depth * p->width;
     g.c = (char *)g.c + whole * p->size;
     if (g.bias) g.bias = element(p, g.bias, whole * g.bias_step);
+    if (g.residual) g.residual = element(p, g.residual, whole);
     g.columns -= whole;
     p->block(&g);
 }
@@ -284,7 +286,8 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
 {
     int64_t lanes = k->vector_bytes / (c->dtype == NNL_F32 ? 4 : 8);
     bool shallow = c->k > 0 && c->k <= NNL_GEMM_ROWS_DEPTH;
-    if (shallow && c->n <= lanes * k->gemm_tile_vectors() && !c->accumulate) return ROWS;
+    if (shallow && c->n <= lanes * k->gemm_tile_vectors() && !c->accumulate && !c->residual)
+        return ROWS;
     if (c->m > 1 && c->m <= NNL_GEMM_DEEP_ROWS && c->n <= NNL_MIN(DEEP_COLUMNS, lanes) &&
         c->k >= DEEP_DEPTH)
         return DEEP;
@@ -493,7 +496,7 @@ static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
 }
 
 nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const void *b, void *c,
-                        const void *bias)
+                        const void *bias, const void *residual)
 {
     if (p->turned) {
         const void *first = a;
@@ -505,6 +508,7 @@ nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const 
         p->whole.b = b;
         p->whole.c = c;
         p->whole.bias = bias;
+        p->whole.residual = residual;
         p->run_whole(&p->whole);
         return NNL_OK;
     }
@@ -512,6 +516,7 @@ nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const 
     p->call.b = b;
     p->call.c = c;
     p->call.bias = bias;
+    p->call.residual = residual;
     p->backwards = !p->backwards;
     return run_plan(rt, p);
 }
@@ -629,8 +634,8 @@ static nnl_status run_blas(nnl_runtime *rt, const nnl_gemm_call *call)
 
 static bool fits_blas(const nnl_gemm_call *c)
 {
-    return c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 && c->k <= INT32_MAX &&
-           c->lda <= INT32_MAX && c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
+    return !c->residual && c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 &&
+           c->k <= INT32_MAX && c->lda <= INT32_MAX && c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
 }
 
 #endif

@@ -125,7 +125,7 @@ typedef struct job {
     int dtype;
     int64_t rows, group, row_bytes; /* group: rows of a task */
     char *y;                        /* dx in backward */
-    const char *x, *dy;
+    const char *x, *dy, *residual; /* residual: may be y, or NULL */
     double *mean, *rstd;
     /* backward: for each task sums for dweight and dbias in f64, and the same in the tensor's type */
     double *sums;
@@ -209,7 +209,7 @@ static void backward_task(void *context, int64_t i)
     for (int64_t first = i * j->group; first < end; first += FOLD_ROWS) {
         int64_t at = first * j->row_bytes;
         j->kernels->layer_norm_back_rows(j->dtype, &j->norm, j->y + at, part, part ? part + j->task_bytes / 2 : NULL, j->dy + at,
-                                         j->x + at, j->mean ? j->mean + first : NULL, j->rstd + first, first,
+                                         j->x + at, j->residual ? j->residual + at : NULL, j->mean ? j->mean + first : NULL, j->rstd + first, first,
                                          NNL_MIN(FOLD_ROWS, end - first));
         if (part) j->kernels->layer_norm_fold(j->dtype, sums, part, 2 * j->scales);
     }
@@ -248,16 +248,17 @@ static nnl_status run_backward(nnl_call *c, job *j)
     return status;
 }
 
-enum { DY, X, WEIGHT, MEAN, RSTD };
+enum { DY, X, WEIGHT, RESIDUAL, MEAN, RSTD };
 
 static nnl_status backward_run(nnl_call *c)
 {
     nnl_tensor *dense[OPERANDS];
-    nnl_status status = open_operands(c->in, WEIGHT + 1, dense);
+    nnl_status status = open_operands(c->in, RESIDUAL + 1, dense);
     if (status == NNL_OK) {
         job j = job_of(c, dense[X], dense[WEIGHT], NULL);
         j.y = c->out[0]->data;
         j.dy = dense[DY]->data;
+        j.residual = dense[RESIDUAL] ? dense[RESIDUAL]->data : NULL;
         j.mean = numbers(c->in[MEAN]);
         j.rstd = numbers(c->in[RSTD]);
         status = run_backward(c, &j);
@@ -272,6 +273,10 @@ static nnl_status backward_infer(nnl_call *c)
     const nnl_tensor *x = c->in[X];
     bool scales = c->attr[2].as.i;
     int dims = c->op->variant == GROUP ? 1 : normalized_dims(&c->attr[0]);
+    char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
+    if (c->in[RESIDUAL] && !nnl_same_shape(c->in[RESIDUAL], x))
+        return nnl_call_fail(c, NNL_ESHAPE, "%s must have the shape of %s", nnl_call_input_text(c, RESIDUAL, a),
+                             nnl_call_input_text(c, X, b));
     NNL_TRY(nnl_call_results(c, scales ? 3 : 1));
     nnl_spec_like(&c->spec[0], x);
     for (int i = 1; i < c->n_out; i++)
@@ -280,8 +285,9 @@ static nnl_status backward_infer(nnl_call *c)
 }
 
 #define BACKWARD(name, variant_)                                                                                        \
-    .sig = "dy:float, input:float, weight:float?, mean:float?, rstd:float, " name ", eps:num?, scales:flag=true -> same*", \
-    .doc = "The gradients of input and, with `scales`, of weight and bias.",                                            \
+    .sig = "dy:float, input:float, weight:float?, residual:float?, mean:float?, rstd:float, " name                      \
+           ", eps:num?, scales:flag=true -> same*",                                                                     \
+    .doc = "The gradient of input, with the residual added to it, and, with `scales`, those of weight and bias.",       \
     .infer = backward_infer,                                                                                            \
     .run = backward_run,                                                                                                \
     .variant = variant_,                                                                                                \
@@ -296,7 +302,7 @@ static void backward(nnl_grad *g, const nnl_op *op, nnl_tensor *mean, nnl_tensor
 {
     bool bias = g->n_in > 2 && g->needs[2], scales = g->needs[1] || bias;
     nnl_tensor *out[3];
-    nnl_tensor *in[] = {g->dy[0], g->in[0], g->in[1], mean, rstd};
+    nnl_tensor *in[] = {g->dy[0], g->in[0], g->in[1], NULL, mean, rstd};
     nnl_do_many(g->s, op, NNL_COUNT(in), in, 3, (nnl_value[]){g->attr[0], g->attr[1], V_FLAG(scales)}, scales ? 3 : 1, out);
     g->dx[0] = out[0];
     if (g->needs[1]) g->dx[1] = out[1];

@@ -21,6 +21,13 @@ static nnl_status linear_infer(nnl_call *c)
     return NNL_OK;
 }
 
+/* Of linear_add, too. */
+enum { IN_INPUT, IN_WEIGHT, IN_BIAS, IN_RESIDUAL };
+
+static const nnl_tensor *residual_of(const nnl_call *c) { return c->n_in > IN_RESIDUAL ? c->in[IN_RESIDUAL] : NULL; }
+
+static const void *data_of(const nnl_tensor *t) { return t ? t->data : NULL; }
+
 static nnl_status linear_run(nnl_call *c)
 {
     nnl_tensor *w = c->in[1], *out = c->out[0], *dense = NULL, *bias = NULL;
@@ -39,7 +46,7 @@ static nnl_status linear_run(nnl_call *c)
     }
     nnl_status status = c->in[2] ? nnl_dense(c->in[2], &bias) : NNL_OK;
     if (status == NNL_OK)
-        status = nnl_product_with(&y, &x, false, w, true, bias, 1, false, c->relu ? NNL_ACT_RELU : NNL_ACT_NONE);
+        status = nnl_product_with(&y, &x, false, w, true, bias, residual_of(c), 1, false, c->relu ? NNL_ACT_RELU : NNL_ACT_NONE);
     nnl_tensor_unref(dense);
     nnl_tensor_unref(bias);
     return status;
@@ -48,8 +55,8 @@ static nnl_status linear_run(nnl_call *c)
 static nnl_status run_ready_linear(nnl_ready *r)
 {
     const nnl_call *c = r->call;
-    const nnl_tensor *bias = c->in[2];
-    return nnl_gemm_run(c->rt, r->plan, c->in[0]->data, c->in[1]->data, c->out[0]->data, bias ? bias->data : NULL);
+    return nnl_gemm_run(c->rt, r->plan, c->in[IN_INPUT]->data, c->in[IN_WEIGHT]->data, c->out[0]->data, data_of(c->in[IN_BIAS]),
+                        data_of(residual_of(c)));
 }
 
 static nnl_status linear_ready(nnl_ready *r)
@@ -61,7 +68,7 @@ static nnl_status linear_ready(nnl_ready *r)
         return NNL_OK;
     nnl_tensor matrix = nnl_window(x, x->data, 2, (int64_t[]){rows, k}, strides);
     nnl_tensor flat = nnl_window(out, out->data, 2, (int64_t[]){rows, n}, (int64_t[]){NNL_MAX(n, 1), 1});
-    return nnl_product_ready(r, run_ready_linear, &flat, &matrix, false, w, true);
+    return nnl_product_ready(r, run_ready_linear, &flat, &matrix, false, w, true, residual_of(c));
 }
 
 static void linear_grad(nnl_grad *g)
@@ -94,6 +101,36 @@ NNL_OP(linear,
     .saves = NNL_SAVE_INPUTS | NNL_SAVE_CROSS,
     .sample = "input:3x4 weight:2x4 bias:2; input:2x3x4 weight:5x4; input:4 weight:2x4 bias:2",
     .traits = NNL_PROMOTE | NNL_TAKES_RELU);
+
+/* ---------------------------------------------------------------- with the sum that follows in a program */
+
+static nnl_status linear_add_infer(nnl_call *c)
+{
+    const nnl_tensor *residual = c->in[IN_RESIDUAL];
+    char text[NNL_NAMED_TEXT], wanted[NNL_SHAPE_TEXT];
+    NNL_TRY(linear_infer(c));
+    if (residual->contiguous && residual->ndim == c->spec[0].ndim &&
+        memcmp(residual->shape, c->spec[0].shape, sizeof(int64_t) * residual->ndim) == 0)
+        return NNL_OK;
+    return nnl_call_fail(c, NNL_ESHAPE, "%s must be contiguous and have the result's shape %s",
+                         nnl_call_input_text(c, IN_RESIDUAL, text), nnl_shape_text(wanted, c->spec[0].ndim, c->spec[0].shape));
+}
+
+static void linear_add_define(nnl_define *d)
+{
+    nnl_tensor *y = DO(d->s, linear, d->in[IN_INPUT], d->in[IN_WEIGHT], d->in[IN_BIAS]);
+    d->out[0] = DO(d->s, add, y, d->in[IN_RESIDUAL]);
+}
+
+NNL_OP(linear_add,
+    .sig = "input:float, weight:float, bias:float?, residual:float -> same",
+    .doc = "linear(input, weight, bias) + residual in one pass, with the same bits: what programs make of these steps.",
+    .infer = linear_add_infer,
+    .run = linear_run,
+    .ready = linear_ready,
+    .define = linear_add_define,
+    .sample = "input:3x4 weight:2x4 bias:2 residual:3x2; input:2x3x4 weight:5x4 bias:- residual:2x3x5",
+    .traits = NNL_HIDDEN | NNL_TAKES_RELU);
 
 /* ---------------------------------------------------------------- bilinear */
 

@@ -8,7 +8,7 @@
 static nnl_status run_ready_pair(nnl_ready *r)
 {
     const nnl_call *c = r->call;
-    return nnl_gemm_run(c->rt, r->plan, c->in[0]->data, c->in[1]->data, c->out[0]->data, NULL);
+    return nnl_gemm_run(c->rt, r->plan, c->in[0]->data, c->in[1]->data, c->out[0]->data, NULL, NULL);
 }
 
 static nnl_status mismatch(nnl_call *c, int64_t columns, int64_t rows)
@@ -40,7 +40,7 @@ static nnl_status gemm_run(nnl_call *c)
 static nnl_status gemm_ready(nnl_ready *r)
 {
     nnl_call *c = r->call;
-    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], c->attr[0].as.i, c->in[1], c->attr[1].as.i);
+    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], c->attr[0].as.i, c->in[1], c->attr[1].as.i, NULL);
 }
 
 /* Y = A B:  dA = dY B^T,  dB = A^T dY; with transposes accordingly. */
@@ -84,7 +84,7 @@ static nnl_status plain_run(nnl_call *c) { return nnl_product(c->out[0], c->in[0
 static nnl_status plain_ready(nnl_ready *r)
 {
     nnl_call *c = r->call;
-    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], false, c->in[1], false);
+    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], false, c->in[1], false, NULL);
 }
 
 static void mm_grad(nnl_grad *g)
@@ -216,7 +216,7 @@ static nnl_status matmul_ready(nnl_ready *r)
     nnl_tensor a, b, out, *input = r->call->in[0];
     if (folds(input, r->call->in[1]) && !input->contiguous) return NNL_OK;
     matmul_headers(r->call, input, &a, &b, &out);
-    return nnl_product_ready(r, run_ready_pair, &out, &a, false, &b, false);
+    return nnl_product_ready(r, run_ready_pair, &out, &a, false, &b, false, NULL);
 }
 
 static nnl_tensor *as_matrix(nnl_scope *s, nnl_tensor *t, bool column)
@@ -413,7 +413,7 @@ static nnl_status addmm_run(nnl_call *c)
         double param[] = {beta, 0};
         status = nnl_map_run(c->rt, NNL_MAP_scale_shift, 1, &c->in[0], target, param);
     }
-    if (status == NNL_OK) status = nnl_product_with(target, c->in[1], false, c->in[2], false, NULL, alpha, beta != 0, NNL_ACT_NONE);
+    if (status == NNL_OK) status = nnl_product_with(target, c->in[1], false, c->in[2], false, NULL, NULL, alpha, beta != 0, NNL_ACT_NONE);
     if (inplace) {
         if (status == NNL_OK) status = nnl_copy(out, target);
         nnl_tensor_unref(target);

@@ -1,5 +1,6 @@
-/* Convolutions take into their last pass what follows them: a normalisation by given statistics, then the sum with
- * another image.  (A relu behind that is absorb.c's.)  Operations keep their order, and results their bits. */
+/* Ops take into their last pass what follows them: convolutions a normalisation by given statistics, then the sum with
+ * another image; linear layers and the gradients of normalisations a sum.  (A relu behind that is absorb.c's.)
+ * Operations keep their order, and results their bits. */
 #include "program.h"
 
 #include <string.h>
@@ -37,24 +38,30 @@ bool nnl_is_convolution(const nnl_program *p, const nnl_step *step)
     return adjacent && out->numel > 0 && out->ndim == p->value[step->in[NNL_CONV_WEIGHT]].form.ndim;
 }
 
-/* The convolution that makes `value`, when `reader`, which makes `result` of it in the same places, is all that sees it,
- * or changes it before others see it; -1 when there is none. */
-static int convolution_of(const folding *f, int32_t value, int reader, int32_t result)
+/* The step that makes `value`, when `reader`, which makes `result` of it in the same places, is all that sees it, or
+ * changes it before others see it; -1 when there is none. */
+static int maker_of(const folding *f, int32_t value, int reader, int32_t result)
 {
     const nnl_program *p = f->p;
     if (value < 0) return -1;
-    int32_t from = buffer_of(p, value), to = buffer_of(p, result);
+    int32_t from = buffer_of(p, value);
     const nnl_touch *t = &f->touches[from];
     if (p->buffer[from].kind != NNL_BUFFER_TEMP || t->maker < 0) return -1;
     if (value == result) {
         if (nnl_is_touched(p, from, t->maker + 1, reader)) return -1;
-    } else {
-        if (p->buffer[from].escapes || t->count != 2) return -1;
-        if (p->buffer[to].kind != NNL_BUFFER_TEMP || f->touches[to].maker != reader) return -1;
+    } else if (p->buffer[from].escapes || t->count != 2) {
+        return -1;
     }
     const nnl_step *step = &p->step[t->maker];
-    if (step->out[0] != value || step->relu || !nnl_is_convolution(p, step)) return -1;
+    if (step->out[0] != value || step->relu) return -1;
     return nnl_same_places(&p->value[value].form, &p->value[result].form) ? t->maker : -1;
+}
+
+/* Whether `place` can leave reader's result: nobody has one there before. */
+static bool is_new(const folding *f, int32_t value, int reader, int32_t result)
+{
+    int32_t to = buffer_of(f->p, result);
+    return value == result || (f->p->buffer[to].kind == NNL_BUFFER_TEMP && f->touches[to].maker == reader);
 }
 
 /* Makes the step one of the fused op, if it is not yet. */
@@ -82,8 +89,9 @@ nnl_status nnl_widen_convolution(nnl_program *p, nnl_step *step)
 /* The step leaves `reader`'s result instead of its own. */
 static void take_result(folding *f, int place, nnl_step *reader)
 {
+    nnl_touch *t = &f->touches[buffer_of(f->p, reader->out[0])];
     f->p->step[place].out[0] = reader->out[0];
-    f->touches[buffer_of(f->p, reader->out[0])].maker = place;
+    if (t->maker == (int)(reader - f->p->step)) t->maker = place;
     reader->op = NULL;
 }
 
@@ -91,9 +99,11 @@ static nnl_status fold_normalisation(folding *f, int i)
 {
     nnl_program *p = f->p;
     nnl_step *norm = &p->step[i];
-    int place = convolution_of(f, norm->in[EVAL_INPUT], i, norm->out[0]);
-    if (place < 0 || norm->attr[EVAL_RELU].as.i) return NNL_OK;
+    int32_t image = norm->in[EVAL_INPUT];
+    int place = maker_of(f, image, i, norm->out[0]);
+    if (place < 0 || norm->attr[EVAL_RELU].as.i || !is_new(f, image, i, norm->out[0])) return NNL_OK;
     nnl_step *step = &p->step[place];
+    if (!nnl_is_convolution(p, step)) return NNL_OK;
     if (step->op == fused_of(step->op)) return NNL_OK; /* the order is fixed: normalised once, before the sum */
     for (int k = EVAL_WEIGHT; k <= EVAL_VAR; k++) {
         if (norm->in[k] >= 0 && !nnl_buffer_is_fixed(&p->buffer[buffer_of(p, norm->in[k])])) return NNL_OK;
@@ -124,17 +134,64 @@ static bool is_written(const nnl_program *p, int32_t buffer, int first, int end)
     return false;
 }
 
-/* The convolution that makes operand k of a sum and can add the other operand, which is there when it runs; or -1. */
+/* Ops that add a residual to their result; beside: it may lie where the result will be. */
+static const struct adding {
+    const nnl_op *plain, *op;
+    int residual;
+    bool beside;
+} addings[] = {
+    {&nnl_op_conv1d, &nnl_op_conv1d_fused, NNL_CONV_RESIDUAL, false},
+    {&nnl_op_conv2d, &nnl_op_conv2d_fused, NNL_CONV_RESIDUAL, false},
+    {&nnl_op_conv3d, &nnl_op_conv3d_fused, NNL_CONV_RESIDUAL, false},
+    {&nnl_op_linear, &nnl_op_linear_add, 3, false},
+    {&nnl_op_layer_norm_backward, &nnl_op_layer_norm_backward, 3, true},
+    {&nnl_op_rms_norm_backward, &nnl_op_rms_norm_backward, 3, true},
+    {&nnl_op_group_norm_backward, &nnl_op_group_norm_backward, 3, true},
+};
+
+/* How the step can add something, which it does not do yet; or NULL. */
+static const struct adding *adding_of(const nnl_program *p, const nnl_step *step)
+{
+    for (int i = 0; i < NNL_COUNT(addings); i++) {
+        const struct adding *a = &addings[i];
+        if (step->op != a->plain && step->op != a->op) continue;
+        if (step->n_in > a->residual && step->in[a->residual] >= 0) return NULL;
+        return a->residual != NNL_CONV_RESIDUAL || nnl_is_convolution(p, step) ? a : NULL;
+    }
+    return NULL;
+}
+
+/* The step that makes operand k of a sum and can add the other operand, which is there when it runs; or -1. */
 static int adder(const folding *f, int i, int k)
 {
     const nnl_program *p = f->p;
     const nnl_step *sum = &p->step[i];
-    int32_t other = sum->in[1 - k];
-    int place = convolution_of(f, sum->in[k], i, sum->out[0]);
-    if (place < 0 || other < 0 || !nnl_same_places(&p->value[other].form, &p->value[sum->out[0]].form)) return -1;
-    const nnl_step *step = &p->step[place];
-    if (step->n_in == NNL_CONV_INPUTS && step->in[NNL_CONV_RESIDUAL] >= 0) return -1;
-    return is_written(p, buffer_of(p, other), place, i) ? -1 : place;
+    int32_t value = sum->in[k], other = sum->in[1 - k], result = sum->out[0];
+    int place = maker_of(f, value, i, result);
+    if (place < 0 || other < 0 || !nnl_same_places(&p->value[other].form, &p->value[result].form)) return -1;
+    const struct adding *a = adding_of(p, &p->step[place]);
+    if (!a || is_written(p, buffer_of(p, other), place, i)) return -1;
+    if (other == result) return a->beside && !nnl_is_touched(p, buffer_of(p, other), place, i) ? place : -1;
+    return is_new(f, value, i, result) ? place : -1;
+}
+
+static nnl_status add_residual(nnl_program *p, nnl_step *step, int32_t residual)
+{
+    const struct adding *a = adding_of(p, step);
+    if (a->residual == NNL_CONV_RESIDUAL) {
+        NNL_TRY(nnl_widen_convolution(p, step));
+    } else if (step->n_in <= a->residual) {
+        const nnl_sig *sig;
+        int32_t *in;
+        NNL_TRY(nnl_sig_of(p->rt, a->op, &sig));
+        NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t) * (size_t)(a->residual + 1), &in));
+        for (int i = 0; i < a->residual; i++) in[i] = i < step->n_in ? step->in[i] : -1;
+        step->op = a->op;
+        step->in = in;
+        step->n_in = (int16_t)(a->residual + 1);
+    }
+    step->in[a->residual] = residual;
+    return NNL_OK;
 }
 
 static nnl_status fold_sum(folding *f, int i)
@@ -145,8 +202,7 @@ static nnl_status fold_sum(folding *f, int i)
     for (int k = 0; k < 2; k++) {
         int place = adder(f, i, k);
         if (place < 0) continue;
-        NNL_TRY(nnl_widen_convolution(p, &p->step[place]));
-        p->step[place].in[NNL_CONV_RESIDUAL] = sum->in[1 - k];
+        NNL_TRY(add_residual(p, &p->step[place], sum->in[1 - k]));
         take_result(f, place, sum);
         return NNL_OK;
     }

@@ -185,7 +185,7 @@ nnl_status nnl_program_finish(nnl_program *p);   /* all of them, between capture
 nnl_status nnl_program_simplify(nnl_program *p); /* simplify.c: steps that nobody needs go, and equal ones */
 nnl_status nnl_program_constants(nnl_program *p); /* constants.c: what depends on constants only is computed now */
 nnl_status nnl_program_reorder(nnl_program *p);  /* reorder.c: relu's gradient before that of max pooling */
-nnl_status nnl_program_fold(nnl_program *p);     /* fold.c: normalisations and sums go into a convolution's last pass */
+nnl_status nnl_program_fold(nnl_program *p);     /* fold.c: normalisations and sums go into the last pass before them */
 nnl_status nnl_program_absorb(nnl_program *p);   /* absorb.c: relu goes into the last pass of the op before it */
 nnl_status nnl_program_frame(nnl_program *p);    /* frame.c: images between convolutions get columns of zeros beside them */
 nnl_status nnl_program_winograd(nnl_program *p); /* winograd.c: convolutions in another order of adding up, if that may be */
