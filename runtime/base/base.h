@@ -118,6 +118,13 @@ static inline bool nnl_add_size(int64_t a, int64_t b, int64_t *out)
     return !__builtin_add_overflow(a, b, out);
 }
 
+/* Asks the processor for what is read next, where it cannot guess the place: the beginning, from which it goes on. */
+static inline void nnl_fetch_ahead(const char *next, int64_t bytes)
+{
+    const int64_t beginning = 4096, line = 64;
+    for (int64_t at = 0; at < NNL_MIN(bytes, beginning); at += line) __builtin_prefetch(next + at);
+}
+
 /* ---------------------------------------------------------------- threads (threads.c) */
 
 /* Calls task(context, i) for i in [0, count), claimed dynamically by the pool's threads (or the host's

@@ -43,21 +43,23 @@ static int64_t rows_in(const nnl_prefetch *p, int64_t batch)
     return NNL_MIN(p->size, p->count - batch * p->size);
 }
 
+static const char *row_at(const nnl_prefetch *p, const nnl_tensor *rows, int64_t i, int64_t bytes)
+{
+    return rows->data + (p->order ? p->order[i] : i) * bytes;
+}
+
 static void fill_column(const nnl_prefetch *p, const nnl_prefetch_column *column, int64_t batch, char *out)
 {
     const nnl_tensor *rows = column->rows;
-    int64_t length = nnl_shape_numel(rows->ndim - 1, rows->shape + 1), width = (int64_t)nnl_width(rows->dtype);
+    int64_t length = nnl_shape_numel(rows->ndim - 1, rows->shape + 1), bytes = length * (int64_t)nnl_width(rows->dtype);
     int64_t first = batch * p->size;
     for (int64_t i = 0, n = rows_in(p, batch); i < n; i++) {
-        int64_t place = p->order ? p->order[first + i] : first + i;
-        const char *row = rows->data + place * length * width;
-        if (column->scaled) {
-            float *to = (float *)(void *)out + i * length;
-            p->kernels->convert(NNL_F32, (nnl_dtype)rows->dtype, to, row, length);
-            p->kernels->map[NNL_MAP_div][NNL_F32](to, (const void *[]){to, &column->scale}, (int32_t[]){1, 0}, NULL, length);
-        } else {
-            memcpy(out + i * length * width, row, (size_t)(length * width));
-        }
+        const char *row = row_at(p, rows, first + i, bytes);
+        if (p->order && i + 1 < n) nnl_fetch_ahead(row_at(p, rows, first + i + 1, bytes), bytes);
+        if (column->scaled)
+            p->kernels->convert_divided(rows->dtype, (float *)(void *)out + i * length, row, column->scale, length);
+        else
+            memcpy(out + i * bytes, row, (size_t)bytes);
     }
 }
 

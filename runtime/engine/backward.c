@@ -29,20 +29,26 @@ static bool relieve(walk *w, nnl_status status)
     return engine->relieve(engine->relieve_user);
 }
 
+/* Twice the room, or room for the first ones, in a list of the walk. */
+static nnl_status grow(walk *w, void **list, int64_t *capacity, size_t element, int64_t first)
+{
+    int64_t grown = *capacity ? *capacity * 2 : first;
+    size_t size = (size_t)*capacity * element;
+    nnl_status status = nnl_resize(w->rt, size, (size_t)grown * element, list);
+    if (relieve(w, status)) status = nnl_resize(w->rt, size, (size_t)grown * element, list);
+    if (status == NNL_OK) *capacity = grown;
+    return status;
+}
+
 static nnl_status push_node(walk *w, nnl_node *node)
 {
     if (node->busy)
         return NNL_FAIL(w->rt, NNL_ESTATE,
                         "backward: a gradient hook cannot walk back through the graph that is being walked");
     if (w->count == w->capacity) {
-        size_t size = (size_t)w->capacity * sizeof(nnl_node *);
         void *block = w->nodes;
-        size_t grown = size ? size * 2 : 64 * sizeof(nnl_node *);
-        nnl_status status = nnl_resize(w->rt, size, grown, &block);
-        if (relieve(w, status)) status = nnl_resize(w->rt, size, grown, &block);
-        NNL_TRY(status);
+        NNL_TRY(grow(w, &block, &w->capacity, sizeof(nnl_node *), 64));
         w->nodes = block;
-        w->capacity = (int64_t)(grown / sizeof(nnl_node *));
     }
     node->mark = w->mark;
     node->busy = true;
@@ -202,14 +208,9 @@ static nnl_status leaf_target(walk *w, nnl_tensor *leaf, target **out)
         }
     }
     if (w->n_targets == w->targets_capacity) {
-        size_t size = (size_t)w->targets_capacity * sizeof(target);
-        size_t grown = size ? size * 2 : 32 * sizeof(target);
         void *block = w->targets;
-        nnl_status status = nnl_resize(w->rt, size, grown, &block);
-        if (relieve(w, status)) status = nnl_resize(w->rt, size, grown, &block);
-        NNL_TRY(status);
+        NNL_TRY(grow(w, &block, &w->targets_capacity, sizeof(target), 32));
         w->targets = block;
-        w->targets_capacity = (int64_t)(grown / sizeof(target));
     }
     *out = &w->targets[w->n_targets++];
     **out = (target){nnl_tensor_ref(leaf), NULL}; /* hooks may drop it */

@@ -1,4 +1,4 @@
-/* Copying with steps, transposing and type conversion. */
+/* Copying with steps, transposing and type conversion, also with a division. */
 #include "vec.h"
 
 #include <string.h>
@@ -298,3 +298,37 @@ typedef void converter(void *restrict out, const void *restrict in, int64_t n);
 static converter *const converters[6][6] = {ROW(bool), ROW(u8), ROW(i32), ROW(i64), ROW(f32), ROW(f64)};
 
 void K(convert)(int to, int from, void *out, const void *in, int64_t n) { converters[to][from](out, in, n); }
+
+/* What quotients() takes: 12 bits, and such a size that the reciprocal and its parts are normal numbers. */
+static bool is_short_divisor(float divisor)
+{
+    uint32_t bits;
+    memcpy(&bits, &divisor, sizeof bits);
+    return divisor >= 0x1p-64f && divisor <= 0x1p64f && (bits & 0xfff) == 0;
+}
+
+/* x / divisor, rounded as a division rounds it, in two products.  high has 16 bits, so that x high is exact, and is
+ * within 2^-15 of 1 / divisor; two roundings to f32 of what is left, and those of f64, move the sum by less than 2^-37
+ * of it.  A quotient that is no f32 keeps a greater distance from where rounding turns: from a number m of 25 bits,
+ * as x differs from m divisor, which has 37 bits at most. */
+static void quotients(float *restrict out, const uint8_t *restrict in, float divisor, int64_t n)
+{
+    const double reciprocal = 1.0 / (double)divisor;
+    float high = (float)reciprocal;
+    uint32_t bits;
+    memcpy(&bits, &high, sizeof bits);
+    bits &= ~UINT32_C(0xff);
+    memcpy(&high, &bits, sizeof bits);
+    const float low = (float)(reciprocal - (double)high);
+    for (int64_t i = 0; i < n; i++) out[i] = (float)in[i] * high + (float)in[i] * low;
+}
+
+void K(convert_divided)(int from, float *out, const void *in, float divisor, int64_t n)
+{
+    if (from <= 1 && is_short_divisor(divisor)) { /* bool, u8 */
+        quotients(out, in, divisor, n);
+        return;
+    }
+    converters[4][from](out, in, n);
+    for (int64_t i = 0; i < n; i++) out[i] /= divisor;
+}

@@ -17,8 +17,8 @@ static bool is_dense(const nnl_conv_image *m, int64_t samples, int64_t channels,
 }
 
 /* t as a dense image: its own memory, or that of a copy that the caller drops. */
-static nnl_status dense_copy(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *t,
-                             const int64_t sizes[3], nnl_conv_image *out, nnl_tensor **copy)
+static nnl_status dense_copy(const nnl_conv *v, const nnl_tensor *t, const int64_t sizes[3],
+                             nnl_conv_image *out, nnl_tensor **copy)
 {
     int64_t channels = t->shape[v->batched];
     nnl_conv_image m = nnl_conv_image_of(t, v);
@@ -28,11 +28,9 @@ static nnl_status dense_copy(nnl_runtime *rt, const nnl_conv *v, const nnl_tenso
     nnl_spec spec = {.dtype = (nnl_dtype)t->dtype, .ndim = v->rank + 2, .channels_last = true};
     spec.shape[0] = v->samples;
     for (int d = 1; d < spec.ndim; d++) spec.shape[d] = t->shape[d - !v->batched];
-    NNL_TRY(nnl_tensor_make(rt, &spec, NULL, copy));
+    NNL_TRY(nnl_copy_as(&spec, t, copy));
     out->data = (*copy)->data;
-    nnl_status status = nnl_copy(*copy, t);
-    if (status != NNL_OK) nnl_tensor_unref(*copy);
-    return status;
+    return NNL_OK;
 }
 
 /* Results are made as dense images.  One that lies otherwise (it has no dimension N) is copied from
@@ -178,14 +176,7 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
     nnl_tensor *made, *adjacent = NULL;
     if (out->numel == 0) return NNL_OK;
     if (bias && bias->strides[0] != 1) {
-        nnl_spec spec;
-        nnl_spec_like(&spec, bias);
-        NNL_TRY(nnl_tensor_make(rt, &spec, NULL, &adjacent));
-        nnl_status status = nnl_copy(adjacent, bias);
-        if (status != NNL_OK) {
-            nnl_tensor_unref(adjacent);
-            return status;
-        }
+        NNL_TRY(nnl_copy_new(bias, &adjacent));
         bias = adjacent;
     }
     nnl_status status = result_open(rt, v, out, &made);
@@ -282,7 +273,7 @@ nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, c
     nnl_conv_plan *p = &ready->plan;
     nnl_conv_image x = {.data = input->data};
     nnl_tensor *copy = NULL;
-    if (ready->copies) NNL_TRY(dense_copy(rt, &ready->v, input, ready->v.in, &x, &copy));
+    if (ready->copies) NNL_TRY(dense_copy(&ready->v, input, ready->v.in, &x, &copy));
     p->x.data = x.data;
     p->y.data = y;
     p->bias = bias;
@@ -345,7 +336,7 @@ nnl_status nnl_conv_winograd_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_
     nnl_conv_image y = nnl_conv_image_of(dy, v);
     nnl_tensor *copy = NULL;
     void *packed;
-    if (lies_apart(&t, &y)) NNL_TRY(dense_copy(rt, v, dy, v->out, &y, &copy));
+    if (lies_apart(&t, &y)) NNL_TRY(dense_copy(v, dy, v->out, &y, &copy));
     nnl_conv_plan p = nnl_conv_winograd_plan(rt, &t, &y, 0);
     size_t bytes = (size_t)nnl_conv_winograd_weight_bytes(&p);
     nnl_status status = nnl_alloc(rt, bytes, &packed);
@@ -556,7 +547,7 @@ static nnl_status grad_input_spread(nnl_runtime *rt, const nnl_conv *v, nnl_tens
     /* the product reads whole vectors, beyond the end of a matrix, too */
     size_t bytes =
         (size_t)weight->numel * nnl_width(weight->dtype) + (size_t)p.kernels->vector_bytes;
-    NNL_TRY(dense_copy(rt, v, dy, v->out, &p.y, &copy));
+    NNL_TRY(dense_copy(v, dy, v->out, &p.y, &copy));
     nnl_status status = nnl_alloc(rt, bytes, &memory);
     if (status == NNL_OK) {
         lay_matrices(&p, v, weight, memory);

@@ -4,8 +4,6 @@
 #include <string.h>
 
 #define CHUNK 16384 /* elements a task */
-#define AHEAD 4096  /* bytes of the next row at most, whose place the processor cannot guess */
-#define LINE 64
 
 static nnl_status image_rows_infer(nnl_call *c)
 {
@@ -33,13 +31,11 @@ static void rows_task(void *context, int64_t i)
 {
     const job *j = context;
     int64_t end = NNL_MIN((i + 1) * j->per_task, j->rows);
-    int64_t ahead = NNL_MIN(j->length * (int64_t)nnl_width(j->images->dtype), AHEAD);
+    int64_t bytes = j->length * (int64_t)nnl_width(j->images->dtype);
     for (int64_t r = i * j->per_task; r < end; r++) {
         float *row = j->out + r * j->length;
-        for (int64_t at = 0; r + 1 < end && at < ahead; at += LINE)
-            __builtin_prefetch(j->images->data + j->offsets[r + 1] + at);
-        j->kernels->convert(NNL_F32, j->images->dtype, row, j->images->data + j->offsets[r], j->length);
-        j->kernels->map[NNL_MAP_div][NNL_F32](row, (const void *[]){row, &j->scale}, (int32_t[]){1, 0}, NULL, j->length);
+        if (r + 1 < end) nnl_fetch_ahead(j->images->data + j->offsets[r + 1], bytes);
+        j->kernels->convert_divided(j->images->dtype, row, j->images->data + j->offsets[r], j->scale, j->length);
     }
 }
 
