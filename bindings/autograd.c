@@ -10,7 +10,8 @@ static nnl_tensor *seed_at(lua_State *L, int index, const char *function, const 
     nnl_box *box = nnl_lua_to_box(L, index);
     if (box) return nnl_lua_check_tensor(L, index, function);
     if (!lua_isnil(L, index) && !(lua_isboolean(L, index) && !lua_toboolean(L, index)))
-        nnl_lua_error(L, "%s: %s must be a tensor, got %s", function, name, nnl_lua_value_text(L, index, text));
+        nnl_lua_error(L, "%s: %s must be a tensor, got %s", function, name,
+                      nnl_lua_value_text(L, index, text));
     return NULL;
 }
 
@@ -32,15 +33,18 @@ static int lua_backward(lua_State *L)
 /* grad(output, inputs, grad_outputs, retain_graph, create_graph, allow_unused) */
 static int lua_grad(lua_State *L)
 {
-    static const char *const names[] = {"grad_outputs", "retain_graph", "create_graph", "allow_unused"};
+    static const char *const names[] = {"grad_outputs", "retain_graph", "create_graph",
+                                        "allow_unused"};
     nnl_lua *state = nnl_lua_upvalue(L);
     char text[NNL_LUA_VALUE_TEXT];
     if (!nnl_lua_to_box(L, 1))
-        return nnl_lua_error(L, "grad: output must be a tensor, got %s", nnl_lua_value_text(L, 1, text));
+        return nnl_lua_error(L, "grad: output must be a tensor, got %s",
+                             nnl_lua_value_text(L, 1, text));
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "grad");
     bool single = nnl_lua_to_box(L, 2) != NULL;
     if (!single && !lua_istable(L, 2))
-        return nnl_lua_error(L, "grad: inputs must be a tensor or a list of tensors, got %s", nnl_lua_value_text(L, 2, text));
+        return nnl_lua_error(L, "grad: inputs must be a tensor or a list of tensors, got %s",
+                             nnl_lua_value_text(L, 2, text));
     nnl_lua_read_options(L, 3, "grad", names, NNL_COUNT(names));
     nnl_tensor *seed = seed_at(L, 3, "grad", names[0]);
     bool create = nnl_lua_check_flag(L, 5, false, "grad", names[2]);
@@ -48,14 +52,17 @@ static int lua_grad(lua_State *L)
     bool unused = nnl_lua_check_flag(L, 6, false, "grad", names[3]);
     int count = single ? 1 : (int)lua_rawlen(L, 2);
     luaL_checkstack(L, count + 8, "too many inputs");
-    nnl_tensor **inputs = lua_newuserdatauv(L, sizeof *inputs * 2 * (size_t)NNL_MAX(count, 1), 0), **grads = inputs + count;
+    nnl_tensor **inputs = lua_newuserdatauv(L, sizeof *inputs * 2 * (size_t)NNL_MAX(count, 1), 0),
+               **grads = inputs + count;
     for (int i = 0; i < count; i++) {
         if (single) {
             inputs[i] = nnl_lua_check_tensor(L, 2, "grad");
         } else {
             lua_rawgeti(L, 2, i + 1);
             nnl_box *box = nnl_lua_to_box(L, -1);
-            if (!box || !box->t) return nnl_lua_error(L, "grad: input %d must be a tensor, got %s", i + 1, luaL_typename(L, -1));
+            if (!box || !box->t)
+                return nnl_lua_error(L, "grad: input %d must be a tensor, got %s", i + 1,
+                                     luaL_typename(L, -1));
             inputs[i] = box->t;
             lua_pop(L, 1);
         }
@@ -76,13 +83,15 @@ static int lua_grad(lua_State *L)
 
 /* ---------------------------------------------------------------- the grad mode */
 
-/* no_grad(f, ...): f's results; the mode comes back on error too, and the message keeps its place. */
+/* no_grad(f, ...): f's results; the mode comes back on error too, and the message keeps its place.
+ */
 static int with_mode(lua_State *L, bool on, const char *name)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
     char text[NNL_LUA_VALUE_TEXT];
     if (!lua_isfunction(L, 1) && luaL_getmetafield(L, 1, "__call") == LUA_TNIL)
-        return nnl_lua_error(L, "%s: argument 1 must be a function, got %s", name, nnl_lua_value_text(L, 1, text));
+        return nnl_lua_error(L, "%s: argument 1 must be a function, got %s", name,
+                             nnl_lua_value_text(L, 1, text));
     if (!lua_isfunction(L, 1)) lua_pop(L, 1); /* __call */
     bool before = nnl_set_grad_mode(state->rt, on);
     int status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
@@ -145,7 +154,11 @@ nnl_lua_kept *nnl_lua_keep(lua_State *L, nnl_lua *state)
         nnl_lua_raise(L, state->rt);
     }
     nnl_lua_kept *kept = block;
-    *kept = (nnl_lua_kept){.state = state, .reference = reference, .rt = state->rt, .next = state->kept, .place = &state->kept};
+    *kept = (nnl_lua_kept){.state = state,
+                           .reference = reference,
+                           .rt = state->rt,
+                           .next = state->kept,
+                           .place = &state->kept};
     if (kept->next) kept->next->place = &kept->next;
     state->kept = kept;
     return kept;
@@ -162,11 +175,15 @@ void nnl_lua_drop_kept(void *user)
     nnl_free(kept->rt, kept, sizeof *kept);
 }
 
-nnl_status nnl_lua_call_kept(const nnl_lua_kept *kept, const char *name, lua_CFunction function, void *a, void *b)
+nnl_status nnl_lua_call_kept(const nnl_lua_kept *kept, const char *name, lua_CFunction function,
+                             void *a, void *b)
 {
-    if (!kept->state) return NNL_FAIL(kept->rt, NNL_ECALLBACK, "%s: the Lua state of the function was closed", name);
+    if (!kept->state)
+        return NNL_FAIL(kept->rt, NNL_ECALLBACK, "%s: the Lua state of the function was closed",
+                        name);
     lua_State *L = kept->state->running ? kept->state->running : kept->state->main;
-    if (!lua_checkstack(L, 8)) return NNL_FAIL(kept->rt, NNL_ECALLBACK, "%s: Lua's stack is full", name);
+    if (!lua_checkstack(L, 8))
+        return NNL_FAIL(kept->rt, NNL_ECALLBACK, "%s: Lua's stack is full", name);
     lua_pushcfunction(L, function);
     lua_rawgeti(L, LUA_REGISTRYINDEX, kept->reference);
     lua_pushlightuserdata(L, a);
@@ -193,9 +210,11 @@ static int call_hook(lua_State *L)
     lua_insert(L, -2);
     lua_call(L, 1, 1);
     nnl_tensor *result = nnl_lua_to_tensor(L, -1);
-    if (!result && !lua_isnil(L, -1)) return nnl_lua_error(L, "register_hook: the function must return a tensor or nil");
+    if (!result && !lua_isnil(L, -1))
+        return nnl_lua_error(L, "register_hook: the function must return a tensor or nil");
     if (result && (!nnl_same_shape(result, grad) || result->dtype != grad->dtype))
-        return nnl_lua_error(L, "register_hook: the function returned a tensor of another shape or type than the gradient");
+        return nnl_lua_error(L, "register_hook: the function returned a tensor of another shape or "
+                                "type than the gradient");
     if (result) *replace = nnl_tensor_ref(result);
     return 0;
 }
@@ -206,7 +225,8 @@ static nnl_status hook_call(void *user, nnl_tensor *grad, nnl_tensor **replace)
     return nnl_lua_call_kept(kept, "register_hook", call_hook, grad, replace);
 }
 
-/* x:register_hook(function(grad) return new_grad or nil end) -> a handle: handle:remove() takes it away */
+/* x:register_hook(function(grad) return new_grad or nil end) -> a handle: handle:remove() takes it
+ * away */
 static int remove_hook(lua_State *L)
 {
     nnl_box *box = nnl_lua_to_box(L, lua_upvalueindex(2));
@@ -219,7 +239,9 @@ static int lua_register_hook(lua_State *L)
     nnl_lua *state = nnl_lua_upvalue(L);
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "register_hook");
     nnl_lua_check_end(L, 2, "register_hook");
-    if (!lua_isfunction(L, 2)) return nnl_lua_error(L, "register_hook: argument 2 must be a function, got %s", luaL_typename(L, 2));
+    if (!lua_isfunction(L, 2))
+        return nnl_lua_error(L, "register_hook: argument 2 must be a function, got %s",
+                             luaL_typename(L, 2));
     lua_pushvalue(L, 2);
     nnl_lua_kept *kept = nnl_lua_keep(L, state);
     int64_t id = 0;
@@ -260,12 +282,19 @@ static int lua_detect_anomaly(lua_State *L)
 void nnl_lua_open_autograd(lua_State *L, nnl_lua *state, int methods)
 {
     static const luaL_Reg both[] = {
-        {"backward", lua_backward}, {"detach", lua_detach}, {"requires_grad_", lua_set_requires_grad},
-        {"register_hook", lua_register_hook}, {NULL, NULL},
+        {"backward", lua_backward},
+        {"detach", lua_detach},
+        {"requires_grad_", lua_set_requires_grad},
+        {"register_hook", lua_register_hook},
+        {NULL, NULL},
     };
     static const luaL_Reg functions[] = {
-        {"grad", lua_grad}, {"no_grad", lua_no_grad}, {"enable_grad", lua_enable_grad},
-        {"is_grad_enabled", lua_is_grad_enabled}, {"detect_anomaly", lua_detect_anomaly}, {NULL, NULL},
+        {"grad", lua_grad},
+        {"no_grad", lua_no_grad},
+        {"enable_grad", lua_enable_grad},
+        {"is_grad_enabled", lua_is_grad_enabled},
+        {"detect_anomaly", lua_detect_anomaly},
+        {NULL, NULL},
     };
     state->rt->engine->where = script_place;
     state->rt->engine->where_user = state;

@@ -1,5 +1,5 @@
-/* Captures functions for nn.compile: runs them twice while nothing is computed, compares what was taken down, and
- * makes a program of it. */
+/* Captures functions for nn.compile: runs them twice while nothing is computed, compares what was
+ * taken down, and makes a program of it. */
 #include "capture.h"
 
 #include <string.h>
@@ -8,7 +8,8 @@
 
 /* ---------------------------------------------------------------- entries */
 
-/* In the registry: entries' metatable; of the capture under way the tables of live numbers and what is watched. */
+/* In the registry: entries' metatable; of the capture under way the tables of live numbers and what
+ * is watched. */
 static const char entry_key, live_key, watched_key;
 
 static int entry_gc(lua_State *L)
@@ -45,7 +46,8 @@ static nnl_lua_entry *new_entry(lua_State *L, nnl_runtime *rt)
 
 /* ---------------------------------------------------------------- one run of the function */
 
-/* Pushes the value at `index` with the next boxes in place of its tensors, in the order in which keys are made. */
+/* Pushes the value at `index` with the next boxes in place of its tensors, in the order in which
+ * keys are made. */
 static void push_substitute(lua_State *L, int index, int boxes, int *next)
 {
     if (nnl_lua_to_box(L, index)) {
@@ -78,7 +80,9 @@ static void push_template(lua_State *L, int index, nnl_tensor **results, int *co
     nnl_box *box = nnl_lua_to_box(L, index);
     if (box) {
         if (!box->t) nnl_lua_error(L, "compile: the function returned a tensor that was freed");
-        if (*count == NNL_LUA_TENSORS) nnl_lua_error(L, "compile: the function returned more than %d tensors", NNL_LUA_TENSORS);
+        if (*count == NNL_LUA_TENSORS)
+            nnl_lua_error(L, "compile: the function returned more than %d tensors",
+                          NNL_LUA_TENSORS);
         results[(*count)++] = box->t;
         lua_pushlightuserdata(L, (void *)(intptr_t)*count);
         return;
@@ -99,8 +103,8 @@ static void push_template(lua_State *L, int index, nnl_tensor **results, int *co
     }
 }
 
-/* Runs under lua_pcall: 1 the function, 2 the entry, 3 light userdata (arguments), 4 whether other orders of adding up may
- * be used, then the arguments. */
+/* Runs under lua_pcall: 1 the function, 2 the entry, 3 light userdata (arguments), 4 whether other
+ * orders of adding up may be used, then the arguments. */
 static int capture_once(lua_State *L)
 {
     nnl_lua *state = nnl_lua_state(L);
@@ -147,8 +151,8 @@ static int capture_once(lua_State *L)
     return 0;
 }
 
-/* Pushes an entry with the program of one run, or without one if that failed and the function is to run as it is
- * then; otherwise raises what the function raises. */
+/* Pushes an entry with the program of one run, or without one if that failed and the function is to
+ * run as it is then; otherwise raises what the function raises. */
 static nnl_lua_entry *push_captured(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compiled,
                                     const nnl_lua_arguments *a, int last_argument)
 {
@@ -171,7 +175,8 @@ static nnl_lua_entry *push_captured(lua_State *L, nnl_lua *state, const nnl_lua_
 
 /* ---------------------------------------------------------------- live numbers */
 
-/* Where attribute `name` is found in the table at the top of the stack: itself, or beta1 in betas[1]. */
+/* Where attribute `name` is found in the table at the top of the stack: itself, or beta1 in
+ * betas[1]. */
 static bool find_live(lua_State *L, const char *name, nnl_live *live)
 {
     size_t length = strlen(name);
@@ -180,7 +185,9 @@ static bool find_live(lua_State *L, const char *name, nnl_live *live)
     live->sub = 0;
     nnl_format(live->name, sizeof live->name, "%s", name);
     if (type == LUA_TNUMBER || type == LUA_TBOOLEAN) return true;
-    if (length < 2 || length + 1 > sizeof live->name || name[length - 1] < '1' || name[length - 1] > '9') return false;
+    if (length < 2 || length + 1 > sizeof live->name || name[length - 1] < '1' ||
+        name[length - 1] > '9')
+        return false;
     live->sub = name[length - 1] - '0';
     live->name[length - 1] = 's';
     type = lua_getfield(L, -1, live->name);
@@ -192,7 +199,8 @@ static void collect_live(lua_State *L, nnl_lua *state, nnl_lua_entry *e, int pla
 {
     const nnl_program *p = e->program;
     size_t most = 0;
-    for (int i = 0; i < p->n_steps; i++) most += p->step[i].live >= 0 ? (size_t)p->step[i].n_attr : 0;
+    for (int i = 0; i < p->n_steps; i++)
+        most += p->step[i].live >= 0 ? (size_t)p->step[i].n_attr : 0;
     if (!most) return;
     void *block;
     NNL_LUA_TRY(L, state->rt, nnl_alloc(state->rt, most * sizeof(nnl_live), &block));
@@ -206,7 +214,8 @@ static void collect_live(lua_State *L, nnl_lua *state, nnl_lua_entry *e, int pla
         NNL_LUA_TRY(L, state->rt, nnl_sig_of(state->rt, step->op, &sig));
         lua_rawgeti(L, -1, step->live + 1);
         for (int k = 0; k < step->n_attr; k++) {
-            nnl_live live = {.step = i, .attr = k, .table = step->live + 1, .kind = step->attr[k].kind};
+            nnl_live live = {
+                .step = i, .attr = k, .table = step->live + 1, .kind = step->attr[k].kind};
             if (find_live(L, sig->attr[k]->name, &live)) e->live[e->n_live++] = live;
         }
         lua_pop(L, 1);
@@ -214,11 +223,13 @@ static void collect_live(lua_State *L, nnl_lua *state, nnl_lua_entry *e, int pla
     lua_pop(L, 1);
 }
 
-/* live(table): the next op's attributes are that table's fields, now and at each run of the program. */
+/* live(table): the next op's attributes are that table's fields, now and at each run of the
+ * program. */
 static int lua_live(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
-    if (!state->rt->capturing || lua_rawgetp(L, LUA_REGISTRYINDEX, &live_key) != LUA_TTABLE) return 0;
+    if (!state->rt->capturing || lua_rawgetp(L, LUA_REGISTRYINDEX, &live_key) != LUA_TTABLE)
+        return 0;
     int place = (int)lua_rawlen(L, -1);
     lua_pushvalue(L, 1);
     lua_rawseti(L, -2, place + 1);
@@ -241,12 +252,14 @@ lua_Integer nnl_lua_watched_form(lua_State *L, int table)
     return form;
 }
 
-/* watch(table, name ...): the function does something else when one of the table's fields becomes 0 or false, or is
- * so no more, or (name "#") the list has another length. */
+/* watch(table, name ...): the function does something else when one of the table's fields becomes 0
+ * or false, or is so no more, or (name "#") the list has another length. */
 static int lua_watch(lua_State *L)
 {
     int last = lua_gettop(L);
-    if (!nnl_lua_upvalue(L)->rt->capturing || lua_rawgetp(L, LUA_REGISTRYINDEX, &watched_key) != LUA_TTABLE) return 0;
+    if (!nnl_lua_upvalue(L)->rt->capturing ||
+        lua_rawgetp(L, LUA_REGISTRYINDEX, &watched_key) != LUA_TTABLE)
+        return 0;
     lua_Integer place = (lua_Integer)lua_rawlen(L, -1);
     for (int i = 2; i <= last; i++) {
         lua_pushvalue(L, 1);
@@ -260,7 +273,8 @@ static int lua_watch(lua_State *L)
     return 0;
 }
 
-/* outside(f, ...): f's results, made for real while a function is captured: for what is made once and kept. */
+/* outside(f, ...): f's results, made for real while a function is captured: for what is made once
+ * and kept. */
 static int lua_outside(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
@@ -290,10 +304,17 @@ static int difference(lua_State *L, bool number, const char *where)
 {
     const char *line = where && where[0] ? where : "?";
     if (number)
-        return nnl_lua_error(L, "compile: a number at %s was another one when the function ran a second time, and a captured "
-                                "function would keep the first; pass it as an argument, or make it an nn.scalar", line);
-    return nnl_lua_error(L, "compile: the function did something else (at %s) each time it ran while it was captured; what decides "
-                            "must be an argument, or compile with {fallback = true}", line);
+        return nnl_lua_error(
+            L,
+            "compile: a number at %s was another one when the function ran a second time, and a "
+            "captured "
+            "function would keep the first; pass it as an argument, or make it an nn.scalar",
+            line);
+    return nnl_lua_error(L,
+                         "compile: the function did something else (at %s) each time it ran while "
+                         "it was captured; what decides "
+                         "must be an argument, or compile with {fallback = true}",
+                         line);
 }
 
 static nnl_lua_entry *push_agreed(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compiled,
@@ -333,7 +354,8 @@ static void finish(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compile
     nnl_runtime *rt = state->rt;
     if (e->program) {
         NNL_LUA_TRY(L, rt, nnl_program_finish(e->program));
-        NNL_LUA_TRY(L, rt, nnl_context_new_beside(e->program, rt, other_context(compiled), &e->context));
+        NNL_LUA_TRY(L, rt,
+                    nnl_context_new_beside(e->program, rt, other_context(compiled), &e->context));
         collect_live(L, state, e, place);
     }
     NNL_LUA_TRY(L, rt, nnl_alloc(rt, a->key_size, &e->key));
@@ -342,7 +364,8 @@ static void finish(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compile
     e->mode_epoch = state->mode_epoch;
 }
 
-/* The entry at the stack's top takes its place among the function's, where the oldest may have to go. */
+/* The entry at the stack's top takes its place among the function's, where the oldest may have to
+ * go. */
 static void enlist(lua_State *L, nnl_lua_compiled *compiled, nnl_lua_entry *e)
 {
     int place = compiled->count;
@@ -362,7 +385,8 @@ static void enlist(lua_State *L, nnl_lua_compiled *compiled, nnl_lua_entry *e)
     e->used = ++compiled->clock;
 }
 
-nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled, const nnl_lua_arguments *arguments)
+nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled,
+                               const nnl_lua_arguments *arguments)
 {
     int last_argument = lua_gettop(L);
     nnl_lua_entry *e = push_agreed(L, state, compiled, arguments, last_argument);
@@ -375,7 +399,10 @@ nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *c
 void nnl_lua_open_capture(lua_State *L, nnl_lua *state)
 {
     static const luaL_Reg functions[] = {
-        {"live", lua_live}, {"watch", lua_watch}, {"outside", lua_outside}, {"capturing", lua_capturing},
+        {"live", lua_live},
+        {"watch", lua_watch},
+        {"outside", lua_outside},
+        {"capturing", lua_capturing},
         {"mode_changed", lua_mode_changed},
         {NULL, NULL},
     };

@@ -9,9 +9,10 @@
 #define NNL_LUA_TENSORS 256
 #define NNL_LUA_PROGRAMS 8 /* of one function; the one not used for longest goes */
 
-/* The arguments of a call: their tensors in order, and a key that is the same for calls that one program serves. */
+/* The arguments of a call: their tensors in order, and a key that is the same for calls that one
+ * program serves. */
 typedef struct nnl_lua_arguments {
-    int count;                        /* of tensors */
+    int count; /* of tensors */
     nnl_tensor *tensor[NNL_LUA_TENSORS];
     size_t key_size;
     char key[NNL_LUA_KEY_BYTES];
@@ -25,9 +26,9 @@ typedef struct nnl_live {
     char name[24];
 } nnl_live;
 
-/* One program of a compiled function.  User values: 1 the modules met and their modes, {m1, mode1, m2, ...}; 2 the
- * tables of live numbers; 3 the results, with light userdata (place + 1) for tensors; 4 what is watched, {table, name,
- * form, table, ...}. */
+/* One program of a compiled function.  User values: 1 the modules met and their modes, {m1, mode1,
+ * m2, ...}; 2 the tables of live numbers; 3 the results, with light userdata (place + 1) for
+ * tensors; 4 what is watched, {table, name, form, table, ...}. */
 typedef struct nnl_lua_entry {
     nnl_program *program;
     nnl_context *context; /* NULL: the function cannot be captured and runs as it is */
@@ -38,10 +39,11 @@ typedef struct nnl_lua_entry {
     nnl_live *live;
     size_t live_bytes;
     int n_live, n_results;
-    bool flat;            /* the results are tensors, no tables or other values */
+    bool flat; /* the results are tensors, no tables or other values */
 } nnl_lua_entry;
 
-/* User values: 1 the function as capture calls it (modes, ...); 2 the function itself; 3 the entries' userdata. */
+/* User values: 1 the function as capture calls it (modes, ...); 2 the function itself; 3 the
+ * entries' userdata. */
 typedef struct nnl_lua_compiled {
     int count;
     uint64_t clock;
@@ -49,13 +51,16 @@ typedef struct nnl_lua_compiled {
     nnl_lua_entry *entry[NNL_LUA_PROGRAMS];
 } nnl_lua_compiled;
 
-/* Of table[name], whose name is at the stack's top and goes: whether it is neither 0, false nor nil; for "#" the
- * table's length. */
+/* Of table[name], whose name is at the stack's top and goes: whether it is neither 0, false nor
+ * nil; for "#" the table's length. */
 lua_Integer nnl_lua_watched_form(lua_State *L, int table);
 bool nnl_lua_is_plain_table(lua_State *L, int index); /* without a metatable */
-/* Pushes the list of a table's keys, strings and integers, in an order that depends on nothing else. */
+/* Pushes the list of a table's keys, strings and integers, in an order that depends on nothing
+ * else. */
 void nnl_lua_sorted_keys(lua_State *L, int index);
-/* Captures the function of the compiled userdata at stack place 1, called with the arguments behind it. */
-nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled, const nnl_lua_arguments *arguments);
+/* Captures the function of the compiled userdata at stack place 1, called with the arguments behind
+ * it. */
+nnl_lua_entry *nnl_lua_capture(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled,
+                               const nnl_lua_arguments *arguments);
 
 #endif

@@ -1,4 +1,5 @@
-/* nn.checkpoint: a function whose intermediate values are computed again when backward needs them. */
+/* nn.checkpoint: a function whose intermediate values are computed again when backward needs them.
+ */
 #include "lua_nnlua.h"
 
 /* Runs under lua_pcall: 1 what is kept, {[0] = count, f, arguments ...}. */
@@ -13,13 +14,14 @@ static int call_again(lua_State *L)
     return 0;
 }
 
-/* What a run left is garbage, or will be when backward has used what it saved; since memory is what counts here,
- * not much of it may gather. */
+/* What a run left is garbage, or will be when backward has used what it saved; since memory is what
+ * counts here, not much of it may gather. */
 static void count_garbage(lua_State *L, nnl_lua *state, size_t before)
 {
     size_t after = state->rt->heap.live;
     state->unkept += after - NNL_MIN(before, after);
-    if (state->unkept > NNL_LUA_UNKEPT && !state->rt->capturing && lua_gc(L, LUA_GCISRUNNING)) nnl_lua_collect_all(L, state);
+    if (state->unkept > NNL_LUA_UNKEPT && !state->rt->capturing && lua_gc(L, LUA_GCISRUNNING))
+        nnl_lua_collect_all(L, state);
 }
 
 static nnl_status again(void *user)
@@ -28,11 +30,13 @@ static nnl_status again(void *user)
     size_t before = kept->rt->heap.live;
     nnl_status status = nnl_lua_call_kept(kept, "checkpoint", call_again, NULL, NULL);
     nnl_lua *state = kept->state;
-    if (status == NNL_OK) count_garbage(state->running ? state->running : state->main, state, before);
+    if (status == NNL_OK)
+        count_garbage(state->running ? state->running : state->main, state, before);
     return status;
 }
 
-/* checkpoint(f, ...): f's results; what lies between them and the arguments is not kept for backward. */
+/* checkpoint(f, ...): f's results; what lies between them and the arguments is not kept for
+ * backward. */
 static int lua_checkpoint(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
@@ -40,7 +44,8 @@ static int lua_checkpoint(lua_State *L)
     char text[NNL_LUA_VALUE_TEXT];
     int count = lua_gettop(L);
     if (!lua_isfunction(L, 1) && luaL_getmetafield(L, 1, "__call") == LUA_TNIL)
-        return nnl_lua_error(L, "checkpoint: argument 1 must be a function or a module, got %s", nnl_lua_value_text(L, 1, text));
+        return nnl_lua_error(L, "checkpoint: argument 1 must be a function or a module, got %s",
+                             nnl_lua_value_text(L, 1, text));
     lua_settop(L, count);
     luaL_checkstack(L, count + 8, "checkpoint: too many arguments");
     if (!nnl_grad_mode(rt)) {
@@ -73,8 +78,8 @@ static int lua_checkpoint(lua_State *L)
     return lua_gettop(L);
 }
 
-/* recomputing(): whether a function runs again for backward.  What counts its calls, such as running statistics,
- * counted the first one. */
+/* recomputing(): whether a function runs again for backward.  What counts its calls, such as
+ * running statistics, counted the first one. */
 static int lua_recomputing(lua_State *L)
 {
     lua_pushboolean(L, nnl_lua_upvalue(L)->rt->engine->keeping.run != 0);
@@ -83,6 +88,7 @@ static int lua_recomputing(lua_State *L)
 
 void nnl_lua_open_checkpoint(lua_State *L, nnl_lua *state)
 {
-    static const luaL_Reg functions[] = {{"checkpoint", lua_checkpoint}, {"recomputing", lua_recomputing}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"checkpoint", lua_checkpoint}, {"recomputing", lua_recomputing}, {NULL, NULL}};
     nnl_lua_set_functions(L, state, -1, functions);
 }

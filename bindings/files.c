@@ -99,10 +99,14 @@ static void read_typed(lua_State *L)
     int64_t whole;
     double number;
     const char *text = lua_tolstring(L, -1, &length), *end = text + length;
-    if (strcmp(text, "true") == 0 || strcmp(text, "false") == 0) lua_pushboolean(L, text[0] == 't');
-    else if (nnl_parse_int(text, end, &whole) == end) lua_pushinteger(L, whole);
-    else if (nnl_parse_double(text, end, &number) == end) lua_pushnumber(L, number);
-    else return;
+    if (strcmp(text, "true") == 0 || strcmp(text, "false") == 0)
+        lua_pushboolean(L, text[0] == 't');
+    else if (nnl_parse_int(text, end, &whole) == end)
+        lua_pushinteger(L, whole);
+    else if (nnl_parse_double(text, end, &number) == end)
+        lua_pushnumber(L, number);
+    else
+        return;
     lua_replace(L, -2);
 }
 
@@ -179,8 +183,10 @@ static void push_name(lua_State *L, int prefix, int key)
         lua_pushvalue(L, prefix);
         lua_pushliteral(L, ".");
     }
-    if (whole) lua_pushfstring(L, "%I", (LUAI_UACINT)lua_tointeger(L, key));
-    else lua_pushvalue(L, key);
+    if (whole)
+        lua_pushfstring(L, "%I", (LUAI_UACINT)lua_tointeger(L, key));
+    else
+        lua_pushvalue(L, key);
     if (prefix != 0) lua_concat(L, 3);
 }
 
@@ -220,12 +226,8 @@ static bool push_value_text(lua_State *L, int index, const char *key)
 {
     char text[64];
     switch (lua_type(L, index)) {
-    case LUA_TSTRING:
-        lua_pushvalue(L, index);
-        return false;
-    case LUA_TBOOLEAN:
-        lua_pushstring(L, lua_toboolean(L, index) ? "true" : "false");
-        return true;
+    case LUA_TSTRING: lua_pushvalue(L, index); return false;
+    case LUA_TBOOLEAN: lua_pushstring(L, lua_toboolean(L, index) ? "true" : "false"); return true;
     case LUA_TNUMBER:
         if (lua_isinteger(L, index)) {
             nnl_format(text, sizeof text, "%lld", (long long)lua_tointeger(L, index));
@@ -354,8 +356,9 @@ static int files_save(lua_State *L)
     saving s = {.path = check_path(L, 1, "save")};
     nnl_lua_check_end(L, 3, "save");
     if (luaL_getmetafield(L, 2, "is_module") != LUA_TNIL)
-        nnl_lua_error(L, "save: tensors must be a table {name = tensor, ...}, got a module; its tensors are "
-                      "net:state_dict(), and net:save(path) writes them");
+        nnl_lua_error(
+            L, "save: tensors must be a table {name = tensor, ...}, got a module; its tensors are "
+               "net:state_dict(), and net:save(path) writes them");
     if (!lua_istable(L, 2)) {
         nnl_lua_error(L, "save: tensors must be a table {name = tensor, ...}, got a %s",
                       nnl_lua_to_box(L, 2) ? "tensor" : luaL_typename(L, 2));
@@ -388,16 +391,10 @@ static int load_tensor(lua_State *L, const char *function, load_function *load)
 }
 
 /* idx(path) -> tensor */
-static int files_idx(lua_State *L)
-{
-    return load_tensor(L, "idx", nnl_idx_load);
-}
+static int files_idx(lua_State *L) { return load_tensor(L, "idx", nnl_idx_load); }
 
 /* npy(path) -> tensor */
-static int files_npy(lua_State *L)
-{
-    return load_tensor(L, "npy", nnl_npy_load);
-}
+static int files_npy(lua_State *L) { return load_tensor(L, "npy", nnl_npy_load); }
 
 /* npy_save(path, tensor) */
 static int files_npy_save(lua_State *L)

@@ -24,7 +24,8 @@ static const char *shape_of(const nnl_tensor *t, char text[NNL_SHAPE_TEXT])
 static const char *loop_hint(lua_State *L)
 {
     lua_Debug ar;
-    bool loop = lua_getstack(L, 1, &ar) && lua_getinfo(L, "n", &ar) && strcmp(ar.namewhat, "for iterator") == 0;
+    bool loop = lua_getstack(L, 1, &ar) && lua_getinfo(L, "n", &ar) &&
+                strcmp(ar.namewhat, "for iterator") == 0;
     return loop ? "; pairs goes through the rows of a tensor, ipairs does not end" : "";
 }
 

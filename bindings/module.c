@@ -16,9 +16,12 @@ __attribute__((visibility("default"))) int luaopen_nnlua(lua_State *L)
         nnl_runtime_config config;
         char problem[160];
         nnl_runtime *rt;
-        if (!nnl_config_from_environment(&config, problem, sizeof problem)) return luaL_error(L, "nnlua: %s", problem);
+        if (!nnl_config_from_environment(&config, problem, sizeof problem))
+            return luaL_error(L, "nnlua: %s", problem);
         nnl_status status = nnl_runtime_new(&config, &rt);
-        if (status != NNL_OK) return luaL_error(L, "nnlua: the runtime could not be made (%s)", nnl_status_name(status));
+        if (status != NNL_OK)
+            return luaL_error(L, "nnlua: the runtime could not be made (%s)",
+                              nnl_status_name(status));
         lua_pushcfunction(L, nnl_lua_open_protected);
         lua_pushlightuserdata(L, rt);
         lua_pushboolean(L, true);

@@ -16,7 +16,8 @@ static const char usage[] =
     "usage: nnlua [options] [script [args]]\n"
     "       nnlua help [NAME]     signature, formula, defaults, example\n"
     "       nnlua info            version, instruction set, threads, optional parts\n"
-    "       nnlua annotations     the library's types for editors (LuaCATS), to be kept as nnlua.d.lua\n"
+    "       nnlua annotations     the library's types for editors (LuaCATS), to be kept as "
+    "nnlua.d.lua\n"
     "\n"
     "  -e CODE              run CODE (nn is loaded)\n"
     "  -l MODULE            require MODULE first; -l NAME=MODULE calls it NAME\n"
@@ -28,11 +29,12 @@ static const char usage[] =
     "  --memory-limit N     bytes for tensors at most, as in 512M or 2G\n"
     "  --isa NAME           base, avx2, avx512 or neon, by default the best there is\n"
     "\n"
-    "Without a script or -e it reads from the prompt, or runs what standard input holds when that is no terminal.\n"
+    "Without a script or -e it reads from the prompt, or runs what standard input holds when that "
+    "is no terminal.\n"
     "NNLUA_THREADS, NNLUA_MEMORY_LIMIT and NNLUA_ISA stand for the options of the same names.\n";
 
 typedef struct options {
-    int script;     /* place of the script in argv, or argc */
+    int script; /* place of the script in argv, or argc */
     bool prompt, version, code;
 } options;
 
@@ -47,8 +49,8 @@ static nnl_runtime *running_rt;
 static lua_State *running_L;
 static pthread_t main_thread;
 
-/* Raises again and again, so that a script's pcall does not keep it from stopping; but not at once, so that what
- * restores something after an error can do so. */
+/* Raises again and again, so that a script's pcall does not keep it from stopping; but not at once,
+ * so that what restores something after an error can do so. */
 static void stop_hook(lua_State *L, lua_Debug *ar)
 {
     (void)ar;
@@ -62,7 +64,8 @@ static void stop_hook(lua_State *L, lua_Debug *ar)
 
 static void on_interrupt(int number)
 {
-    if (!pthread_equal(pthread_self(), main_thread)) { /* a hook may be set by the state's own thread only */
+    if (!pthread_equal(pthread_self(),
+                       main_thread)) { /* a hook may be set by the state's own thread only */
         pthread_kill(main_thread, number);
         return;
     }
@@ -160,7 +163,8 @@ static int run_script(lua_State *L, int argc, char **argv, int script)
     return nnlua_report(L, status);
 }
 
-/* arg as in lua: the script (or else the command) at 0, its arguments from 1, what stands before at negative places. */
+/* arg as in lua: the script (or else the command) at 0, its arguments from 1, what stands before at
+ * negative places. */
 static void set_arg(lua_State *L, int argc, char **argv, int script)
 {
     if (script == argc) script = 0;
@@ -194,7 +198,8 @@ static int run_tool(lua_State *L, const char *module, const char *function, cons
 
 /* ---------------------------------------------------------------- the command line */
 
-/* Settings of the runtime, wherever they stand before the script; fills options.  False: a wrong one. */
+/* Settings of the runtime, wherever they stand before the script; fills options.  False: a wrong
+ * one. */
 static bool read_options(int argc, char **argv, nnl_runtime_config *config, options *o)
 {
     static const char *const settings[] = {"threads", "memory-limit", "isa"};
@@ -202,8 +207,10 @@ static bool read_options(int argc, char **argv, nnl_runtime_config *config, opti
     int i = 1;
     for (; i < argc && argv[i][0] == '-' && argv[i][1]; i++) {
         const char *option = argv[i];
-        if (strcmp(option, "-i") == 0) o->prompt = true;
-        else if (strcmp(option, "-v") == 0) o->version = true;
+        if (strcmp(option, "-i") == 0)
+            o->prompt = true;
+        else if (strcmp(option, "-v") == 0)
+            o->version = true;
         else if (strncmp(option, "-e", 2) == 0 || strncmp(option, "-l", 2) == 0) {
             o->code |= option[1] == 'e';
             if (!option[2] && ++i == argc) {
@@ -221,7 +228,8 @@ static bool read_options(int argc, char **argv, nnl_runtime_config *config, opti
             size_t length = 0;
             for (; setting < NNL_COUNT(settings); setting++) {
                 length = strlen(settings[setting]);
-                if (strncmp(option, "--", 2) == 0 && strncmp(option + 2, settings[setting], length) == 0 &&
+                if (strncmp(option, "--", 2) == 0 &&
+                    strncmp(option + 2, settings[setting], length) == 0 &&
                     (!option[2 + length] || option[2 + length] == '='))
                     break;
             }
@@ -287,18 +295,23 @@ static int run_session(lua_State *L)
     lua_gc(L, LUA_GCGEN, 0, 0);
     if (!o->code && o->script < argc) {
         static const char *const tools[][3] = {
-            {"help", "nnlua.help", "show"}, {"info", "nnlua.help", "info"}, {"annotations", "nnlua.annotations", "text"},
+            {"help", "nnlua.help", "show"},
+            {"info", "nnlua.help", "info"},
+            {"annotations", "nnlua.annotations", "text"},
         };
         for (int i = 0; i < NNL_COUNT(tools); i++) {
             if (strcmp(argv[o->script], tools[i][0]) != 0) continue;
-            s->ok = run_tool(L, tools[i][1], tools[i][2], o->script + 1 < argc ? argv[o->script + 1] : NULL) == LUA_OK;
+            s->ok = run_tool(L, tools[i][1], tools[i][2],
+                             o->script + 1 < argc ? argv[o->script + 1] : NULL) == LUA_OK;
             return 0;
         }
     }
     if (o->version) puts("nnlua " NNL_VERSION "  (" LUA_RELEASE ")");
     set_arg(L, argc, argv, o->script);
-    bool alone = o->script == argc && !o->code && !o->version && !o->prompt, terminal = isatty(STDIN_FILENO);
-    bool scripted = o->script < argc || (alone && !terminal), prompt = o->prompt || (alone && terminal);
+    bool alone = o->script == argc && !o->code && !o->version && !o->prompt,
+         terminal = isatty(STDIN_FILENO);
+    bool scripted = o->script < argc || (alone && !terminal),
+         prompt = o->prompt || (alone && terminal);
     if ((o->code || alone || prompt) && load_library(L) != LUA_OK) return 0;
     if (run_early(L, argv, o->script) != LUA_OK) return 0;
     if (scripted && run_script(L, argc, argv, o->script) != LUA_OK && !o->prompt) return 0;
@@ -321,8 +334,9 @@ int main(int argc, char **argv)
     nnl_status status = nnl_runtime_new(&config, &running_rt);
     lua_State *L = status == NNL_OK ? luaL_newstate() : NULL;
     if (!L) {
-        complain(status == NNL_OK || status == NNL_ENOMEM ? "not enough memory, or a memory limit too low to begin with"
-                                                          : nnl_status_name(status));
+        complain(status == NNL_OK || status == NNL_ENOMEM
+                     ? "not enough memory, or a memory limit too low to begin with"
+                     : nnl_status_name(status));
         return EXIT_FAILURE;
     }
     lua_pushcfunction(L, run_session);

@@ -1,10 +1,11 @@
-/* One closure for every op: reads the signature, turns Lua values into a request, hands results back. */
+/* One closure for every op: reads the signature, turns Lua values into a request, hands results
+ * back. */
 #include "lua_nnlua.h"
 
 #include <math.h>
 #include <string.h>
 
-#define MAX_TENSORS 64   /* more than that, in a list, take a block */
+#define MAX_TENSORS 64 /* more than that, in a list, take a block */
 #define MAX_NUMBERS 64
 #define RUN (1 << 20) /* more than a Lua stack holds */
 
@@ -17,12 +18,12 @@ typedef struct reading {
     const nnl_op *op;
     const nnl_sig *sig;
     bool inplace, by_define;
-    int args, options;               /* arguments; stack place of the options table, or 0 */
-    int passed;                      /* arguments with nils at the end and options */
-    int given[NNL_MAX_PARAMS];       /* stack place of each parameter's value, 0 if absent, or -(first * RUN + count):
-                                      * a run of arguments */
+    int args, options;         /* arguments; stack place of the options table, or 0 */
+    int passed;                /* arguments with nils at the end and options */
+    int given[NNL_MAX_PARAMS]; /* stack place of each parameter's value, 0 if absent, or -(first *
+                                * RUN + count): a run of arguments */
     nnl_tensor **in;
-    int *in_at;                      /* stack places of the inputs' userdata, 0 for converted ones */
+    int *in_at; /* stack places of the inputs' userdata, 0 for converted ones */
     nnl_value *numbers;
     int n_in, capacity;
     bool any_number;
@@ -42,14 +43,15 @@ static const char *op_name(const reading *r, char buffer[64])
     return buffer;
 }
 
-#define FAIL(r, ...)                                                         \
-    do {                                                                     \
-        char name_[64], text_[NNL_MESSAGE_SIZE];                             \
-        nnl_format(text_, sizeof text_, __VA_ARGS__);                        \
-        nnl_lua_error((r)->L, "%s: %s", op_name((r), name_), text_);         \
+#define FAIL(r, ...)                                                 \
+    do {                                                             \
+        char name_[64], text_[NNL_MESSAGE_SIZE];                     \
+        nnl_format(text_, sizeof text_, __VA_ARGS__);                \
+        nnl_lua_error((r)->L, "%s: %s", op_name((r), name_), text_); \
     } while (0)
 
-/* ---------------------------------------------------------------- which argument is which parameter */
+/* ---------------------------------------------------------------- which argument is which
+ * parameter */
 
 /* Ops that make tensors of nothing or in another's shape have the option requires_grad besides. */
 static bool makes_leaves(const reading *r)
@@ -85,7 +87,8 @@ static bool is_options(reading *r, int index)
             if (lua_type(L, -1) == LUA_TSTRING) {
                 char key[64];
                 nnl_format(key, sizeof key, "%s", lua_tostring(L, -1));
-                FAIL(r, "a table is a list or names options, not both (it has positions and '%s')", key);
+                FAIL(r, "a table is a list or names options, not both (it has positions and '%s')",
+                     key);
             }
         }
         return false;
@@ -130,14 +133,17 @@ static void read_options(reading *r)
 static void too_many(reading *r)
 {
     int wanted = r->sig->params;
-    FAIL(r, "takes at most %d argument%s, got %d; put a call that gives several results in parentheses, as in f((g(x)))",
+    FAIL(r,
+         "takes at most %d argument%s, got %d; put a call that gives several results in "
+         "parentheses, as in f((g(x)))",
          wanted, wanted == 1 ? "" : "s", r->args);
 }
 
 /* Whether an argument can belong to a variadic parameter. */
 static bool fits_run(const reading *r, const nnl_param *p, int arg)
 {
-    return nnl_is_tensor_type(p->type) ? nnl_lua_to_box(r->L, arg) != NULL : lua_type(r->L, arg) == LUA_TNUMBER;
+    return nnl_is_tensor_type(p->type) ? nnl_lua_to_box(r->L, arg) != NULL
+                                       : lua_type(r->L, arg) == LUA_TNUMBER;
 }
 
 /* Arguments in the signature's order, then options by name. */
@@ -173,7 +179,9 @@ static void wrong_tensor(reading *r, const nnl_param *p, int index)
 {
     char text[NNL_LUA_VALUE_TEXT];
     FAIL(r, "%s must be a tensor%s, got %s", p->name,
-         p->scalar ? " or a number" : p->type == NNL_T_INDEX ? " of positions or a list of integers" : "",
+         p->scalar                ? " or a number"
+         : p->type == NNL_T_INDEX ? " of positions or a list of integers"
+                                  : "",
          nnl_lua_value_text(r->L, index, text));
 }
 
@@ -216,24 +224,31 @@ static void read_tensor(reading *r, const nnl_param *p, int index)
     if (p->scalar && (type == LUA_TNUMBER || type == LUA_TBOOLEAN)) {
         add_input(r, NULL, 0);
         nnl_value *number = &r->numbers[r->n_in - 1];
-        if (type == LUA_TBOOLEAN) *number = V_FLAG(lua_toboolean(L, index));
-        else if (lua_isinteger(L, index)) *number = V_INT(lua_tointeger(L, index));
-        else *number = V_NUM(lua_tonumber(L, index));
+        if (type == LUA_TBOOLEAN)
+            *number = V_FLAG(lua_toboolean(L, index));
+        else if (lua_isinteger(L, index))
+            *number = V_INT(lua_tointeger(L, index));
+        else
+            *number = V_NUM(lua_tonumber(L, index));
         r->any_number = true;
         return;
     }
     /* Positions may be a list; so may targets that are class numbers or probabilities. */
-    bool listed = p->type == NNL_T_INDEX || (p->type == NNL_T_ANY && p->place > 0 && !(r->op->traits & NNL_PROMOTE));
-    if (listed && (type == LUA_TTABLE || (p->type == NNL_T_INDEX && type == LUA_TNUMBER && lua_isinteger(L, index)))) {
+    bool listed = p->type == NNL_T_INDEX ||
+                  (p->type == NNL_T_ANY && p->place > 0 && !(r->op->traits & NNL_PROMOTE));
+    if (listed && (type == LUA_TTABLE ||
+                   (p->type == NNL_T_INDEX && type == LUA_TNUMBER && lua_isinteger(L, index)))) {
         char name[64];
         nnl_box *list = nnl_lua_new_box(L); /* stays on the stack */
         int dtype = p->type == NNL_T_INDEX ? NNL_I64 : NNL_LUA_INTEGERS_I64;
-        nnl_status status = nnl_lua_tensor_of_table(L, r->state->rt, index, dtype, op_name(r, name), &list->t);
+        nnl_status status =
+            nnl_lua_tensor_of_table(L, r->state->rt, index, dtype, op_name(r, name), &list->t);
         if (status != NNL_OK) nnl_lua_raise(L, r->state->rt);
         add_input(r, list->t, 0);
         return;
     }
-    if (p->optional && type == LUA_TBOOLEAN && !lua_toboolean(L, index)) { /* false is torch's None */
+    if (p->optional && type == LUA_TBOOLEAN &&
+        !lua_toboolean(L, index)) { /* false is torch's None */
         add_input(r, NULL, 0);
         return;
     }
@@ -245,7 +260,8 @@ static void read_tensor_list(reading *r, const nnl_param *p, int index)
     lua_State *L = r->L;
     if (lua_type(L, index) != LUA_TTABLE) {
         char text[NNL_LUA_VALUE_TEXT];
-        FAIL(r, "%s must be a list of tensors, got %s", p->name, nnl_lua_value_text(L, index, text));
+        FAIL(r, "%s must be a list of tensors, got %s", p->name,
+             nnl_lua_value_text(L, index, text));
     }
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
     char name[64];
@@ -257,7 +273,8 @@ static void read_tensor_list(reading *r, const nnl_param *p, int index)
         char text[NNL_LUA_VALUE_TEXT];
         bool none = p->optional && lua_isboolean(L, -1) && !lua_toboolean(L, -1);
         if ((!box || !box->t) && !none)
-            FAIL(r, "%s must be a list of tensors, but number %d is %s", p->name, (int)i, nnl_lua_value_text(L, -1, text));
+            FAIL(r, "%s must be a list of tensors, but number %d is %s", p->name, (int)i,
+                 nnl_lua_value_text(L, -1, text));
         read_tensor(r, p, lua_gettop(L));
     }
 }
@@ -268,7 +285,8 @@ static int64_t *room(reading *r, int count)
 {
     if (r->n_ints + count > r->ints_capacity) {
         int capacity = (r->n_ints + count) * 2;
-        int64_t *grown = lua_newuserdatauv(r->L, sizeof(int64_t) * (size_t)capacity, 0); /* stays on the stack */
+        int64_t *grown =
+            lua_newuserdatauv(r->L, sizeof(int64_t) * (size_t)capacity, 0); /* stays on the stack */
         /* Lists already read point into the old room, which stays as well. */
         r->ints = grown;
         r->n_ints = 0;
@@ -299,7 +317,8 @@ static const char *kind_wanted(const nnl_param *p)
     case NNL_T_DIM:
     case NNL_T_NEWDIM: return "a dimension (an integer)";
     case NNL_T_POS: return "a position (an integer)";
-    case NNL_T_DTYPE: return "the name of a type: \"f32\", \"f64\", \"i64\", \"i32\", \"u8\" or \"bool\"";
+    case NNL_T_DTYPE:
+        return "the name of a type: \"f32\", \"f64\", \"i64\", \"i32\", \"u8\" or \"bool\"";
     case NNL_T_WORD:
     case NNL_T_STRING: return "a string";
     default: return "an integer";
@@ -309,14 +328,17 @@ static const char *kind_wanted(const nnl_param *p)
 static void wrong_value(reading *r, const nnl_param *p, int index)
 {
     char text[NNL_LUA_VALUE_TEXT];
-    FAIL(r, "%s must be %s%s%s, got %s", p->name, kind_wanted(p), p->list || p->repeat ? " or a list of them" : "",
-         p->words && p->type != NNL_T_WORD ? " or a string" : "", nnl_lua_value_text(r->L, index, text));
+    FAIL(r, "%s must be %s%s%s, got %s", p->name, kind_wanted(p),
+         p->list || p->repeat ? " or a list of them" : "",
+         p->words && p->type != NNL_T_WORD ? " or a string" : "",
+         nnl_lua_value_text(r->L, index, text));
 }
 
 static int64_t read_int(reading *r, const nnl_param *p, int index)
 {
     int exact = 0;
-    lua_Integer value = lua_type(r->L, index) == LUA_TNUMBER ? lua_tointegerx(r->L, index, &exact) : 0;
+    lua_Integer value =
+        lua_type(r->L, index) == LUA_TNUMBER ? lua_tointegerx(r->L, index, &exact) : 0;
     if (!exact || (p->type == NNL_T_SIZE && value < 0)) wrong_value(r, p, index);
     return from_one(r, p, value);
 }
@@ -349,12 +371,14 @@ static nnl_value read_one(reading *r, const nnl_param *p, int index)
     case NNL_T_SCALAR:
         if (type == LUA_TBOOLEAN) return V_FLAG(lua_toboolean(L, index));
         if (type != LUA_TNUMBER) wrong_value(r, p, index);
-        return lua_isinteger(L, index) ? V_INT(lua_tointeger(L, index)) : V_NUM(lua_tonumber(L, index));
+        return lua_isinteger(L, index) ? V_INT(lua_tointeger(L, index))
+                                       : V_NUM(lua_tonumber(L, index));
     case NNL_T_FLAG:
         if (type != LUA_TBOOLEAN) wrong_value(r, p, index);
         return V_FLAG(lua_toboolean(L, index));
     case NNL_T_DTYPE:
-        if (type != LUA_TSTRING || nnl_dtype_parse(lua_tostring(L, index), &dtype) != NNL_OK) wrong_value(r, p, index);
+        if (type != LUA_TSTRING || nnl_dtype_parse(lua_tostring(L, index), &dtype) != NNL_OK)
+            wrong_value(r, p, index);
         return V_INT(dtype);
     case NNL_T_STRING:
         if (type != LUA_TSTRING) wrong_value(r, p, index);
@@ -368,11 +392,14 @@ static nnl_value read_list(reading *r, const nnl_param *p, int index)
 {
     lua_State *L = r->L;
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
-    if (p->repeat && count != p->repeat) FAIL(r, "%s must be one value or a list of %d, got %d", p->name, p->repeat, (int)count);
+    if (p->repeat && count != p->repeat)
+        FAIL(r, "%s must be one value or a list of %d, got %d", p->name, p->repeat, (int)count);
     if (count > 1 << 24) FAIL(r, "%s is too long", p->name);
     char name[64];
     nnl_lua_check_list(L, index, count, op_name(r, name));
-    nnl_value value = {p->type == NNL_T_NUM ? NNL_KIND_FLOATS : NNL_KIND_INTS, (int32_t)count, {.ints = room(r, (int)count)}};
+    nnl_value value = {p->type == NNL_T_NUM ? NNL_KIND_FLOATS : NNL_KIND_INTS,
+                       (int32_t)count,
+                       {.ints = room(r, (int)count)}};
     for (lua_Integer i = 1; i <= count; i++) {
         lua_rawgeti(L, index, i);
         int at = lua_gettop(L);
@@ -400,7 +427,8 @@ static nnl_value read_attr(reading *r, const nnl_param *p, int given)
     bool list = p->list || p->repeat;
     if (list && lua_type(r->L, given) == LUA_TTABLE) return read_list(r, p, given);
     /* false: torch's None. */
-    if (p->optional && p->type != NNL_T_FLAG && p->type != NNL_T_SCALAR && lua_isboolean(r->L, given) && !lua_toboolean(r->L, given))
+    if (p->optional && p->type != NNL_T_FLAG && p->type != NNL_T_SCALAR &&
+        lua_isboolean(r->L, given) && !lua_toboolean(r->L, given))
         return V_NONE;
     if (p->words && p->type != NNL_T_WORD && lua_type(r->L, given) == LUA_TSTRING) {
         read_word(r, p, given);
@@ -435,8 +463,10 @@ static void read_params(reading *r)
         r->start[param->place] = (int16_t)r->n_in;
         if (given < 0) {
             for (int i = 0; i < -given % RUN; i++) read_tensor(r, param, -given / RUN + i);
-        } else if (param->list && given) read_tensor_list(r, param, given);
-        else if (given) read_tensor(r, param, given);
+        } else if (param->list && given)
+            read_tensor_list(r, param, given);
+        else if (given)
+            read_tensor(r, param, given);
         else if (!param->list || !param->optional) {
             if (!param->optional) absent(r, p);
             add_input(r, NULL, 0);
@@ -468,7 +498,8 @@ static void request_grad(reading *r, nnl_tensor *t)
     if (on && nnl_tensor_set_requires_grad(t, true) != NNL_OK) nnl_lua_raise(L, r->state->rt);
 }
 
-/* The room for many results belongs to the runtime, and pushing may raise: they move into Lua's memory first. */
+/* The room for many results belongs to the runtime, and pushing may raise: they move into Lua's
+ * memory first. */
 static int new_list(lua_State *L)
 {
     lua_newuserdatauv(L, (size_t)lua_tointeger(L, 1) * sizeof(nnl_tensor *), 0);
@@ -486,8 +517,10 @@ static int push_list(reading *r, nnl_results *results)
     int kept = 0;
     for (int i = 0; i < count; i++) {
         const nnl_result *result = &r->sig->result[NNL_MIN(i, r->sig->results - 1)];
-        if (room && !result->hidden) list[kept++] = results->many[i];
-        else nnl_tensor_unref(results->many[i]);
+        if (room && !result->hidden)
+            list[kept++] = results->many[i];
+        else
+            nnl_tensor_unref(results->many[i]);
     }
     nnl_results_free(r->state->rt, results);
     if (!room) return lua_error(L);
@@ -513,9 +546,16 @@ static int run(reading *r)
         first = lua_gettop(L) + 1;
         for (int i = 0; i < visible; i++) nnl_lua_new_box(L);
     }
-    nnl_request request = {.op = r->op, .in = r->in, .numbers = r->any_number ? r->numbers : NULL, .n_in = r->n_in,
-                           .start = r->start, .attr = r->attr, .n_attr = r->sig->attrs, .index_base = 1,
-                           .inplace = r->inplace, .by_define = r->by_define};
+    nnl_request request = {.op = r->op,
+                           .in = r->in,
+                           .numbers = r->any_number ? r->numbers : NULL,
+                           .n_in = r->n_in,
+                           .start = r->start,
+                           .attr = r->attr,
+                           .n_attr = r->sig->attrs,
+                           .index_base = 1,
+                           .inplace = r->inplace,
+                           .by_define = r->by_define};
     nnl_results results;
     NNL_LUA_RUN(L, r->state, nnl_request_run(rt, &request, &results));
     if (list) return push_list(r, &results);
@@ -543,7 +583,8 @@ static int run(reading *r)
     return count;
 }
 
-/* The usual call, a tensor for each tensor parameter and nothing else; 0 where the call is another. */
+/* The usual call, a tensor for each tensor parameter and nothing else; 0 where the call is another.
+ */
 static int call_plain(lua_State *L, nnl_lua *state, const nnl_op *op, const nnl_sig *sig, int how)
 {
     nnl_tensor *in[NNL_MAX_PARAMS];
@@ -553,7 +594,11 @@ static int call_plain(lua_State *L, nnl_lua *state, const nnl_op *op, const nnl_
         in[i] = box->t;
     }
     nnl_box *box = how == IN_PLACE ? NULL : nnl_lua_new_box_like(L, 1);
-    nnl_request request = {.op = op, .in = in, .n_in = sig->tensors, .index_base = 1, .inplace = how == IN_PLACE,
+    nnl_request request = {.op = op,
+                           .in = in,
+                           .n_in = sig->tensors,
+                           .index_base = 1,
+                           .inplace = how == IN_PLACE,
                            .by_define = how == BY_DEFINE};
     nnl_results results;
     NNL_LUA_RUN(L, state, nnl_request_run(state->rt, &request, &results));
@@ -625,7 +670,10 @@ void nnl_lua_push_op(lua_State *L, nnl_lua *state, const nnl_op *op, bool inplac
     push_closure(L, state, op, inplace ? IN_PLACE : PLAIN);
 }
 
-void nnl_lua_push_define(lua_State *L, nnl_lua *state, const nnl_op *op) { push_closure(L, state, op, BY_DEFINE); }
+void nnl_lua_push_define(lua_State *L, nnl_lua *state, const nnl_op *op)
+{
+    push_closure(L, state, op, BY_DEFINE);
+}
 
 void nnl_lua_open_ops(lua_State *L, nnl_lua *state, int methods)
 {
@@ -635,8 +683,8 @@ void nnl_lua_open_ops(lua_State *L, nnl_lua *state, int methods)
         if (op->traits & NNL_HIDDEN) continue;
         const nnl_sig *sig;
         if (nnl_sig_of(state->rt, op, &sig) != NNL_OK) nnl_lua_raise(L, state->rt);
-        bool method = sig->params > 0 && nnl_is_tensor_type(sig->param[0].type) && !sig->param[0].list &&
-                      !(op->traits & NNL_NO_METHOD);
+        bool method = sig->params > 0 && nnl_is_tensor_type(sig->param[0].type) &&
+                      !sig->param[0].list && !(op->traits & NNL_NO_METHOD);
         nnl_lua_push_op(L, state, op, false);
         if (method) {
             lua_pushvalue(L, -1);
@@ -653,12 +701,17 @@ void nnl_lua_open_ops(lua_State *L, nnl_lua *state, int methods)
     }
 }
 
-int nnl_lua_apply(lua_State *L, const nnl_op *op, nnl_tensor *const *in, int n_in, const nnl_value *attr, int n_attr,
-                  bool inplace)
+int nnl_lua_apply(lua_State *L, const nnl_op *op, nnl_tensor *const *in, int n_in,
+                  const nnl_value *attr, int n_attr, bool inplace)
 {
     nnl_lua *state = nnl_lua_state(L);
     nnl_box *box = nnl_lua_new_box(L);
-    nnl_request request = {.op = op, .in = in, .n_in = n_in, .attr = attr, .n_attr = n_attr, .index_base = 1,
+    nnl_request request = {.op = op,
+                           .in = in,
+                           .n_in = n_in,
+                           .attr = attr,
+                           .n_attr = n_attr,
+                           .index_base = 1,
                            .inplace = inplace};
     int16_t start[NNL_MAX_PARAMS + 1] = {0};
     for (int p = 0; p < NNL_MAX_PARAMS; p++) start[p + 1] = (int16_t)NNL_MIN(p + 1, n_in);
@@ -688,14 +741,21 @@ static int call_binary(lua_State *L)
         int type = lua_type(L, i + 1);
         char text[NNL_LUA_VALUE_TEXT];
         if (box) nnl_lua_error(L, "%s: operand %d was freed", op->name, i + 1);
-        if (type == LUA_TBOOLEAN) numbers[i] = V_FLAG(lua_toboolean(L, i + 1));
-        else if (type != LUA_TNUMBER) nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", op->name, i + 1, nnl_lua_value_text(L, i + 1, text));
-        else if (lua_isinteger(L, i + 1)) numbers[i] = V_INT(lua_tointeger(L, i + 1));
-        else numbers[i] = V_NUM(lua_tonumber(L, i + 1));
+        if (type == LUA_TBOOLEAN)
+            numbers[i] = V_FLAG(lua_toboolean(L, i + 1));
+        else if (type != LUA_TNUMBER)
+            nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", op->name, i + 1,
+                          nnl_lua_value_text(L, i + 1, text));
+        else if (lua_isinteger(L, i + 1))
+            numbers[i] = V_INT(lua_tointeger(L, i + 1));
+        else
+            numbers[i] = V_NUM(lua_tonumber(L, i + 1));
         any_number = true;
     }
-    nnl_box *box = nnl_lua_new_box_like(L, in[0] ? 1 : 2); /* the metamethod was found in one of them */
-    nnl_request request = {.op = op, .in = in, .numbers = any_number ? numbers : NULL, .n_in = 2, .index_base = 1};
+    nnl_box *box =
+        nnl_lua_new_box_like(L, in[0] ? 1 : 2); /* the metamethod was found in one of them */
+    nnl_request request = {
+        .op = op, .in = in, .numbers = any_number ? numbers : NULL, .n_in = 2, .index_base = 1};
     nnl_results results;
     NNL_LUA_RUN(L, state, nnl_request_run(rt, &request, &results));
     nnl_lua_fill_box(state, box, results.out[0]);

@@ -1,4 +1,5 @@
-/* The runtime and its registry as Lua sees them: records of ops, memory, profile, threads, seed, clock. */
+/* The runtime and its registry as Lua sees them: records of ops, memory, profile, threads, seed,
+ * clock. */
 #include "lua_nnlua.h"
 
 #include <string.h>
@@ -22,11 +23,16 @@ static void push_default(lua_State *L, const nnl_param *p)
     const nnl_value *v = &p->value;
     /* Positions are shown as users count them. */
     bool position = p->type == NNL_T_DIM || p->type == NNL_T_NEWDIM || p->type == NNL_T_POS;
-    if (v->kind == NNL_KIND_FLOAT) lua_pushnumber(L, v->as.f);
-    else if (v->kind == NNL_KIND_BOOL) lua_pushboolean(L, v->as.i != 0);
-    else if (v->kind == NNL_KIND_INT && p->type == NNL_T_DTYPE) lua_pushstring(L, nnl_dtype_name((nnl_dtype)v->as.i));
-    else if (v->kind == NNL_KIND_INT) lua_pushinteger(L, position && v->as.i >= 0 ? v->as.i + 1 : v->as.i);
-    else lua_pushnil(L);
+    if (v->kind == NNL_KIND_FLOAT)
+        lua_pushnumber(L, v->as.f);
+    else if (v->kind == NNL_KIND_BOOL)
+        lua_pushboolean(L, v->as.i != 0);
+    else if (v->kind == NNL_KIND_INT && p->type == NNL_T_DTYPE)
+        lua_pushstring(L, nnl_dtype_name((nnl_dtype)v->as.i));
+    else if (v->kind == NNL_KIND_INT)
+        lua_pushinteger(L, position && v->as.i >= 0 ? v->as.i + 1 : v->as.i);
+    else
+        lua_pushnil(L);
 }
 
 static void push_words(lua_State *L, const char *words)
@@ -85,8 +91,10 @@ static void push_record(lua_State *L, nnl_runtime *rt, const nnl_op *op)
         uint32_t bit;
         const char *name;
     } traits[] = {
-        {NNL_ELEMENTWISE, "elementwise"}, {NNL_PROMOTE, "promote"}, {NNL_INPLACE_OK, "inplace"}, {NNL_VIEW, "view"},
-        {NNL_RANDOM, "random"}, {NNL_HIDDEN, "hidden"}, {NNL_IN_PLACE, "in_place"}, {NNL_NO_METHOD, "no_method"},
+        {NNL_ELEMENTWISE, "elementwise"}, {NNL_PROMOTE, "promote"},
+        {NNL_INPLACE_OK, "inplace"},      {NNL_VIEW, "view"},
+        {NNL_RANDOM, "random"},           {NNL_HIDDEN, "hidden"},
+        {NNL_IN_PLACE, "in_place"},       {NNL_NO_METHOD, "no_method"},
     };
     const nnl_sig *sig;
     if (nnl_sig_of(rt, op, &sig) != NNL_OK) nnl_lua_raise(L, rt);
@@ -103,7 +111,8 @@ static void push_record(lua_State *L, nnl_runtime *rt, const nnl_op *op)
     lua_pushnumber(L, op->error > 0 ? op->error : 8);
     lua_setfield(L, -2, "error");
     lua_newtable(L);
-    for (int i = 0; i < NNL_COUNT(traits); i++) set_flag(L, traits[i].name, op->traits & traits[i].bit);
+    for (int i = 0; i < NNL_COUNT(traits); i++)
+        set_flag(L, traits[i].name, op->traits & traits[i].bit);
     lua_setfield(L, -2, "traits");
     lua_newtable(L);
     for (int p = 0; p < sig->params; p++) {
@@ -152,8 +161,10 @@ void nnl_lua_push_op(lua_State *L, nnl_lua *state, const nnl_op *op, bool inplac
 static int lua_op(lua_State *L)
 {
     const nnl_op *op = nnl_op_find(luaL_checkstring(L, 1));
-    if (!op) lua_pushnil(L);
-    else nnl_lua_push_op(L, nnl_lua_upvalue(L), op, lua_toboolean(L, 2));
+    if (!op)
+        lua_pushnil(L);
+    else
+        nnl_lua_push_op(L, nnl_lua_upvalue(L), op, lua_toboolean(L, 2));
     return 1;
 }
 
@@ -162,7 +173,8 @@ void nnl_lua_push_define(lua_State *L, nnl_lua *state, const nnl_op *op);
 static int lua_run_define(lua_State *L)
 {
     const nnl_op *op = nnl_op_find(luaL_checkstring(L, 1));
-    if (!op || !op->define) return nnl_lua_error(L, "run_define: %s has no composition", lua_tostring(L, 1));
+    if (!op || !op->define)
+        return nnl_lua_error(L, "run_define: %s has no composition", lua_tostring(L, 1));
     nnl_lua_push_define(L, nnl_lua_upvalue(L), op);
     lua_replace(L, 1);
     lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
@@ -177,16 +189,20 @@ static void set_integer(lua_State *L, const char *key, lua_Integer value)
     lua_setfield(L, -2, key);
 }
 
-/* memory() -> {live, held, peak, peak_live, limit (bytes), calls (of the allocator), tensors}; memory("reset") resets
- * the peaks, memory("trim") gives cached blocks back */
+/* memory() -> {live, held, peak, peak_live, limit (bytes), calls (of the allocator), tensors};
+ * memory("reset") resets the peaks, memory("trim") gives cached blocks back */
 static int lua_memory(lua_State *L)
 {
     nnl_runtime *rt = nnl_lua_upvalue(L)->rt;
     nnl_lua_check_end(L, 1, "memory");
     const char *what = luaL_optstring(L, 1, "");
-    if (strcmp(what, "reset") == 0) nnl_memory_reset_peak(rt);
-    else if (strcmp(what, "trim") == 0) nnl_memory_trim(rt);
-    else if (what[0]) return nnl_lua_error(L, "memory: \"%s\" is unknown; \"reset\" and \"trim\" are possible", what);
+    if (strcmp(what, "reset") == 0)
+        nnl_memory_reset_peak(rt);
+    else if (strcmp(what, "trim") == 0)
+        nnl_memory_trim(rt);
+    else if (what[0])
+        return nnl_lua_error(L, "memory: \"%s\" is unknown; \"reset\" and \"trim\" are possible",
+                             what);
     nnl_memory m = {.size = sizeof m};
     nnl_memory_stats(rt, &m);
     lua_newtable(L);
@@ -213,7 +229,10 @@ static int lua_fail_allocation(lua_State *L)
     return 0;
 }
 
-static int by_time(const nnl_profile_row *a, const nnl_profile_row *b) { return a->nanoseconds < b->nanoseconds; }
+static int by_time(const nnl_profile_row *a, const nnl_profile_row *b)
+{
+    return a->nanoseconds < b->nanoseconds;
+}
 
 /* profile(f, ...) -> a list of {op, calls, seconds, bytes}, the most expensive first */
 static int lua_profile(lua_State *L)
@@ -251,12 +270,15 @@ static int lua_manual_seed(lua_State *L)
 {
     nnl_lua_check_end(L, 1, "manual_seed");
     if (nnl_lua_upvalue(L)->rt->capturing)
-        return nnl_lua_error(L, "manual_seed: a captured function draws the numbers that come next; set the seed outside");
-    nnl_manual_seed(nnl_lua_upvalue(L)->rt, (uint64_t)nnl_lua_check_int(L, 1, "manual_seed", "seed"));
+        return nnl_lua_error(L, "manual_seed: a captured function draws the numbers that come "
+                                "next; set the seed outside");
+    nnl_manual_seed(nnl_lua_upvalue(L)->rt,
+                    (uint64_t)nnl_lua_check_int(L, 1, "manual_seed", "seed"));
     return 0;
 }
 
-/* rng_state() -> seed, call: the place in the stream of random numbers; set_rng_state(seed, call) goes there */
+/* rng_state() -> seed, call: the place in the stream of random numbers; set_rng_state(seed, call)
+ * goes there */
 static int lua_rng_state(lua_State *L)
 {
     nnl_runtime *rt = nnl_lua_upvalue(L)->rt;
@@ -280,7 +302,8 @@ static int lua_set_threads(lua_State *L)
     nnl_runtime *rt = nnl_lua_upvalue(L)->rt;
     nnl_lua_check_end(L, 1, "set_threads");
     int64_t count = nnl_lua_check_int(L, 1, "set_threads", "n");
-    if (count < 1 || count > 1024) return nnl_lua_error(L, "set_threads: n is %lld, 1 to 1024 are possible", (long long)count);
+    if (count < 1 || count > 1024)
+        return nnl_lua_error(L, "set_threads: n is %lld, 1 to 1024 are possible", (long long)count);
     if (nnl_runtime_set_threads(rt, (int)count) != NNL_OK) return nnl_lua_raise(L, rt);
     return 0;
 }
@@ -330,8 +353,8 @@ static int lua_info(lua_State *L)
     return 1;
 }
 
-/* set_module_hooks(call, path): Module's call function, whose frames are looked for when an error is raised,
- * and the function that turns the modules met (innermost first) into text */
+/* set_module_hooks(call, path): Module's call function, whose frames are looked for when an error
+ * is raised, and the function that turns the modules met (innermost first) into text */
 static int lua_set_module_hooks(lua_State *L)
 {
     luaL_checktype(L, 1, LUA_TFUNCTION);
@@ -360,10 +383,23 @@ static int lua_nearest(lua_State *L)
 void nnl_lua_open_registry(lua_State *L, nnl_lua *state, int methods)
 {
     static const luaL_Reg functions[] = {
-        {"ops", lua_ops}, {"op_names", lua_op_names}, {"op", lua_op}, {"run_define", lua_run_define}, {"memory", lua_memory},
-        {"set_memory_limit", lua_set_memory_limit}, {"fail_allocation", lua_fail_allocation}, {"profile", lua_profile},
-        {"manual_seed", lua_manual_seed}, {"rng_state", lua_rng_state}, {"set_rng_state", lua_set_rng_state},
-        {"clock", lua_clock}, {"set_threads", lua_set_threads}, {"threads", lua_threads}, {"info", lua_info}, {"set_module_hooks", lua_set_module_hooks}, {"nearest", lua_nearest},
+        {"ops", lua_ops},
+        {"op_names", lua_op_names},
+        {"op", lua_op},
+        {"run_define", lua_run_define},
+        {"memory", lua_memory},
+        {"set_memory_limit", lua_set_memory_limit},
+        {"fail_allocation", lua_fail_allocation},
+        {"profile", lua_profile},
+        {"manual_seed", lua_manual_seed},
+        {"rng_state", lua_rng_state},
+        {"set_rng_state", lua_set_rng_state},
+        {"clock", lua_clock},
+        {"set_threads", lua_set_threads},
+        {"threads", lua_threads},
+        {"info", lua_info},
+        {"set_module_hooks", lua_set_module_hooks},
+        {"nearest", lua_nearest},
         {NULL, NULL},
     };
     (void)methods;

@@ -1,4 +1,5 @@
-/* The prompt: history, completion and input over several lines with libedit; plain lines without it. */
+/* The prompt: history, completion and input over several lines with libedit; plain lines without
+ * it. */
 #include "lua_nnlua.h"
 
 #include <errno.h>
@@ -30,8 +31,10 @@ static pthread_t prompt_thread;
 /* Threads of other libraries may get the signal; the wait is this one's. */
 static void on_interrupt(int number)
 {
-    if (pthread_equal(pthread_self(), prompt_thread)) pressed = 1;
-    else pthread_kill(prompt_thread, number);
+    if (pthread_equal(pthread_self(), prompt_thread))
+        pressed = 1;
+    else
+        pthread_kill(prompt_thread, number);
 }
 
 typedef struct signals {
@@ -39,8 +42,8 @@ typedef struct signals {
     sigset_t mask;
 } signals;
 
-/* Reading goes on after most signals, but not after this one.  The editor lets it through only while it waits, so that
- * none comes between its look at `pressed` and the wait. */
+/* Reading goes on after most signals, but not after this one.  The editor lets it through only
+ * while it waits, so that none comes between its look at `pressed` and the wait. */
 static void catch_interrupt(signals *before, bool held)
 {
     struct sigaction action = {.sa_handler = on_interrupt};
@@ -116,8 +119,8 @@ static bool wait_for_input(int fd)
     }
 }
 
-/* One character of UTF-8 from the terminal.  Ctrl-C ends the line, which read_line then drops: readline itself
- * has no way to give one up. */
+/* One character of UTF-8 from the terminal.  Ctrl-C ends the line, which read_line then drops:
+ * readline itself has no way to give one up. */
 static int get_character(FILE *in)
 {
     unsigned char byte;
@@ -234,8 +237,9 @@ static bool incomplete(lua_State *L, int status)
     return length >= sizeof mark - 1 && strcmp(message + length - (sizeof mark - 1), mark) == 0;
 }
 
-/* An expression is tried first, so that its value is printed; then a statement, over lines until it is whole.
- * Puts the function or the message in the text's place; nothing, and false, when Ctrl-C dropped it. */
+/* An expression is tried first, so that its value is printed; then a statement, over lines until it
+ * is whole. Puts the function or the message in the text's place; nothing, and false, when Ctrl-C
+ * dropped it. */
 static bool load_input(lua_State *L, bool editor, int *status)
 {
     size_t length;
@@ -300,14 +304,18 @@ void nnlua_prompt(lua_State *L)
     if (editor) open_editor(L);
 #endif
     if (terminal)
-        puts("nnlua " NNL_VERSION "  (" LUA_RELEASE ")   nn is loaded; help \"relu\" explains, Tab completes, Ctrl-D ends");
+        puts("nnlua " NNL_VERSION "  (" LUA_RELEASE
+             ")   nn is loaded; help \"relu\" explains, Tab completes, Ctrl-D ends");
     define_help(L);
     int base = lua_gettop(L), status;
-    for (reading got; (got = read_line(L, editor, first_prompt)) != INPUT_ENDS; lua_settop(L, base)) {
+    for (reading got; (got = read_line(L, editor, first_prompt)) != INPUT_ENDS;
+         lua_settop(L, base)) {
         if (got == LINE_DROPPED || !load_input(L, editor, &status)) continue;
         if (status == LUA_OK) status = nnlua_call(L, 0, LUA_MULTRET);
-        if (status == LUA_OK) print_results(L, base + 1);
-        else nnlua_report(L, status);
+        if (status == LUA_OK)
+            print_results(L, base + 1);
+        else
+            nnlua_report(L, status);
     }
     if (terminal) putchar('\n');
 }

@@ -1,5 +1,5 @@
-/* Calls of functions made by nn.compile: finds the program that serves the arguments, or has one captured, and
- * runs it. */
+/* Calls of functions made by nn.compile: finds the program that serves the arguments, or has one
+ * captured, and runs it. */
 #include "capture.h"
 
 #include <stdlib.h>
@@ -9,17 +9,24 @@
 
 static void add_bytes(lua_State *L, nnl_lua_arguments *a, const void *bytes, size_t size)
 {
-    if (a->key_size + size > NNL_LUA_KEY_BYTES) nnl_lua_error(L, "compile: the arguments are too many or too long");
+    if (a->key_size + size > NNL_LUA_KEY_BYTES)
+        nnl_lua_error(L, "compile: the arguments are too many or too long");
     memcpy(a->key + a->key_size, bytes, size);
     a->key_size += size;
 }
 
 static void add_tensor(lua_State *L, nnl_lua_arguments *a, nnl_tensor *t, bool grad_mode)
 {
-    struct { char mark; uint8_t dtype, ndim, grad; } head = {'t', t->dtype, t->ndim, nnl_tracks(t)};
-    if (a->count == NNL_LUA_TENSORS) nnl_lua_error(L, "compile: more than %d tensors among the arguments", NNL_LUA_TENSORS);
+    struct {
+        char mark;
+        uint8_t dtype, ndim, grad;
+    } head = {'t', t->dtype, t->ndim, nnl_tracks(t)};
+    if (a->count == NNL_LUA_TENSORS)
+        nnl_lua_error(L, "compile: more than %d tensors among the arguments", NNL_LUA_TENSORS);
     if (NNL_UNLIKELY(t->node && grad_mode))
-        nnl_lua_error(L, "compile: an argument (tensor %d) is the result of an op, and gradients would end here; detach it",
+        nnl_lua_error(L,
+                      "compile: an argument (tensor %d) is the result of an op, and gradients "
+                      "would end here; detach it",
                       a->count + 1);
     a->tensor[a->count++] = t;
     add_bytes(L, a, &head, sizeof head);
@@ -54,7 +61,9 @@ void nnl_lua_sorted_keys(lua_State *L, int index)
     while (lua_next(L, index)) {
         lua_pop(L, 1);
         if (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1))
-            nnl_lua_error(L, "compile: a key of a table among the arguments is a %s; strings and integers can be",
+            nnl_lua_error(L,
+                          "compile: a key of a table among the arguments is a %s; strings and "
+                          "integers can be",
                           luaL_typename(L, -1));
         lua_pushvalue(L, -1);
         lua_rawseti(L, keys, ++count);
@@ -169,7 +178,8 @@ static bool same_watched(lua_State *L, int place)
     return same;
 }
 
-static nnl_lua_entry *find(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled, const nnl_lua_arguments *a)
+static nnl_lua_entry *find(lua_State *L, nnl_lua *state, nnl_lua_compiled *compiled,
+                           const nnl_lua_arguments *a)
 {
     for (int i = 0; i < compiled->count; i++) {
         nnl_lua_entry *e = compiled->entry[i];
@@ -207,15 +217,20 @@ static void read_live(lua_State *L, const nnl_lua_compiled *compiled, nnl_lua_en
         lua_rawgeti(L, tables, live->table);
         int type = lua_getfield(L, -1, live->name);
         if (live->sub && type == LUA_TTABLE) type = lua_rawgeti(L, -1, live->sub);
-        if (type == LUA_TNUMBER) nnl_context_set(e->context, live->step, live->attr, V_NUM(lua_tonumber(L, -1)));
-        else if (type == LUA_TBOOLEAN) nnl_context_set(e->context, live->step, live->attr, V_FLAG(lua_toboolean(L, -1)));
-        else nnl_lua_error(L, "compile: '%s' must be a number, got %s", live->name, luaL_typename(L, -1));
+        if (type == LUA_TNUMBER)
+            nnl_context_set(e->context, live->step, live->attr, V_NUM(lua_tonumber(L, -1)));
+        else if (type == LUA_TBOOLEAN)
+            nnl_context_set(e->context, live->step, live->attr, V_FLAG(lua_toboolean(L, -1)));
+        else
+            nnl_lua_error(L, "compile: '%s' must be a number, got %s", live->name,
+                          luaL_typename(L, -1));
         lua_settop(L, tables);
     }
     lua_settop(L, tables - 3);
 }
 
-/* Pushes a copy of the template at the stack's top with boxes for light userdata; the template goes. */
+/* Pushes a copy of the template at the stack's top with boxes for light userdata; the template
+ * goes. */
 static void push_filled(lua_State *L, int boxes)
 {
     if (lua_islightuserdata(L, -1)) {
@@ -264,14 +279,16 @@ static void keep_identity(lua_State *L, const nnl_tensor *t, int box, int last)
     }
 }
 
-static int replay(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compiled, nnl_lua_entry *e, const nnl_lua_arguments *a)
+static int replay(lua_State *L, nnl_lua *state, const nnl_lua_compiled *compiled, nnl_lua_entry *e,
+                  const nnl_lua_arguments *a)
 {
     nnl_tensor *results[NNL_LUA_TENSORS];
     int count = e->program->n_results, last = lua_gettop(L);
     nnl_lua_collect(L, state);
     read_live(L, compiled, e);
     luaL_checkstack(L, count + 16, "too many results");
-    for (int i = 0; i < count; i++) nnl_lua_new_box(L); /* userdata first, so that a failure here loses nothing */
+    for (int i = 0; i < count; i++)
+        nnl_lua_new_box(L); /* userdata first, so that a failure here loses nothing */
     NNL_LUA_RUN(L, state, nnl_context_run(e->context, a->tensor, a->count, results, count));
     for (int i = 0; i < count; i++) {
         nnl_lua_fill_box(state, lua_touserdata(L, last + 1 + i), results[i]);
@@ -297,7 +314,8 @@ static int call_compiled(lua_State *L)
     int last = lua_gettop(L);
     while (last > 1 && lua_isnil(L, last)) last--;
     lua_settop(L, last);
-    /* Inside another captured function its ops are that one's; in anomaly mode each op is looked at. */
+    /* Inside another captured function its ops are that one's; in anomaly mode each op is looked
+     * at. */
     if (NNL_UNLIKELY(rt->capturing || rt->engine->anomaly)) return call_as_it_is(L);
     read_arguments(L, rt, &a, 2, last);
     nnl_lua_entry *e = find(L, state, compiled, &a);
@@ -307,7 +325,8 @@ static int call_compiled(lua_State *L)
 
 /* ---------------------------------------------------------------- explaining */
 
-/* f:explain(): its programs as text; with the time of each step when f ran inside nn.profile before. */
+/* f:explain(): its programs as text; with the time of each step when f ran inside nn.profile
+ * before. */
 static int lua_explain(lua_State *L)
 {
     nnl_lua_compiled *compiled = luaL_checkudata(L, 1, "compiled function");
@@ -332,7 +351,8 @@ static int lua_explain(lua_State *L)
 
 static const char compiled_key;
 
-/* compiled(f, wrapped, fallback, exact): wrapped(modes, ...) calls f(...) and notes the modules met in modes. */
+/* compiled(f, wrapped, fallback, exact): wrapped(modes, ...) calls f(...) and notes the modules met
+ * in modes. */
 static int lua_compiled(lua_State *L)
 {
     nnl_lua_compiled *compiled = lua_newuserdatauv(L, sizeof *compiled, 3);

@@ -44,8 +44,9 @@ void nnl_lua_where(lua_State *L, char *buffer, size_t size)
     }
 }
 
-/* The path of the module whose forward runs: frames of Module's call leave the module in their first local.
- * library "nnlua.module_path" (set by the Lua library) turns outermost and innermost into text. */
+/* The path of the module whose forward runs: frames of Module's call leave the module in their
+ * first local. library "nnlua.module_path" (set by the Lua library) turns outermost and innermost
+ * into text. */
 static bool push_module_path(lua_State *L)
 {
     if (lua_getfield(L, LUA_REGISTRYINDEX, "nnlua.module_call") != LUA_TFUNCTION) {
@@ -123,8 +124,8 @@ static int lua_raise(lua_State *L)
     return raise_text(L, text);
 }
 
-/* caller_line(level) and parameters(f) -> count, variadic: what the Lua library needs of debug, which a sandbox may
- * not have */
+/* caller_line(level) and parameters(f) -> count, variadic: what the Lua library needs of debug,
+ * which a sandbox may not have */
 static int lua_caller_line(lua_State *L)
 {
     lua_Debug ar;
@@ -150,43 +151,49 @@ int64_t nnl_lua_check_int(lua_State *L, int index, const char *function, const c
     lua_Integer value = lua_tointegerx(L, index, &exact);
     if (!exact || lua_type(L, index) != LUA_TNUMBER) {
         char text[NNL_LUA_VALUE_TEXT];
-        nnl_lua_error(L, "%s: %s must be an integer, got %s", function, name, nnl_lua_value_text(L, index, text));
+        nnl_lua_error(L, "%s: %s must be an integer, got %s", function, name,
+                      nnl_lua_value_text(L, index, text));
     }
     return value;
 }
 
 /* ---------------------------------------------------------------- memory */
 
-/* The collector sees of a tensor the few bytes of its userdata.  So the binding counts the bytes of the tensors
- * handed to Lua, and collects when enough of them may be garbage: at a function's entry, never inside an
- * allocation.
+/* The collector sees of a tensor the few bytes of its userdata.  So the binding counts the bytes of
+ * the tensors handed to Lua, and collects when enough of them may be garbage: at a function's
+ * entry, never inside an allocation.
  *
- * In generational mode a step is a young collection, which costs next to nothing and finds what was dropped at
- * once; then a few megabytes are enough, and the same memory is used again while it is in the cache.  There is
- * no way to ask for the mode, so a step is tried, and tried again later when it did not help.  In incremental
- * mode only a full collection helps.  It comes the sooner the quicker it is.
+ * In generational mode a step is a young collection, which costs next to nothing and finds what was
+ * dropped at once; then a few megabytes are enough, and the same memory is used again while it is
+ * in the cache.  There is no way to ask for the mode, so a step is tried, and tried again later
+ * when it did not help.  In incremental mode only a full collection helps.  It comes the sooner the
+ * quicker it is.
  *
- * While steps find nearly everything dropped they come sooner, down to LEAST_DEBT, so that the memory used again lies
- * nearer still.  Tensors that outlive such a step would grow old in a few of them: then the debt is doubled.  Where that
- * makes it MIN_DEBT again, four times as many steps must have gone well before the next try, up to MOST_CALM; where it
- * stays small, that is forgotten.
+ * While steps find nearly everything dropped they come sooner, down to LEAST_DEBT, so that the
+ * memory used again lies nearer still.  Tensors that outlive such a step would grow old in a few of
+ * them: then the debt is doubled.  Where that makes it MIN_DEBT again, four times as many steps
+ * must have gone well before the next try, up to MOST_CALM; where it stays small, that is
+ * forgotten.
  *
- * Beside a large Lua heap full collections would take most of the time of a script that makes and drops large
- * tensors (20 MB of small tables: 10 ms for each 32 MB).  When they do, the collector is changed to generational
- * mode, once; who sets it back to incremental keeps that. */
+ * Beside a large Lua heap full collections would take most of the time of a script that makes and
+ * drops large tensors (20 MB of small tables: 10 ms for each 32 MB).  When they do, the collector
+ * is changed to generational mode, once; who sets it back to incremental keeps that. */
 #define MIN_DEBT ((size_t)8 << 20)
 #define MAX_DEBT ((size_t)32 << 20)
 #define LEAST_DEBT ((size_t)1 << 20)
-#define CALM 16               /* steps that go well before the first try with less */
+#define CALM 16 /* steps that go well before the first try with less */
 #define MOST_CALM 256
-#define LITTLE_CALM 4         /* the same after something outlived a step, such as the inputs of what comes next */
-#define BYTES_A_NANOSECOND 96 /* of tensors, for each of a full collection's: it may take as long as reading them */
-#define TRIALS 3              /* steps without success until ... */
-#define FINALIZER_NS 150      /* a tensor's share of a collection, which is no reason to wait longer for the next */
-#define FREEING_NS 1000       /* what freeing a tensor may take in a step, about as long as making it */
-#define PATIENCE 32           /* ... so many full collections have been made */
-#define BUSY 8                /* a full collection in less than so many times its own time is too much, ... */
-#define TOO_BUSY 1            /* ... more often in a row than that */
+#define LITTLE_CALM \
+    4 /* the same after something outlived a step, such as the inputs of what comes next */
+#define BYTES_A_NANOSECOND \
+    96 /* of tensors, for each of a full collection's: it may take as long as reading them */
+#define TRIALS 3 /* steps without success until ... */
+#define FINALIZER_NS \
+    150 /* a tensor's share of a collection, which is no reason to wait longer for the next */
+#define FREEING_NS 1000 /* what freeing a tensor may take in a step, about as long as making it */
+#define PATIENCE 32     /* ... so many full collections have been made */
+#define BUSY 8     /* a full collection in less than so many times its own time is too much, ... */
+#define TOO_BUSY 1 /* ... more often in a row than that */
 
 static uint64_t now_ns(void)
 {
@@ -224,32 +231,38 @@ void nnl_lua_collect_all(lua_State *L, nnl_lua *state)
         lua_gc(L, LUA_GCCOLLECT);
     }
     collected(state);
-    uint64_t took = state->collected_at - start, freed = (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0);
+    uint64_t took = state->collected_at - start,
+             freed = (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0);
     took = NNL_MAX(took / 8, took - NNL_MIN(took, freed * FINALIZER_NS));
     /* The quickest counts, so that an interruption does not; but a heap may have grown. */
     uint64_t slower = state->collection_ns + state->collection_ns / 4;
     state->collection_ns = state->collection_ns == 0 || took < slower ? took : slower;
 }
 
-/* Sets the debt that the next step waits for; false when this one came too soon to tell whether steps help. */
+/* Sets the debt that the next step waits for; false when this one came too soon to tell whether
+ * steps help. */
 static bool adapt_step(nnl_lua *state, size_t freed, bool quick)
 {
     bool all = freed >= state->debt - state->debt / 4;
     if (state->young < MIN_DEBT && !(all && quick)) {
         state->young *= 2;
-        if (state->young >= MIN_DEBT) state->calm_wanted = NNL_MIN(state->calm_wanted * 4, MOST_CALM);
+        if (state->young >= MIN_DEBT)
+            state->calm_wanted = NNL_MIN(state->calm_wanted * 4, MOST_CALM);
         state->calm = state->young < MIN_DEBT ? LITTLE_CALM : state->calm_wanted;
         return false;
     }
     if (!all) return true;
-    if (state->calm > 0) state->calm--;
-    else if (state->young > LEAST_DEBT) state->young /= 2;
-    else state->calm = state->calm_wanted = NNL_MAX(state->calm_wanted / 4, CALM);
+    if (state->calm > 0)
+        state->calm--;
+    else if (state->young > LEAST_DEBT)
+        state->young /= 2;
+    else
+        state->calm = state->calm_wanted = NNL_MAX(state->calm_wanted / 4, CALM);
     return true;
 }
 
-/* A step, and whether it was worth while.  An incremental cycle may take several, so that those which free nothing
- * count for the next that does; one that was slow for once does not. */
+/* A step, and whether it was worth while.  An incremental cycle may take several, so that those
+ * which free nothing count for the next that does; one that was slow for once does not. */
 static bool step_helps(lua_State *L, nnl_lua *state)
 {
     size_t before = state->rt->heap.live;
@@ -258,7 +271,8 @@ static bool step_helps(lua_State *L, nnl_lua *state)
     lua_gc(L, LUA_GCSTEP, 0);
     uint64_t took = state->step_ns + now_ns() - start;
     size_t after = state->rt->heap.live, freed = before - NNL_MIN(before, after);
-    uint64_t may_take = freed / (BYTES_A_NANOSECOND / 2) + (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0) * FREEING_NS;
+    uint64_t may_take = freed / (BYTES_A_NANOSECOND / 2) +
+                        (uint64_t)NNL_MAX(tensors - state->rt->tensors, 0) * FREEING_NS;
     bool much = freed >= state->debt / 4, quick = took <= may_take;
     bool soon = !adapt_step(state, freed, quick);
     if (!soon && (!much || !quick)) {
@@ -281,7 +295,8 @@ static bool step_helps(lua_State *L, nnl_lua *state)
 /* Tensors that became old before they were dropped wait for a full collection. */
 static bool may_have_old_garbage(const nnl_lua *state)
 {
-    return state->live - NNL_MIN(state->live, state->live_full) > NNL_MAX(MAX_DEBT, state->live_full);
+    return state->live - NNL_MIN(state->live, state->live_full) >
+           NNL_MAX(MAX_DEBT, state->live_full);
 }
 
 void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
@@ -297,8 +312,10 @@ void nnl_lua_collect_some(lua_State *L, nnl_lua *state)
     state->debt = NNL_MIN(state->debt, live - state->live);
     if (state->debt <= state->limit / 2) return;
 
-    if (state->collection_ns >= MAX_DEBT / BYTES_A_NANOSECOND) limit = MAX_DEBT;
-    else limit = NNL_MAX((size_t)state->collection_ns * BYTES_A_NANOSECOND, MIN_DEBT);
+    if (state->collection_ns >= MAX_DEBT / BYTES_A_NANOSECOND)
+        limit = MAX_DEBT;
+    else
+        limit = NNL_MAX((size_t)state->collection_ns * BYTES_A_NANOSECOND, MIN_DEBT);
     if (state->step_patience == 0 && step_helps(L, state)) {
         if (may_have_old_garbage(state)) nnl_lua_collect_all(L, state);
         state->limit = state->young;
@@ -345,7 +362,8 @@ static int load_embedded(lua_State *L, const struct nnl_embedded *e, const char 
     return luaL_loadbufferx(L, e->text, e->size, chunk, "t");
 }
 
-/* package.searchers entry: the embedded library, found after the path so that files can override it. */
+/* package.searchers entry: the embedded library, found after the path so that files can override
+ * it. */
 static int search_embedded(lua_State *L)
 {
     const char *name = luaL_checkstring(L, 1);
@@ -431,7 +449,8 @@ static int add_searcher(lua_State *L)
 
 void nnl_lua_close_hooks(nnl_lua *state); /* autograd.c */
 
-/* Called last when the Lua state closes; finalizers of older objects may still call ops, which then fail. */
+/* Called last when the Lua state closes; finalizers of older objects may still call ops, which then
+ * fail. */
 static int close_state(lua_State *L)
 {
     nnl_lua *state = lua_touserdata(L, 1);
@@ -461,7 +480,12 @@ static void push_native(lua_State *L, nnl_lua *state)
     nnl_lua_open_capture(L, state);
     nnl_lua_open_replay(L, state);
     nnl_lua_open_tensor(L, state, methods);
-    nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"raise", lua_raise}, {"resource", lua_resource}, {"caller_line", lua_caller_line}, {"parameters", lua_parameters}, {NULL, NULL}});
+    nnl_lua_set_functions(L, state, -1,
+                          (luaL_Reg[]){{"raise", lua_raise},
+                                       {"resource", lua_resource},
+                                       {"caller_line", lua_caller_line},
+                                       {"parameters", lua_parameters},
+                                       {NULL, NULL}});
     lua_pushstring(L, NNL_VERSION);
     lua_setfield(L, -2, "version");
     lua_pushvalue(L, methods);
@@ -478,7 +502,8 @@ int nnl_lua_open_protected(lua_State *L)
     if (!lua_isnil(L, -1)) return luaL_error(L, "nnlua is open in this Lua state already");
     nnl_lua *state = lua_newuserdatauv(L, sizeof *state, 0);
     int place = lua_gettop(L);
-    *state = (nnl_lua){.rt = rt, .limit = MIN_DEBT, .young = MIN_DEBT, .calm = CALM, .calm_wanted = CALM};
+    *state = (nnl_lua){
+        .rt = rt, .limit = MIN_DEBT, .young = MIN_DEBT, .calm = CALM, .calm_wanted = CALM};
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
     state->main = lua_tothread(L, -1);
     lua_newtable(L);
@@ -507,7 +532,8 @@ int nnl_lua_open(lua_State *L, nnl_runtime *rt)
     lua_pushboolean(L, false);
     int status = lua_pcall(L, 2, 0, 0);
     if (status != LUA_OK) {
-        nnl_fail(rt, NNL_ECALLBACK, "%s", lua_tostring(L, -1) ? lua_tostring(L, -1) : "the library could not be opened");
+        nnl_fail(rt, NNL_ECALLBACK, "%s",
+                 lua_tostring(L, -1) ? lua_tostring(L, -1) : "the library could not be opened");
         lua_pop(L, 1);
     }
     return status;

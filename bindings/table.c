@@ -22,7 +22,8 @@ static void find_shape(shape_search *s, int index)
     int top = lua_gettop(L);
     lua_pushvalue(L, index);
     while (lua_type(L, -1) == LUA_TTABLE) {
-        if (s->ndim == NNL_MAX_DIMS) nnl_lua_error(L, "%s: the list is nested more than %d deep", s->function, NNL_MAX_DIMS);
+        if (s->ndim == NNL_MAX_DIMS)
+            nnl_lua_error(L, "%s: the list is nested more than %d deep", s->function, NNL_MAX_DIMS);
         s->shape[s->ndim++] = (int64_t)lua_rawlen(L, -1);
         if (s->shape[s->ndim - 1] == 0) break;
         lua_rawgeti(L, -1, 1);
@@ -36,7 +37,8 @@ static const char *place_text(const shape_search *s, int dims, char *buffer, siz
     if (dims == 0) return "the value";
     size_t at = (size_t)nnl_format(buffer, size, dims > 1 ? "the element at {" : "the element at ");
     for (int d = 0; d < dims && at < size - 24; d++)
-        at += (size_t)nnl_format(buffer + at, size - at, d ? ", %lld" : "%lld", (long long)s->place[d]);
+        at += (size_t)nnl_format(buffer + at, size - at, d ? ", %lld" : "%lld",
+                                 (long long)s->place[d]);
     nnl_format(buffer + at, size - at, dims > 1 ? "}" : "");
     return buffer;
 }
@@ -51,10 +53,12 @@ static void check_fits(const shape_search *s, int index)
     double value = lua_tonumber(L, index);
     if (value != floor(value))
         nnl_lua_error(L, "%s: %s is %s, not an integer, but %s is wanted", s->function,
-                      place_text(s, s->ndim, place, sizeof place), nnl_lua_value_text(L, index, text), name);
+                      place_text(s, s->ndim, place, sizeof place),
+                      nnl_lua_value_text(L, index, text), name);
     if (!lua_isinteger(L, index) && value == 0x1p63) high = 0; /* one beyond the last */
     if (value < low || value > high)
-        nnl_lua_error(L, "%s: %s is %s, which %s does not hold", s->function, place_text(s, s->ndim, place, sizeof place),
+        nnl_lua_error(L, "%s: %s is %s, which %s does not hold", s->function,
+                      place_text(s, s->ndim, place, sizeof place),
                       nnl_lua_value_text(L, index, text), name);
 }
 
@@ -63,14 +67,19 @@ static void check_element(shape_search *s, int index)
     char place[160], text[NNL_LUA_VALUE_TEXT];
     lua_State *L = s->L;
     int type = lua_type(L, index);
-    if (type == LUA_TBOOLEAN) s->any_bool = true;
-    else if (type == LUA_TNUMBER && lua_isinteger(L, index)) s->any_int = true;
-    else if (type == LUA_TNUMBER) s->any_float = true;
+    if (type == LUA_TBOOLEAN)
+        s->any_bool = true;
+    else if (type == LUA_TNUMBER && lua_isinteger(L, index))
+        s->any_int = true;
+    else if (type == LUA_TNUMBER)
+        s->any_float = true;
     else
         nnl_lua_error(L, "%s: %s is %s; numbers and booleans are possible%s", s->function,
-                      place_text(s, s->ndim, place, sizeof place), nnl_lua_value_text(L, index, text),
+                      place_text(s, s->ndim, place, sizeof place),
+                      nnl_lua_value_text(L, index, text),
                       nnl_lua_to_box(L, index) ? " (nn.stack makes one tensor of several)" : "");
-    if (type == LUA_TNUMBER && s->dtype >= 0 && nnl_is_int((nnl_dtype)s->dtype)) check_fits(s, index);
+    if (type == LUA_TNUMBER && s->dtype >= 0 && nnl_is_int((nnl_dtype)s->dtype))
+        check_fits(s, index);
 }
 
 static void check_level(shape_search *s, int index, int dim)
@@ -82,12 +91,16 @@ static void check_level(shape_search *s, int index, int dim)
         return;
     }
     if (lua_type(L, index) != LUA_TTABLE)
-        nnl_lua_error(L, "%s: the list is uneven: %s is a %s, but the first one of its kind is a list", s->function,
-                      place_text(s, dim, place, sizeof place), luaL_typename(L, index));
+        nnl_lua_error(
+            L, "%s: the list is uneven: %s is a %s, but the first one of its kind is a list",
+            s->function, place_text(s, dim, place, sizeof place), luaL_typename(L, index));
     lua_Integer count = (lua_Integer)lua_rawlen(L, index);
     if (count != s->shape[dim])
-        nnl_lua_error(L, "%s: the list is uneven: %s has %lld elements, but the first one of its kind has %lld", s->function,
-                      place_text(s, dim, place, sizeof place), (long long)count, (long long)s->shape[dim]);
+        nnl_lua_error(
+            L,
+            "%s: the list is uneven: %s has %lld elements, but the first one of its kind has %lld",
+            s->function, place_text(s, dim, place, sizeof place), (long long)count,
+            (long long)s->shape[dim]);
     luaL_checkstack(L, 6, "nested list");
     nnl_lua_check_list(L, index, count, s->function);
     for (lua_Integer i = 1; i <= count; i++) {
@@ -110,10 +123,15 @@ static char *store_level(lua_State *L, int index, int depth, nnl_dtype dtype, ch
         return out;
     }
     bool boolean = lua_type(L, index) == LUA_TBOOLEAN;
-    int64_t i = boolean ? lua_toboolean(L, index) : lua_isinteger(L, index) ? lua_tointeger(L, index) : 0;
+    int64_t i = boolean                   ? lua_toboolean(L, index)
+                : lua_isinteger(L, index) ? lua_tointeger(L, index)
+                                          : 0;
     double d = boolean || lua_isinteger(L, index) ? (double)i : lua_tonumber(L, index);
     if (!boolean && !lua_isinteger(L, index)) /* saturates as conversions do */
-        i = d >= 9223372036854775808.0 ? INT64_MAX : d >= -9223372036854775808.0 ? (int64_t)d : d < 0 ? INT64_MIN : 0;
+        i = d >= 9223372036854775808.0    ? INT64_MAX
+            : d >= -9223372036854775808.0 ? (int64_t)d
+            : d < 0                       ? INT64_MIN
+                                          : 0;
     switch (dtype) {
     case NNL_BOOL: *(uint8_t *)out = d != 0; break;
     case NNL_U8: *(uint8_t *)out = (uint8_t)i; break;
@@ -125,8 +143,8 @@ static char *store_level(lua_State *L, int index, int depth, nnl_dtype dtype, ch
     return out + nnl_dtype_size(dtype);
 }
 
-nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int dtype, const char *function,
-                                   nnl_tensor **out)
+nnl_status nnl_lua_tensor_of_table(lua_State *L, nnl_runtime *rt, int index, int dtype,
+                                   const char *function, nnl_tensor **out)
 {
     shape_search s = {.L = L, .function = function, .dtype = dtype};
     index = lua_absindex(L, index);
@@ -147,14 +165,17 @@ static int lua_tensor(lua_State *L)
     nnl_lua *state = nnl_lua_upvalue(L);
     char text[NNL_LUA_VALUE_TEXT];
     nnl_lua_collect(L, state);
-    if (lua_isnoneornil(L, 1)) return nnl_lua_error(L, "tensor: data is missing: a number, a boolean or a list is wanted");
+    if (lua_isnoneornil(L, 1))
+        return nnl_lua_error(L, "tensor: data is missing: a number, a boolean or a list is wanted");
     nnl_lua_read_options(L, 2, "tensor", names, NNL_COUNT(names));
     bool requires_grad = nnl_lua_check_flag(L, 3, false, "tensor", names[1]);
     int dtype = NNL_LUA_FIND;
     nnl_dtype found;
     if (!lua_isnil(L, 2)) {
         if (lua_type(L, 2) != LUA_TSTRING || nnl_dtype_parse(lua_tostring(L, 2), &found) != NNL_OK)
-            return nnl_lua_error(L, "tensor: dtype must be \"f32\", \"f64\", \"i64\", \"i32\", \"u8\" or \"bool\", got %s",
+            return nnl_lua_error(L,
+                                 "tensor: dtype must be \"f32\", \"f64\", \"i64\", \"i32\", \"u8\" "
+                                 "or \"bool\", got %s",
                                  nnl_lua_value_text(L, 2, text));
         dtype = (int)found;
     }
@@ -171,7 +192,8 @@ static int lua_tensor(lua_State *L)
         NNL_LUA_TRY(L, state->rt, nnl_lua_tensor_of_table(L, state->rt, 1, dtype, "tensor", &t));
         nnl_lua_fill_box(state, box, t);
     }
-    if (requires_grad && nnl_tensor_set_requires_grad(t, true) != NNL_OK) return nnl_lua_raise(L, state->rt);
+    if (requires_grad && nnl_tensor_set_requires_grad(t, true) != NNL_OK)
+        return nnl_lua_raise(L, state->rt);
     return 1;
 }
 
@@ -179,9 +201,12 @@ static int lua_tensor(lua_State *L)
 
 static void push_element(lua_State *L, const nnl_tensor *t, int64_t offset)
 {
-    if (t->dtype == NNL_BOOL) lua_pushboolean(L, nnl_element_int(t, offset) != 0);
-    else if (nnl_is_float((nnl_dtype)t->dtype)) lua_pushnumber(L, nnl_element_double(t, offset));
-    else lua_pushinteger(L, nnl_element_int(t, offset));
+    if (t->dtype == NNL_BOOL)
+        lua_pushboolean(L, nnl_element_int(t, offset) != 0);
+    else if (nnl_is_float((nnl_dtype)t->dtype))
+        lua_pushnumber(L, nnl_element_double(t, offset));
+    else
+        lua_pushinteger(L, nnl_element_int(t, offset));
 }
 
 static void push_level(lua_State *L, const nnl_tensor *t, int dim, int64_t offset)
@@ -220,7 +245,9 @@ static int lua_item(lua_State *L)
     nnl_lua_check_end(L, 1, "item");
     if (t->numel != 1) {
         char text[NNL_SHAPE_TEXT];
-        return nnl_lua_error(L, "item: the tensor (%s) has %lld elements; only one element is a number, totable() gives all",
+        return nnl_lua_error(L,
+                             "item: the tensor (%s) has %lld elements; only one element is a "
+                             "number, totable() gives all",
                              nnl_shape_text(text, t->ndim, t->shape), (long long)t->numel);
     }
     push_element(L, check_readable(L, 1, "item"), 0);
@@ -242,7 +269,8 @@ static int lua_equal(lua_State *L)
             for (int64_t i = 0; i < loop.inner && equal; i++) {
                 nnl_tensor x = {.dtype = a->dtype, .data = at[0] + i * loop.step[0][loop.ndim - 1]};
                 nnl_tensor y = {.dtype = b->dtype, .data = at[1] + i * loop.step[1][loop.ndim - 1]};
-                bool integers = !nnl_is_float((nnl_dtype)a->dtype) && !nnl_is_float((nnl_dtype)b->dtype);
+                bool integers =
+                    !nnl_is_float((nnl_dtype)a->dtype) && !nnl_is_float((nnl_dtype)b->dtype);
                 equal = integers ? nnl_element_int(&x, 0) == nnl_element_int(&y, 0)
                                  : nnl_element_double(&x, 0) == nnl_element_double(&y, 0);
             }
@@ -262,8 +290,10 @@ static int lua_is_tensor(lua_State *L)
 
 void nnl_lua_open_table(lua_State *L, nnl_lua *state, int methods)
 {
-    static const luaL_Reg both[] = {{"totable", lua_totable}, {"item", lua_item}, {"equal", lua_equal}, {NULL, NULL}};
-    static const luaL_Reg functions[] = {{"tensor", lua_tensor}, {"is_tensor", lua_is_tensor}, {NULL, NULL}};
+    static const luaL_Reg both[] = {
+        {"totable", lua_totable}, {"item", lua_item}, {"equal", lua_equal}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"tensor", lua_tensor}, {"is_tensor", lua_is_tensor}, {NULL, NULL}};
     nnl_lua_set_functions(L, state, methods, both);
     nnl_lua_set_functions(L, state, -1, both);
     nnl_lua_set_functions(L, state, -1, functions);

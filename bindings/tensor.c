@@ -10,7 +10,8 @@ static const char tag; /* its address marks our userdata */
 nnl_box *nnl_lua_to_box(lua_State *L, int index)
 {
     nnl_box *box = lua_touserdata(L, index);
-    if (!box || lua_rawlen(L, index) != sizeof(nnl_box)) return NULL; /* light userdata have length 0 */
+    if (!box || lua_rawlen(L, index) != sizeof(nnl_box))
+        return NULL; /* light userdata have length 0 */
     return box->tag == &tag ? box : NULL;
 }
 
@@ -25,9 +26,10 @@ nnl_tensor *nnl_lua_check_tensor(lua_State *L, int index, const char *function)
     nnl_box *box = nnl_lua_to_box(L, index);
     if (!box) {
         char text[NNL_LUA_VALUE_TEXT];
-        nnl_lua_error(L, "%s: argument %d must be a tensor, got %s%s%s%s", function, index, nnl_lua_value_text(L, index, text),
-                      index == 1 ? "; call a method with a colon, as in x:" : "", index == 1 ? function : "",
-                      index == 1 ? "()" : "");
+        nnl_lua_error(L, "%s: argument %d must be a tensor, got %s%s%s%s", function, index,
+                      nnl_lua_value_text(L, index, text),
+                      index == 1 ? "; call a method with a colon, as in x:" : "",
+                      index == 1 ? function : "", index == 1 ? "()" : "");
     }
     if (!box->t) nnl_lua_error(L, "%s: the tensor was freed", function);
     return box->t;
@@ -53,7 +55,8 @@ nnl_box *nnl_lua_new_box_like(lua_State *L, int index)
     return box;
 }
 
-/* What dropping it would give back, about: a header, memory if it is not shared, how it was made. */
+/* What dropping it would give back, about: a header, memory if it is not shared, how it was made.
+ */
 static size_t cost_of(const nnl_tensor *t)
 {
     size_t cost = sizeof *t + 256;
@@ -123,12 +126,14 @@ static int tensor_close(lua_State *L)
 static int tensor_free(lua_State *L)
 {
     nnl_box *box = nnl_lua_to_box(L, 1);
-    if (!box) return nnl_lua_error(L, "free: argument 1 must be a tensor, got %s", luaL_typename(L, 1));
+    if (!box)
+        return nnl_lua_error(L, "free: argument 1 must be a tensor, got %s", luaL_typename(L, 1));
     nnl_lua_check_end(L, 1, "free");
     return tensor_close(L);
 }
 
-/* become(x, y): from now on the value x is the tensor that y is; views and histories of the old one stay with it. */
+/* become(x, y): from now on the value x is the tensor that y is; views and histories of the old one
+ * stay with it. */
 static int tensor_become(lua_State *L)
 {
     nnl_lua *state = nnl_lua_upvalue(L);
@@ -187,7 +192,8 @@ static int shape_concat(lua_State *L)
 
 static int shape_call(lua_State *L)
 {
-    return nnl_lua_error(L, "shape: it is a field, not a method: x.shape, or x:size(1) for one dimension");
+    return nnl_lua_error(
+        L, "shape: it is a field, not a method: x.shape, or x:size(1) for one dimension");
 }
 
 void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape)
@@ -200,8 +206,13 @@ void nnl_lua_push_shape(lua_State *L, int ndim, const int64_t *shape)
     if (lua_rawgetp(L, LUA_REGISTRYINDEX, &shape_key) != LUA_TTABLE) {
         lua_pop(L, 1);
         lua_newtable(L);
-        luaL_setfuncs(L, (luaL_Reg[]){{"__tostring", shape_tostring}, {"__eq", shape_eq}, {"__concat", shape_concat},
-                                    {"__call", shape_call}, {NULL, NULL}}, 0);
+        luaL_setfuncs(L,
+                      (luaL_Reg[]){{"__tostring", shape_tostring},
+                                   {"__eq", shape_eq},
+                                   {"__concat", shape_concat},
+                                   {"__call", shape_call},
+                                   {NULL, NULL}},
+                      0);
         lua_pushvalue(L, -1);
         lua_rawsetp(L, LUA_REGISTRYINDEX, &shape_key);
     }
@@ -229,17 +240,25 @@ static void get_grad(lua_State *L, nnl_lua *state, nnl_tensor *t)
     lua_setiuservalue(L, 1, 1);
 }
 
-static const char *const properties[] = {"shape", "dtype", "grad", "requires_grad", "is_leaf", "ndim"};
+static const char *const properties[] = {"shape",         "dtype",   "grad",
+                                         "requires_grad", "is_leaf", "ndim"};
 
 static bool get_property(lua_State *L, nnl_lua *state, nnl_tensor *t, const char *key)
 {
-    if (strcmp(key, "shape") == 0) nnl_lua_push_shape(L, t->ndim, t->shape);
-    else if (strcmp(key, "dtype") == 0) lua_pushstring(L, nnl_dtype_name((nnl_dtype)t->dtype));
-    else if (strcmp(key, "grad") == 0) get_grad(L, state, t);
-    else if (strcmp(key, "requires_grad") == 0) lua_pushboolean(L, nnl_tracks(t));
-    else if (strcmp(key, "is_leaf") == 0) lua_pushboolean(L, t->node == NULL);
-    else if (strcmp(key, "ndim") == 0) lua_pushinteger(L, t->ndim);
-    else return false;
+    if (strcmp(key, "shape") == 0)
+        nnl_lua_push_shape(L, t->ndim, t->shape);
+    else if (strcmp(key, "dtype") == 0)
+        lua_pushstring(L, nnl_dtype_name((nnl_dtype)t->dtype));
+    else if (strcmp(key, "grad") == 0)
+        get_grad(L, state, t);
+    else if (strcmp(key, "requires_grad") == 0)
+        lua_pushboolean(L, nnl_tracks(t));
+    else if (strcmp(key, "is_leaf") == 0)
+        lua_pushboolean(L, t->node == NULL);
+    else if (strcmp(key, "ndim") == 0)
+        lua_pushinteger(L, t->ndim);
+    else
+        return false;
     return true;
 }
 
@@ -247,10 +266,21 @@ static bool get_property(lua_State *L, nnl_lua *state, nnl_tensor *t, const char
 static const struct {
     const char *name, *here;
 } habits[] = {
-    {"float", "x:to(\"f32\")"}, {"double", "x:to(\"f64\")"}, {"long", "x:to(\"i64\")"}, {"int", "x:to(\"i32\")"},
-    {"byte", "x:to(\"u8\")"}, {"bool", "x:to(\"bool\")"}, {"type", "x:to(\"f64\") or x.dtype"}, {"T", "x:t()"},
-    {"tolist", "x:totable()"}, {"numpy", "x:totable()"}, {"data", "x:detach()"}, {"length", "#x or x:numel()"},
-    {"len", "#x or x:numel()"}, {"insert", "nn.cat{x, y}"}, {"append", "nn.cat{x, y}"},
+    {"float", "x:to(\"f32\")"},
+    {"double", "x:to(\"f64\")"},
+    {"long", "x:to(\"i64\")"},
+    {"int", "x:to(\"i32\")"},
+    {"byte", "x:to(\"u8\")"},
+    {"bool", "x:to(\"bool\")"},
+    {"type", "x:to(\"f64\") or x.dtype"},
+    {"T", "x:t()"},
+    {"tolist", "x:totable()"},
+    {"numpy", "x:totable()"},
+    {"data", "x:detach()"},
+    {"length", "#x or x:numel()"},
+    {"len", "#x or x:numel()"},
+    {"insert", "nn.cat{x, y}"},
+    {"append", "nn.cat{x, y}"},
 };
 
 /* The nearest of all methods and properties. */
@@ -258,7 +288,8 @@ static int unknown_field(lua_State *L, int methods, const char *key)
 {
     for (int i = 0; i < NNL_COUNT(habits); i++) {
         if (strcmp(key, habits[i].name) == 0)
-            return nnl_lua_error(L, "tensor: there is no field or method '%s'; it is %s", key, habits[i].here);
+            return nnl_lua_error(L, "tensor: there is no field or method '%s'; it is %s", key,
+                                 habits[i].here);
     }
     const char *names[512];
     int count = 0;
@@ -269,7 +300,9 @@ static int unknown_field(lua_State *L, int methods, const char *key)
         if (lua_type(L, -1) == LUA_TSTRING) names[count++] = lua_tostring(L, -1);
     }
     const char *near = nnl_nearest(key, names, count);
-    if (near) return nnl_lua_error(L, "tensor: there is no field or method '%s' (did you mean '%s'?)", key, near);
+    if (near)
+        return nnl_lua_error(L, "tensor: there is no field or method '%s' (did you mean '%s'?)",
+                             key, near);
     return nnl_lua_error(L, "tensor: there is no field or method '%s'", key);
 }
 
@@ -295,7 +328,8 @@ static int set_grad(lua_State *L, nnl_lua *state, nnl_tensor *t)
     nnl_tensor *grad = NULL;
     char text[NNL_LUA_VALUE_TEXT];
     if (!lua_isnil(L, 3) && !nnl_lua_to_box(L, 3))
-        return nnl_lua_error(L, "grad: the value must be a tensor or nil, got %s", nnl_lua_value_text(L, 3, text));
+        return nnl_lua_error(L, "grad: the value must be a tensor or nil, got %s",
+                             nnl_lua_value_text(L, 3, text));
     if (!lua_isnil(L, 3)) grad = nnl_lua_check_tensor(L, 3, "grad");
     if (nnl_tensor_set_grad(t, grad) != NNL_OK) return nnl_lua_raise(L, state->rt);
     lua_pushvalue(L, 3);
@@ -331,8 +365,9 @@ static int tensor_size(lua_State *L)
     int64_t dim = nnl_lua_check_int(L, 2, "size", "dim"), place = dim < 0 ? dim + t->ndim : dim - 1;
     if (place < 0 || place >= t->ndim) {
         char shape[NNL_SHAPE_TEXT];
-        return nnl_lua_error(L, "size: dim is %lld, but the tensor (%s) has dimensions 1 to %d (or -%d to -1)",
-                             (long long)dim, nnl_shape_text(shape, t->ndim, t->shape), t->ndim, t->ndim);
+        return nnl_lua_error(
+            L, "size: dim is %lld, but the tensor (%s) has dimensions 1 to %d (or -%d to -1)",
+            (long long)dim, nnl_shape_text(shape, t->ndim, t->shape), t->ndim, t->ndim);
     }
     lua_pushinteger(L, t->shape[place]);
     return 1;
@@ -379,7 +414,8 @@ static int tensor_version(lua_State *L)
 static int tensor_len(lua_State *L)
 {
     nnl_tensor *t = nnl_lua_check_tensor(L, 1, "#");
-    if (t->ndim == 0) return nnl_lua_error(L, "#: a 0-d tensor has no length; item() gives its value");
+    if (t->ndim == 0)
+        return nnl_lua_error(L, "#: a 0-d tensor has no length; item() gives its value");
     lua_pushinteger(L, t->shape[0]);
     return 1;
 }
@@ -393,14 +429,19 @@ static int compare_numbers(lua_State *L, bool or_equal)
     for (int i = 0; i < 2; i++) {
         nnl_tensor *t = nnl_lua_to_box(L, i + 1) ? nnl_lua_check_tensor(L, i + 1, name) : NULL;
         char text[NNL_LUA_VALUE_TEXT];
-        if (t && t->numel == 1) value[i] = nnl_element_double(t, 0);
+        if (t && t->numel == 1)
+            value[i] = nnl_element_double(t, 0);
         else if (t)
-            return nnl_lua_error(L, "%s: only tensors of one element compare with < and <=, got %s; a:lt(b), a:le(b), "
-                                 "a:gt(b) and a:ge(b) compare elementwise", name, nnl_lua_value_text(L, i + 1, text));
-        else if (lua_type(L, i + 1) == LUA_TNUMBER) value[i] = lua_tonumber(L, i + 1);
+            return nnl_lua_error(
+                L,
+                "%s: only tensors of one element compare with < and <=, got %s; a:lt(b), a:le(b), "
+                "a:gt(b) and a:ge(b) compare elementwise",
+                name, nnl_lua_value_text(L, i + 1, text));
+        else if (lua_type(L, i + 1) == LUA_TNUMBER)
+            value[i] = lua_tonumber(L, i + 1);
         else
-            return nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", name, i + 1,
-                                 nnl_lua_value_text(L, i + 1, text));
+            return nnl_lua_error(L, "%s: operand %d must be a tensor or a number, got %s", name,
+                                 i + 1, nnl_lua_value_text(L, i + 1, text));
     }
     lua_pushboolean(L, or_equal ? value[0] <= value[1] : value[0] < value[1]);
     return 1;
@@ -436,10 +477,14 @@ static int tensor_concat(lua_State *L)
         }
         char text[40];
         if (nnl_check_values(t, "..") != NNL_OK) return nnl_lua_raise(L, t->rt);
-        if (t->dtype == NNL_BOOL) nnl_format(text, sizeof text, "%s", nnl_element_int(t, 0) ? "true" : "false");
-        else if (t->dtype == NNL_F32) nnl_format_float(text, sizeof text, *(const float *)t->data);
-        else if (t->dtype == NNL_F64) nnl_format_double(text, sizeof text, *(const double *)t->data);
-        else nnl_format(text, sizeof text, "%lld", (long long)nnl_element_int(t, 0));
+        if (t->dtype == NNL_BOOL)
+            nnl_format(text, sizeof text, "%s", nnl_element_int(t, 0) ? "true" : "false");
+        else if (t->dtype == NNL_F32)
+            nnl_format_float(text, sizeof text, *(const float *)t->data);
+        else if (t->dtype == NNL_F64)
+            nnl_format_double(text, sizeof text, *(const double *)t->data);
+        else
+            nnl_format(text, sizeof text, "%lld", (long long)nnl_element_int(t, 0));
         lua_pushstring(L, text);
     }
     lua_concat(L, 2);
@@ -466,13 +511,14 @@ static int tensor_pairs(lua_State *L)
     return 3;
 }
 
-/* Operators are the ops of these names; a number on the left becomes a 0-d tensor through the "r" forms of
- * the Lua library, which the op's own promotion takes over. */
+/* Operators are the ops of these names; a number on the left becomes a 0-d tensor through the "r"
+ * forms of the Lua library, which the op's own promotion takes over. */
 static const struct {
     const char *event, *method;
 } operators[] = {
-    {"__add", "add"}, {"__sub", "sub"}, {"__mul", "mul"}, {"__div", "div"}, {"__pow", "pow"},
-    {"__mod", "remainder"}, {"__idiv", "floor_divide"}, {"__band", "bitwise_and"}, {"__bor", "bitwise_or"},
+    {"__add", "add"},           {"__sub", "sub"},          {"__mul", "mul"},
+    {"__div", "div"},           {"__pow", "pow"},          {"__mod", "remainder"},
+    {"__idiv", "floor_divide"}, {"__band", "bitwise_and"}, {"__bor", "bitwise_or"},
     {"__bxor", "bitwise_xor"},
 };
 
@@ -495,17 +541,32 @@ static int tensor_bnot(lua_State *L)
 void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
 {
     static const luaL_Reg plain[] = {
-        {"free", tensor_free}, {"size", tensor_size}, {"dim", tensor_dim}, {"numel", tensor_numel},
-        {"is_contiguous", tensor_is_contiguous}, {"stride", tensor_stride}, {NULL, NULL},
+        {"free", tensor_free},
+        {"size", tensor_size},
+        {"dim", tensor_dim},
+        {"numel", tensor_numel},
+        {"is_contiguous", tensor_is_contiguous},
+        {"stride", tensor_stride},
+        {NULL, NULL},
     };
     static const luaL_Reg events[] = {
-        {"__gc", tensor_gc}, {"__close", tensor_close}, {"__len", tensor_len}, {"__lt", tensor_lt}, {"__le", tensor_le},
-        {"__tostring", tensor_tostring}, {"__concat", tensor_concat}, {"__pairs", tensor_pairs},
-        {"__unm", tensor_unm}, {"__bnot", tensor_bnot}, {"__newindex", tensor_newindex}, {NULL, NULL},
+        {"__gc", tensor_gc},
+        {"__close", tensor_close},
+        {"__len", tensor_len},
+        {"__lt", tensor_lt},
+        {"__le", tensor_le},
+        {"__tostring", tensor_tostring},
+        {"__concat", tensor_concat},
+        {"__pairs", tensor_pairs},
+        {"__unm", tensor_unm},
+        {"__bnot", tensor_bnot},
+        {"__newindex", tensor_newindex},
+        {NULL, NULL},
     };
     nnl_lua_set_functions(L, state, methods, plain);
     nnl_lua_set_functions(L, state, -1, plain); /* every method is a function as well */
-    nnl_lua_set_functions(L, state, methods, (luaL_Reg[]){{"version", tensor_version}, {NULL, NULL}});
+    nnl_lua_set_functions(L, state, methods,
+                          (luaL_Reg[]){{"version", tensor_version}, {NULL, NULL}});
     nnl_lua_set_functions(L, state, -1, (luaL_Reg[]){{"become", tensor_become}, {NULL, NULL}});
     lua_newtable(L);
     nnl_lua_set_functions(L, state, -1, events);
@@ -521,7 +582,8 @@ void nnl_lua_open_tensor(lua_State *L, nnl_lua *state, int methods)
     }
     lua_pushliteral(L, "nnlua tensor");
     lua_setfield(L, -2, "__name");
-    lua_pushliteral(L, "nnlua tensor"); /* getmetatable(x) shows this, so that scripts cannot break it */
+    lua_pushliteral(
+        L, "nnlua tensor"); /* getmetatable(x) shows this, so that scripts cannot break it */
     lua_setfield(L, -2, "__metatable");
     lua_rawsetp(L, LUA_REGISTRYINDEX, &tag);
 }

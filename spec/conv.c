@@ -1,6 +1,6 @@
-/* The kernel of convolutions against plain loops in f64, on every instruction set that this machine has: pixels,
- * channels, taps, and the endings (bias, normalisation, residual, activation) that fused programs use.  Nothing beyond
- * the pixels and channels may be written. */
+/* The kernel of convolutions against plain loops in f64, on every instruction set that this machine
+ * has: pixels, channels, taps, and the endings (bias, normalisation, residual, activation) that
+ * fused programs use.  Nothing beyond the pixels and channels may be written. */
 #include "../runtime/kernels/kernels.h"
 #include "../runtime/base/base.h"
 #include "check.h"
@@ -26,8 +26,10 @@ static double get(nnl_dtype dtype, const void *p, int64_t i)
 
 static void set(nnl_dtype dtype, void *p, int64_t i, double v)
 {
-    if (dtype == NNL_F32) ((float *)p)[i] = (float)v;
-    else ((double *)p)[i] = v;
+    if (dtype == NNL_F32)
+        ((float *)p)[i] = (float)v;
+    else
+        ((double *)p)[i] = v;
 }
 
 static void fill(nnl_dtype dtype, void *p, int64_t n)
@@ -35,21 +37,26 @@ static void fill(nnl_dtype dtype, void *p, int64_t n)
     for (int64_t i = 0; i < n; i++) set(dtype, p, i, (double)draw(2001) / 1000 - 1);
 }
 
-static void pack(const nnl_kernels *k, nnl_dtype dtype, void *out, const void *in, const nnl_conv_order *order)
+static void pack(const nnl_kernels *k, nnl_dtype dtype, void *out, const void *in,
+                 const nnl_conv_order *order)
 {
-    if (dtype == NNL_F32) k->conv_pack_f32(out, in, order);
-    else k->conv_pack_f64(out, in, order);
+    if (dtype == NNL_F32)
+        k->conv_pack_f32(out, in, order);
+    else
+        k->conv_pack_f64(out, in, order);
 }
 
 static void run(const nnl_kernels *k, nnl_dtype dtype, bool depthwise, const nnl_conv_block *b)
 {
-    if (dtype == NNL_F32) (depthwise ? k->conv_depthwise_f32 : k->conv_block_f32)(b);
-    else (depthwise ? k->conv_depthwise_f64 : k->conv_block_f64)(b);
+    if (dtype == NNL_F32)
+        (depthwise ? k->conv_depthwise_f32 : k->conv_block_f32)(b);
+    else
+        (depthwise ? k->conv_depthwise_f64 : k->conv_block_f64)(b);
 }
 
 /* What pixel (row, column), channel c should be, and the sum of the magnitudes. */
-static double wanted(nnl_dtype dtype, bool depthwise, const nnl_conv_block *b, const void *w, int64_t row,
-                     int64_t column, int64_t c, double *size)
+static double wanted(nnl_dtype dtype, bool depthwise, const nnl_conv_block *b, const void *w,
+                     int64_t row, int64_t column, int64_t c, double *size)
 {
     double sum = 0;
     int64_t corner = row * b->x_row + column * b->x_column, run_ = depthwise ? 1 : b->run, tap = 0;
@@ -62,7 +69,8 @@ static double wanted(nnl_dtype dtype, bool depthwise, const nnl_conv_block *b, c
                 for (int64_t r = 0; r < run_; r++, tap++) {
                     if (!read) continue;
                     int64_t at = corner + i * b->x_tap[0] + j * b->x_tap[1] + t * b->x_tap[2];
-                    double one = get(dtype, b->x, at + (depthwise ? c : r)) * get(dtype, w, tap * b->channels + c);
+                    double one = get(dtype, b->x, at + (depthwise ? c : r)) *
+                                 get(dtype, w, tap * b->channels + c);
                     sum += one;
                     *size += fabs(one);
                 }
@@ -82,12 +90,16 @@ static double wanted(nnl_dtype dtype, bool depthwise, const nnl_conv_block *b, c
     return b->relu && sum < 0 ? 0 : sum;
 }
 
-static char x[ROOM * 8], w[ROOM * 8], packed[ROOM * 8], y[ROOM * 8], bias[ROOM], norm[3][ROOM], residual[ROOM * 8];
+static char x[ROOM * 8], w[ROOM * 8], packed[ROOM * 8], y[ROOM * 8], bias[ROOM], norm[3][ROOM],
+    residual[ROOM * 8];
 
 static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
 {
     int64_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, 13};
-    nnl_conv_block b = {.rows = sizes[draw(6)], .columns = sizes[draw(COUNT(sizes))], .channels = 1 + draw(40), .run = 1 + draw(5),
+    nnl_conv_block b = {.rows = sizes[draw(6)],
+                        .columns = sizes[draw(COUNT(sizes))],
+                        .channels = 1 + draw(40),
+                        .run = 1 + draw(5),
                         .taps = {1 + draw(2), 1 + draw(3), 1 + draw(3)}};
     if (depthwise) b.run = b.channels;
     int64_t pixel = depthwise ? b.channels : b.run + draw(2), stride = 1 + draw(2);
@@ -99,7 +111,8 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
     b.x_tap[0] = 24 * width;
     b.y_column = b.channels + draw(3);
     b.y_row = b.y_column * (b.columns + draw(2));
-    int64_t depth = b.taps[0] * b.taps[1] * b.taps[2] * (depthwise ? 1 : b.run), end = b.rows * b.y_row + b.y_column;
+    int64_t depth = b.taps[0] * b.taps[1] * b.taps[2] * (depthwise ? 1 : b.run),
+            end = b.rows * b.y_row + b.y_column;
     if (!depthwise && draw(3) == 0) {
         b.row_step = b.x_row / width;
         b.row_tap = b.x_tap[1] / width;
@@ -111,7 +124,8 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
     fill(dtype, bias, b.channels);
     for (int i = 0; i < 3; i++) fill(dtype, norm[i], b.channels);
     fill(dtype, residual, end);
-    nnl_conv_order order = {.size = {depth, 1, 1, 1}, .step = {b.channels}, .lanes = b.channels, .lane_step = 1};
+    nnl_conv_order order = {
+        .size = {depth, 1, 1, 1}, .step = {b.channels}, .lanes = b.channels, .lane_step = 1};
     pack(k, dtype, packed, w, &order);
     b.x = x;
     b.w = packed;
@@ -132,13 +146,17 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
         int64_t row = i / b.y_row, column = i % b.y_row / b.y_column, c = i % b.y_row % b.y_column;
         double size, got = get(dtype, y, i);
         if (row < b.rows && column < b.columns && c < b.channels)
-            good = good && fabs(got - wanted(dtype, depthwise, &b, w, row, column, c, &size)) <= 4 * eps * size;
+            good = good && fabs(got - wanted(dtype, depthwise, &b, w, row, column, c, &size)) <=
+                               4 * eps * size;
         else
             clean = clean && got == 77;
     }
-    CHECK(good && clean, "%s: %s %s: %d x %d pixels, %d channels, %d x %d x %d taps of %d, rows %d to %d, bias %d, norm %d, residual %d, relu %d: %s",
-          k->name, dtype == NNL_F32 ? "f32" : "f64", depthwise ? "depthwise" : "block", (int)b.rows, (int)b.columns,
-          (int)b.channels, (int)b.taps[0], (int)b.taps[1], (int)b.taps[2], (int)b.run, (int)b.first_row, b.row_step ? (int)b.end_row : 0, b.bias != NULL,
+    CHECK(good && clean,
+          "%s: %s %s: %d x %d pixels, %d channels, %d x %d x %d taps of %d, rows %d to %d, bias "
+          "%d, norm %d, residual %d, relu %d: %s",
+          k->name, dtype == NNL_F32 ? "f32" : "f64", depthwise ? "depthwise" : "block", (int)b.rows,
+          (int)b.columns, (int)b.channels, (int)b.taps[0], (int)b.taps[1], (int)b.taps[2],
+          (int)b.run, (int)b.first_row, b.row_step ? (int)b.end_row : 0, b.bias != NULL,
           b.scale != NULL, b.residual != NULL, b.relu, good ? "writes beyond" : "is wrong");
 }
 

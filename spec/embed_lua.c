@@ -1,5 +1,5 @@
-/* A host with a Lua state of its own, without os, io and debug: the library works there, errors are caught by pcall,
- * memory is limited and given back, and tensors go to and fro. */
+/* A host with a Lua state of its own, without os, io and debug: the library works there, errors are
+ * caught by pcall, memory is limited and given back, and tensors go to and fro. */
 #include "check.h"
 
 #include "../bindings/nnlua_lua.h"
@@ -33,9 +33,10 @@ static void *lua_allocate(void *user, void *pointer, size_t old_size, size_t new
 
 static lua_State *open_sandbox(lua_memory *m, bool with_package)
 {
-    static const luaL_Reg libraries[] = {{LUA_GNAME, luaopen_base}, {LUA_STRLIBNAME, luaopen_string},
-                                         {LUA_TABLIBNAME, luaopen_table}, {LUA_MATHLIBNAME, luaopen_math},
-                                         {LUA_COLIBNAME, luaopen_coroutine}, {LUA_UTF8LIBNAME, luaopen_utf8}};
+    static const luaL_Reg libraries[] = {
+        {LUA_GNAME, luaopen_base},          {LUA_STRLIBNAME, luaopen_string},
+        {LUA_TABLIBNAME, luaopen_table},    {LUA_MATHLIBNAME, luaopen_math},
+        {LUA_COLIBNAME, luaopen_coroutine}, {LUA_UTF8LIBNAME, luaopen_utf8}};
     *m = (lua_memory){0, 0};
     lua_State *L = lua_newstate(lua_allocate, m);
     if (!L) exit(2);
@@ -75,7 +76,8 @@ static void close_both(lua_State *L, const lua_memory *m, nnl_runtime *rt, ledge
     CHECK(m->live == 0, "Lua has not freed %zu bytes", m->live);
     int64_t left = nnl_runtime_free(rt);
     CHECK(left == 0, "%lld tensors left", (long long)left);
-    CHECK(l->live == 0 && l->wrong == 0, "%zu bytes were not given back, %lld calls were wrong", l->live, (long long)l->wrong);
+    CHECK(l->live == 0 && l->wrong == 0, "%zu bytes were not given back, %lld calls were wrong",
+          l->live, (long long)l->wrong);
     ledger_close(l);
 }
 
@@ -116,27 +118,30 @@ static void sandbox(void)
     int top = lua_gettop(L);
     CHECK(nnl_lua_open(L, rt) == LUA_OK, "%s", nnl_error_message(rt));
     CHECK(lua_gettop(L) == top, "the stack is not as it was");
-    CHECK(nnl_lua_open(L, rt) != LUA_OK && has(nnl_error_message(rt), "already"), "opened twice: %s", nnl_error_message(rt));
+    CHECK(nnl_lua_open(L, rt) != LUA_OK && has(nnl_error_message(rt), "already"),
+          "opened twice: %s", nnl_error_message(rt));
     CHECK(lua_gettop(L) == top, "the stack is not as it was");
     RUNS(L, "assert(not io and not os and not debug)");
     RUNS(L, train);
 
     /* an error is caught, has its place, and everything goes on */
     RUNS(L, "local nn = require 'nnlua'\n"
-            "local ok, e = pcall(function() local y = nn.ones(2, 3):matmul(nn.ones(2, 3)) return y end)\n"
+            "local ok, e = pcall(function() local y = nn.ones(2, 3):matmul(nn.ones(2, 3)) return y "
+            "end)\n"
             "assert(not ok and e:find(']:2: matmul: ', 1, true), e)\n"
             "assert(nn.ones(2, 3):sum():item() == 6)");
     /* the limit is an error like others */
-    RUNS(L, "local nn = require 'nnlua'\n"
-            "for _ = 1, 3 do\n"
-            "  local ok, e = pcall(nn.zeros, 5000, 5000)\n"
-            "  assert(not ok and e:find('zeros: ', 1, true) == nil and e:find('memory', 1, true), e)\n"
-            "end\n"
-            "local keep = {}\n"
-            "local ok, e = pcall(function() for i = 1, 100 do keep[i] = nn.zeros(250000) end end)\n"
-            "assert(not ok and #keep >= 40 and #keep < 64 and e:find('memory', 1, true), #keep)\n"
-            "keep = nil\n"
-            "for i = 1, 500 do local x = nn.zeros(250000) assert(x[1]:item() == 0) end");
+    RUNS(L,
+         "local nn = require 'nnlua'\n"
+         "for _ = 1, 3 do\n"
+         "  local ok, e = pcall(nn.zeros, 5000, 5000)\n"
+         "  assert(not ok and e:find('zeros: ', 1, true) == nil and e:find('memory', 1, true), e)\n"
+         "end\n"
+         "local keep = {}\n"
+         "local ok, e = pcall(function() for i = 1, 100 do keep[i] = nn.zeros(250000) end end)\n"
+         "assert(not ok and #keep >= 40 and #keep < 64 and e:find('memory', 1, true), #keep)\n"
+         "keep = nil\n"
+         "for i = 1, 500 do local x = nn.zeros(250000) assert(x[1]:item() == 0) end");
     CHECK(l.peak <= 64 << 20, "%zu bytes were held", l.peak);
     RUNS(L, train);
     close_both(L, &m, rt, &l);
@@ -169,8 +174,10 @@ static void tensors(void)
             "result = x");
     lua_getglobal(L, "result");
     nnl_tensor *t = nnl_lua_to_tensor(L, -1);
-    CHECK(t && nnl_tensor_numel(t) == 3 && ((const float *)nnl_tensor_const_data(t))[2] == 6, "a tensor of Lua's in C");
-    CHECK(!nnl_lua_to_tensor(L, 99) && !nnl_lua_to_tensor(L, LUA_REGISTRYINDEX), "what is no tensor");
+    CHECK(t && nnl_tensor_numel(t) == 3 && ((const float *)nnl_tensor_const_data(t))[2] == 6,
+          "a tensor of Lua's in C");
+    CHECK(!nnl_lua_to_tensor(L, 99) && !nnl_lua_to_tensor(L, LUA_REGISTRYINDEX),
+          "what is no tensor");
     lua_pushlightuserdata(L, rt);
     CHECK(!nnl_lua_to_tensor(L, -1), "what is no tensor");
     lua_pop(L, 2);
@@ -188,12 +195,14 @@ static void tensors(void)
     nnl_tensor *leaf = nnl_tensor_ref(nnl_lua_to_tensor(L, -1));
     lua_pop(L, 2);
     CHECK(nnl_backward(root, NULL, true, false) == NNL_OK, "%s", nnl_error_message(rt));
-    CHECK(((const float *)nnl_tensor_const_data(nnl_tensor_grad(leaf)))[0] == 6, "the hook's gradient");
+    CHECK(((const float *)nnl_tensor_const_data(nnl_tensor_grad(leaf)))[0] == 6,
+          "the hook's gradient");
     RUNS(L, "assert(calls == 2)");
     nnl_memory before = memory_of(rt);
     lua_close(L);
     CHECK(m.live == 0 && memory_of(rt).tensors < before.tensors, "closing frees Lua's tensors");
-    CHECK(nnl_backward(root, NULL, false, false) == NNL_ECALLBACK && has(nnl_error_message(rt), "closed"),
+    CHECK(nnl_backward(root, NULL, false, false) == NNL_ECALLBACK &&
+              has(nnl_error_message(rt), "closed"),
           "a hook without its Lua state: %s", nnl_error_message(rt));
     nnl_tensor_unref(root);
     nnl_tensor_unref(leaf);
@@ -209,8 +218,10 @@ static void closing(void)
     nnl_runtime *rt = open_runtime(&l, 0);
     lua_State *L = open_sandbox(&m, true);
     RUNS(L, "older = setmetatable({}, {__gc = function(o)\n"
-            "  assert(not pcall(o.nn.zeros, 3) and not pcall(o.nn.memory) and not pcall(o.x.sum, o.x))\n"
-            "  assert(not pcall(function() return o.x + 1 end) and not pcall(function() return o.x.shape end))\n"
+            "  assert(not pcall(o.nn.zeros, 3) and not pcall(o.nn.memory) and not pcall(o.x.sum, "
+            "o.x))\n"
+            "  assert(not pcall(function() return o.x + 1 end) and not pcall(function() return "
+            "o.x.shape end))\n"
             "  done(o)\n"
             "end})");
     CHECK(nnl_lua_open(L, rt) == LUA_OK, "%s", nnl_error_message(rt));
@@ -242,10 +253,12 @@ static void without_package(void)
     lua_memory m;
     nnl_runtime *rt = open_runtime(&l, 0);
     lua_State *L = open_sandbox(&m, false);
-    CHECK(nnl_lua_open(L, rt) != LUA_OK && has(nnl_error_message(rt), "package"), "%s", nnl_error_message(rt));
+    CHECK(nnl_lua_open(L, rt) != LUA_OK && has(nnl_error_message(rt), "package"), "%s",
+          nnl_error_message(rt));
     luaL_requiref(L, LUA_LOADLIBNAME, luaopen_package, 1);
     lua_pop(L, 1);
-    CHECK(nnl_lua_open(L, rt) == LUA_OK, "what failed can be tried again: %s", nnl_error_message(rt));
+    CHECK(nnl_lua_open(L, rt) == LUA_OK, "what failed can be tried again: %s",
+          nnl_error_message(rt));
     RUNS(L, "assert(require('nnlua').ones(2):sum():item() == 2)");
     close_both(L, &m, rt, &l);
 }

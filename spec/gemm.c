@@ -157,8 +157,10 @@ static void *compute_ready(nnl_runtime *rt, const problem *p, bool fixed_b)
     c.bias = NULL;
     if (!fixed_b) c.b = NULL;
     if (nnl_gemm_ready(rt, &c, fixed_b, &plan, &bytes) != NNL_OK ||
-        nnl_gemm_run(rt, plan, p->call.a, p->call.b, first, p->call.bias, p->call.residual) != NNL_OK ||
-        nnl_gemm_run(rt, plan, p->call.a, p->call.b, second, p->call.bias, p->call.residual) != NNL_OK) {
+        nnl_gemm_run(rt, plan, p->call.a, p->call.b, first, p->call.bias, p->call.residual) !=
+            NNL_OK ||
+        nnl_gemm_run(rt, plan, p->call.a, p->call.b, second, p->call.bias, p->call.residual) !=
+            NNL_OK) {
         printf("%s\n", nnl_error_message(rt));
         failed++;
     } else {

@@ -1,5 +1,6 @@
-/* The first, second, third ... request for memory fails, until the work is done: nothing crashes, nothing is lost,
- * nothing is changed by a call that fails, and the work that is done at last has the right bits. */
+/* The first, second, third ... request for memory fails, until the work is done: nothing crashes,
+ * nothing is lost, nothing is changed by a call that fails, and the work that is done at last has
+ * the right bits. */
 #include "training.h"
 
 /* A piece of work on tensors that it does not change, or changes at its end only. */
@@ -7,8 +8,8 @@ typedef struct work {
     const char *name;
     nnl_runtime *rt;
     network net;
-    nnl_tensor *a, *b;   /* 4x6, 6: require grad */
-    nnl_tensor *plain;   /* 4x6 */
+    nnl_tensor *a, *b; /* 4x6, 6: require grad */
+    nnl_tensor *plain; /* 4x6 */
     int64_t failures;
 } work;
 
@@ -31,14 +32,16 @@ static void look(snapshot *s, const char *what, const work *w)
 }
 
 /* nnl_backward: on failure no gradient has changed, appeared or gone. */
-static nnl_status backward(work *w, nnl_tensor *root, nnl_tensor *const *leaves, int n, bool create_graph)
+static nnl_status backward(work *w, nnl_tensor *root, nnl_tensor *const *leaves, int n,
+                           bool create_graph)
 {
     snapshot before[8];
     for (int i = 0; i < n; i++) before[i] = take(nnl_tensor_grad(leaves[i]));
     nnl_status status = nnl_backward(root, NULL, false, create_graph);
     for (int i = 0; i < n; i++) {
         if (status != NNL_OK) {
-            CHECK(nnl_tensor_grad(leaves[i]) == before[i].tensor, "%s: a gradient appeared or went", w->name);
+            CHECK(nnl_tensor_grad(leaves[i]) == before[i].tensor, "%s: a gradient appeared or went",
+                  w->name);
             look(&before[i], "a gradient", w);
         } else {
             free(before[i].bytes);
@@ -50,9 +53,12 @@ static nnl_status backward(work *w, nnl_tensor *root, nnl_tensor *const *leaves,
 static nnl_status inplace(work *w, const char *op, nnl_tensor *target, nnl_tensor *other)
 {
     snapshot before = take(target);
-    nnl_status status = nnl_apply_inplace(w->rt, nnl_op_find(op), (nnl_tensor *[]){target, other}, 2, NULL);
-    if (status != NNL_OK) look(&before, "the target of an op in place", w);
-    else free(before.bytes);
+    nnl_status status =
+        nnl_apply_inplace(w->rt, nnl_op_find(op), (nnl_tensor *[]){target, other}, 2, NULL);
+    if (status != NNL_OK)
+        look(&before, "the target of an op in place", w);
+    else
+        free(before.bytes);
     return status;
 }
 
@@ -67,17 +73,21 @@ static nnl_status training(work *w, float *result)
     if (status == NNL_OK) status = backward(w, loss, n->param, PARAMS, false);
     if (status == NNL_OK) {
         snapshot before[2 * PARAMS + 1];
-        for (int i = 0; i < PARAMS; i++) before[i] = take(n->param[i]), before[PARAMS + i] = take(n->momentum[i]);
+        for (int i = 0; i < PARAMS; i++)
+            before[i] = take(n->param[i]), before[PARAMS + i] = take(n->momentum[i]);
         before[2 * PARAMS] = take(n->steps);
         status = network_update(n);
         for (int i = 0; i < COUNT(before); i++) {
-            if (status != NNL_OK) look(&before[i], "a parameter or its state", w);
-            else free(before[i].bytes);
+            if (status != NNL_OK)
+                look(&before[i], "a parameter or its state", w);
+            else
+                free(before[i].bytes);
         }
     }
     if (status == NNL_OK) {
         *result = *(const float *)nnl_tensor_const_data(loss);
-        for (int i = 0; i < PARAMS; i++) *result += ((const float *)nnl_tensor_const_data(n->param[i]))[0];
+        for (int i = 0; i < PARAMS; i++)
+            *result += ((const float *)nnl_tensor_const_data(n->param[i]))[0];
     }
     nnl_tensor_unref(loss);
     network_zero_grad(n);
@@ -89,12 +99,14 @@ static nnl_status mse(work *w, float *result)
     nnl_tensor *y = NULL, *p = NULL, *loss = NULL;
     nnl_status status = apply(w->rt, "mul", 2, (nnl_tensor *[]){w->a, w->b}, NULL, &y);
     if (status == NNL_OK) status = apply(w->rt, "sigmoid", 1, &y, NULL, &p);
-    if (status == NNL_OK) status = apply(w->rt, "mse_loss", 2, (nnl_tensor *[]){p, w->plain}, NULL, &loss);
+    if (status == NNL_OK)
+        status = apply(w->rt, "mse_loss", 2, (nnl_tensor *[]){p, w->plain}, NULL, &loss);
     /* twice, so that the second is added to what the first left */
     if (status == NNL_OK) status = nnl_backward(loss, NULL, true, false);
     if (status == NNL_OK) status = backward(w, loss, (nnl_tensor *[]){w->a, w->b}, 2, false);
     if (status == NNL_OK) {
-        const float *da = nnl_tensor_const_data(nnl_tensor_grad(w->a)), *db = nnl_tensor_const_data(nnl_tensor_grad(w->b));
+        const float *da = nnl_tensor_const_data(nnl_tensor_grad(w->a)),
+                    *db = nnl_tensor_const_data(nnl_tensor_grad(w->b));
         *result = da[0] + da[23] + db[5];
     }
     nnl_tensor_unref(y);
@@ -119,8 +131,10 @@ static nnl_status second_order(work *w, float *result)
     if (status == NNL_OK) status = apply(w->rt, "sum", 1, &g2, NULL, &total);
     if (status == NNL_OK) status = nnl_grad_of(total, NULL, leaves, 2, false, false, false, h);
     if (status == NNL_OK)
-        *result = ((const float *)nnl_tensor_const_data(h[0]))[7] + ((const float *)nnl_tensor_const_data(h[1]))[2];
-    else CHECK(!h[0] && !h[1], "%s: results of a call that failed", w->name);
+        *result = ((const float *)nnl_tensor_const_data(h[0]))[7] +
+                  ((const float *)nnl_tensor_const_data(h[1]))[2];
+    else
+        CHECK(!h[0] && !h[1], "%s: results of a call that failed", w->name);
     nnl_tensor *const all[] = {y, s, g[0], g[1], g2, total, h[0], h[1]};
     for (int i = 0; i < COUNT(all); i++) nnl_tensor_unref(all[i]);
     return status;
@@ -140,7 +154,8 @@ static nnl_status views(work *w, float *result)
     if (status == NNL_OK) status = apply(w->rt, "sum", 1, &all, NULL, &loss);
     if (status == NNL_OK) status = backward(w, loss, (nnl_tensor *[]){w->a, w->b}, 2, false);
     if (status == NNL_OK) {
-        const float *da = nnl_tensor_const_data(nnl_tensor_grad(w->a)), *db = nnl_tensor_const_data(nnl_tensor_grad(w->b));
+        const float *da = nnl_tensor_const_data(nnl_tensor_grad(w->a)),
+                    *db = nnl_tensor_const_data(nnl_tensor_grad(w->b));
         *result = da[3] + da[9] + da[8] + db[3] + db[5];
     }
     nnl_tensor *const drop[] = {y, row, part, all, loss};
@@ -155,17 +170,23 @@ static nnl_status views(work *w, float *result)
 /* Lists of tensors in and out, longer than what a call holds without a block. */
 static nnl_status lists(work *w, float *result)
 {
-    nnl_tensor *piece[MANY] = {NULL}, *joined = NULL, *back[MANY] = {NULL}, *sum = NULL, *loss = NULL;
+    nnl_tensor *piece[MANY] = {NULL}, *joined = NULL, *back[MANY] = {NULL}, *sum = NULL,
+               *loss = NULL;
     nnl_status status = NNL_OK;
     const nnl_attr first[] = {NNL_INT("dim", 0), NNL_END};
     const nnl_attr sizes[] = {NNL_INT("size", 4), NNL_INT("dim", 0), NNL_END};
-    for (int i = 0; i < MANY && status == NNL_OK; i++) status = apply(w->rt, "neg", 1, &w->a, NULL, &piece[i]);
-    if (status == NNL_OK) status = nnl_apply(w->rt, nnl_op_find("cat"), piece, MANY, first, &joined, 1);
-    if (status == NNL_OK) status = nnl_apply(w->rt, nnl_op_find("split"), &joined, 1, sizes, back, MANY);
-    if (status == NNL_OK) status = apply(w->rt, "mul", 2, (nnl_tensor *[]){back[2], back[MANY - 1]}, NULL, &sum);
+    for (int i = 0; i < MANY && status == NNL_OK; i++)
+        status = apply(w->rt, "neg", 1, &w->a, NULL, &piece[i]);
+    if (status == NNL_OK)
+        status = nnl_apply(w->rt, nnl_op_find("cat"), piece, MANY, first, &joined, 1);
+    if (status == NNL_OK)
+        status = nnl_apply(w->rt, nnl_op_find("split"), &joined, 1, sizes, back, MANY);
+    if (status == NNL_OK)
+        status = apply(w->rt, "mul", 2, (nnl_tensor *[]){back[2], back[MANY - 1]}, NULL, &sum);
     if (status == NNL_OK) status = apply(w->rt, "sum", 1, &sum, NULL, &loss);
     if (status == NNL_OK) status = backward(w, loss, &w->a, 1, false);
-    if (status == NNL_OK) *result = ((const float *)nnl_tensor_const_data(nnl_tensor_grad(w->a)))[11];
+    if (status == NNL_OK)
+        *result = ((const float *)nnl_tensor_const_data(nnl_tensor_grad(w->a)))[11];
     for (int i = 0; i < MANY; i++) {
         nnl_tensor_unref(piece[i]);
         nnl_tensor_unref(back[i]);
@@ -218,7 +239,8 @@ static nnl_status assorted(work *w, float *result)
 /* ---------------------------------------------------------------- failing */
 
 enum { ONE, STICKY, HOST, WAYS };
-static const char *const way_name[] = {"one request", "all requests from one on", "the host's allocator"};
+static const char *const way_name[] = {"one request", "all requests from one on",
+                                       "the host's allocator"};
 
 static void work_open(work *w, const char *name, ledger *l, int threads)
 {
@@ -232,7 +254,9 @@ static void work_open(work *w, const char *name, ledger *l, int threads)
     w->a = some_tensor(w->rt, 2, (int64_t[]){4, 6}, 1, 1);
     w->b = some_tensor(w->rt, 1, (int64_t[]){6}, 1, 100);
     w->plain = some_tensor(w->rt, 2, (int64_t[]){4, 6}, 1, 200);
-    if (nnl_tensor_set_requires_grad(w->a, true) != NNL_OK || nnl_tensor_set_requires_grad(w->b, true) != NNL_OK) exit(2);
+    if (nnl_tensor_set_requires_grad(w->a, true) != NNL_OK ||
+        nnl_tensor_set_requires_grad(w->b, true) != NNL_OK)
+        exit(2);
 }
 
 static void work_close(work *w, ledger *l)
@@ -243,9 +267,10 @@ static void work_close(work *w, ledger *l)
     nnl_tensor_unref(w->plain);
     int64_t left = nnl_runtime_free(w->rt);
     CHECK(left == 0, "%s: %lld tensors left", w->name, (long long)left);
-    CHECK(l->live == 0 && l->blocks == 0, "%s: %zu bytes in %lld blocks were not given back", w->name, l->live,
-          (long long)l->blocks);
-    CHECK(l->wrong == 0, "%s: the allocator was called wrongly %lld times", w->name, (long long)l->wrong);
+    CHECK(l->live == 0 && l->blocks == 0, "%s: %zu bytes in %lld blocks were not given back",
+          w->name, l->live, (long long)l->blocks);
+    CHECK(l->wrong == 0, "%s: the allocator was called wrongly %lld times", w->name,
+          (long long)l->wrong);
     ledger_close(l);
 }
 
@@ -287,19 +312,21 @@ static void run(const char *name, work_body *body, int way, bool warm, float wan
         l.refuse_at = 0;
         if (status == NNL_OK) break;
         nnl_memory after = memory_of(w.rt);
-        CHECK(status == NNL_ENOMEM, "%s, %s, request %lld: status %s: %s", name, way_name[way], (long long)n,
-              nnl_status_name(status), nnl_error_message(w.rt));
-        CHECK(has(nnl_error_message(w.rt), "memory"), "%s: the message is: %s", name, nnl_error_message(w.rt));
-        CHECK(after.tensors == before.tensors, "%s, %s, request %lld: %lld tensors lost", name, way_name[way],
-              (long long)n, (long long)(after.tensors - before.tensors));
+        CHECK(status == NNL_ENOMEM, "%s, %s, request %lld: status %s: %s", name, way_name[way],
+              (long long)n, nnl_status_name(status), nnl_error_message(w.rt));
+        CHECK(has(nnl_error_message(w.rt), "memory"), "%s: the message is: %s", name,
+              nnl_error_message(w.rt));
+        CHECK(after.tensors == before.tensors, "%s, %s, request %lld: %lld tensors lost", name,
+              way_name[way], (long long)n, (long long)(after.tensors - before.tensors));
         if (warm)
-            CHECK(after.live == before.live, "%s, %s, request %lld: %lld bytes lost", name, way_name[way], (long long)n,
-                  (long long)after.live - (long long)before.live);
+            CHECK(after.live == before.live, "%s, %s, request %lld: %lld bytes lost", name,
+                  way_name[way], (long long)n, (long long)after.live - (long long)before.live);
     }
-    CHECK(status == NNL_OK, "%s, %s: no success after %lld requests", name, way_name[way], (long long)n);
+    CHECK(status == NNL_OK, "%s, %s: no success after %lld requests", name, way_name[way],
+          (long long)n);
     CHECK(n > 1 || way == HOST, "%s: nothing was asked for", name);
-    CHECK(memcmp(&result, &wanted, sizeof result) == 0, "%s, %s: the result is %.9g, wanted %.9g", name, way_name[way],
-          (double)result, (double)wanted);
+    CHECK(memcmp(&result, &wanted, sizeof result) == 0, "%s, %s: the result is %.9g, wanted %.9g",
+          name, way_name[way], (double)result, (double)wanted);
     work_close(&w, &l);
 }
 
@@ -318,7 +345,8 @@ static void making_a_runtime(void)
         l.refuse_at = n;
         status = nnl_runtime_new(&config, &rt);
         CHECK((status == NNL_OK) == (rt != NULL), "a runtime that failed is NULL");
-        CHECK(status == NNL_OK || status == NNL_ENOMEM, "making a runtime gives %s", nnl_status_name(status));
+        CHECK(status == NNL_OK || status == NNL_ENOMEM, "making a runtime gives %s",
+              nnl_status_name(status));
         l.refuse_at = 0;
         if (rt) CHECK(nnl_runtime_free(rt) == 0, "tensors left");
         CHECK(l.live == 0, "making a runtime lost %zu bytes", l.live);
@@ -334,8 +362,12 @@ int main(void)
         work_body *body;
         const char *needs;
     } all[] = {
-        {"training step", training, "sgd_step"}, {"mse", mse, "mse_loss"}, {"second order", second_order, "gelu"},
-        {"views", views, "narrow"}, {"lists", lists, "split"}, {"assorted", assorted, "softmax"},
+        {"training step", training, "sgd_step"},
+        {"mse", mse, "mse_loss"},
+        {"second order", second_order, "gelu"},
+        {"views", views, "narrow"},
+        {"lists", lists, "split"},
+        {"assorted", assorted, "softmax"},
     };
     making_a_runtime();
     for (int i = 0; i < COUNT(all); i++) {

@@ -1,5 +1,5 @@
-/* Captured programs through nnlua.h: the bits of the calls themselves, no allocation but the results, failing
- * allocations, one program in several threads. */
+/* Captured programs through nnlua.h: the bits of the calls themselves, no allocation but the
+ * results, failing allocations, one program in several threads. */
 #include "training.h"
 
 #define STEPS 8
@@ -17,7 +17,8 @@ static nnl_runtime *runtime_with(ledger *l, int threads)
 }
 
 /* The calls of one step, on what stands for the network's batch; *loss is a new reference. */
-static nnl_status step_calls(network *n, nnl_tensor *x, nnl_tensor *labels, bool update, nnl_tensor **loss)
+static nnl_status step_calls(network *n, nnl_tensor *x, nnl_tensor *labels, bool update,
+                             nnl_tensor **loss)
 {
     network seen = *n;
     seen.x = x;
@@ -37,8 +38,10 @@ static nnl_status capture(network *n, bool update, nnl_program **program)
     nnl_status status = nnl_capture_begin(n->rt, (nnl_tensor *[]){n->x, n->labels}, 2, stand_ins);
     if (status != NNL_OK) return status;
     status = step_calls(n, stand_ins[0], stand_ins[1], update, &loss);
-    if (status == NNL_OK) status = nnl_capture_end(n->rt, &loss, 1, program);
-    else nnl_capture_abandon(n->rt);
+    if (status == NNL_OK)
+        status = nnl_capture_end(n->rt, &loss, 1, program);
+    else
+        nnl_capture_abandon(n->rt);
     for (int i = 0; i < 2; i++) nnl_tensor_unref(stand_ins[i]);
     nnl_tensor_unref(loss);
     return status;
@@ -92,16 +95,20 @@ static void train_by_program(int threads, const float loss[STEPS], float *const 
     for (int i = 0; i < STEPS; i++) {
         float got = 0;
         CHECK(run_once(context, &n, &got) == NNL_OK, "run %d: %s", i, nnl_error_message(rt));
-        CHECK(got == loss[i], "step %d with %d threads: loss %.9g, by calls %.9g", i, threads, (double)got, (double)loss[i]);
+        CHECK(got == loss[i], "step %d with %d threads: loss %.9g, by calls %.9g", i, threads,
+              (double)got, (double)loss[i]);
         if (i == 2) calls = l.calls;
     }
-    CHECK(l.calls == calls, "%lld calls of the allocator in steady steps", (long long)(l.calls - calls));
-    for (int i = 0; i < PARAMS; i++) CHECK(same_bits(n.param[i], params[i]), "parameter %d differs with %d threads", i, threads);
+    CHECK(l.calls == calls, "%lld calls of the allocator in steady steps",
+          (long long)(l.calls - calls));
+    for (int i = 0; i < PARAMS; i++)
+        CHECK(same_bits(n.param[i], params[i]), "parameter %d differs with %d threads", i, threads);
     nnl_context_free(context);
     nnl_program_unref(program);
     network_zero_grad(&n);
     network_drop(&n);
-    CHECK(nnl_runtime_free(rt) == 0 && l.live == 0 && l.wrong == 0, "a program leaks %zu bytes", l.live);
+    CHECK(nnl_runtime_free(rt) == 0 && l.live == 0 && l.wrong == 0, "a program leaks %zu bytes",
+          l.live);
     ledger_close(&l);
 }
 
@@ -117,7 +124,8 @@ static void same_bits_as_calls(void)
 
 /* ---------------------------------------------------------------- failures */
 
-/* Fails allocation 1, 2, 3 ... of capture, context and first run, until all succeed; each time nothing is lost. */
+/* Fails allocation 1, 2, 3 ... of capture, context and first run, until all succeed; each time
+ * nothing is lost. */
 static void every_allocation_fails_once(void)
 {
     ledger l;
@@ -142,14 +150,17 @@ static void every_allocation_fails_once(void)
         nnl_memory_fail_after(rt, 0, false);
         if (!done) {
             failures++;
-            if (status != NNL_ENOMEM) CHECK(false, "allocation %lld: status %s", (long long)at, nnl_status_name(status));
-            if (!same_bits(n.param[0], before)) CHECK(false, "allocation %lld: a parameter changed", (long long)at);
+            if (status != NNL_ENOMEM)
+                CHECK(false, "allocation %lld: status %s", (long long)at, nnl_status_name(status));
+            if (!same_bits(n.param[0], before))
+                CHECK(false, "allocation %lld: a parameter changed", (long long)at);
         }
         nnl_context_free(context);
         nnl_program_unref(program);
         network_zero_grad(&n);
         if (memory_of(rt).tensors != tensors)
-            CHECK(false, "allocation %lld: %lld tensors stay", (long long)at, (long long)(memory_of(rt).tensors - tensors));
+            CHECK(false, "allocation %lld: %lld tensors stay", (long long)at,
+                  (long long)(memory_of(rt).tensors - tensors));
     }
     CHECK(done && failures > 20, "%d allocations failed", failures);
     free(before);
@@ -168,18 +179,26 @@ static void misuse(void)
     nnl_runtime *rt = runtime_with(&l, 1);
     network_new(&n, rt, 4, 6, 5, 3);
     CHECK(nnl_capture_begin(rt, &n.x, 1, &stand_in) == NNL_OK, "%s", nnl_error_message(rt));
-    CHECK(nnl_capture_begin(rt, NULL, 0, NULL) == NNL_ESTATE && has(nnl_error_message(rt), "under way"), "%s", nnl_error_message(rt));
+    CHECK(nnl_capture_begin(rt, NULL, 0, NULL) == NNL_ESTATE &&
+              has(nnl_error_message(rt), "under way"),
+          "%s", nnl_error_message(rt));
     nnl_capture_abandon(rt);
     nnl_capture_abandon(rt);
-    CHECK(nnl_capture_inexact(rt) == NNL_ESTATE && has(nnl_error_message(rt), "none is under way"), "%s", nnl_error_message(rt));
-    CHECK(apply(rt, "relu", 1, &stand_in, NULL, &out) == NNL_ESTATE && has(nnl_error_message(rt), "return it"), "%s",
-          nnl_error_message(rt));
+    CHECK(nnl_capture_inexact(rt) == NNL_ESTATE && has(nnl_error_message(rt), "none is under way"),
+          "%s", nnl_error_message(rt));
+    CHECK(apply(rt, "relu", 1, &stand_in, NULL, &out) == NNL_ESTATE &&
+              has(nnl_error_message(rt), "return it"),
+          "%s", nnl_error_message(rt));
     nnl_tensor_unref(stand_in);
-    CHECK(capture(&n, false, &program) == NNL_OK && nnl_context_new(program, rt, &context) == NNL_OK, "%s", nnl_error_message(rt));
+    CHECK(capture(&n, false, &program) == NNL_OK &&
+              nnl_context_new(program, rt, &context) == NNL_OK,
+          "%s", nnl_error_message(rt));
     other = some_tensor(rt, 2, (int64_t[]){5, 6}, 1, 0);
-    CHECK(nnl_context_run(context, (nnl_tensor *[]){other, n.labels}, 2, &out, 1) == NNL_ESHAPE && !out &&
-              has(nnl_error_message(rt), "5x6"), "%s", nnl_error_message(rt));
-    CHECK(nnl_context_run(context, (nnl_tensor *[]){n.labels, n.labels}, 2, &out, 1) == NNL_ETYPE, "%s", nnl_error_message(rt));
+    CHECK(nnl_context_run(context, (nnl_tensor *[]){other, n.labels}, 2, &out, 1) == NNL_ESHAPE &&
+              !out && has(nnl_error_message(rt), "5x6"),
+          "%s", nnl_error_message(rt));
+    CHECK(nnl_context_run(context, (nnl_tensor *[]){n.labels, n.labels}, 2, &out, 1) == NNL_ETYPE,
+          "%s", nnl_error_message(rt));
     CHECK(nnl_context_run(context, &n.x, 1, &out, 1) == NNL_EINVAL, "%s", nnl_error_message(rt));
     nnl_tensor_unref(other);
     nnl_context_free(context);
@@ -210,7 +229,8 @@ static void *read_weights(void *argument)
     network_new(&own, rt, 24, 70, 90, 11);
     r->good = nnl_context_new(r->program, rt, &context) == NNL_OK;
     pthread_barrier_wait(r->start);
-    for (int i = 0; i < STEPS && r->good; i++) r->good = run_once(context, &own, &r->loss[i]) == NNL_OK;
+    for (int i = 0; i < STEPS && r->good; i++)
+        r->good = run_once(context, &own, &r->loss[i]) == NNL_OK;
     nnl_context_free(context);
     network_drop(&own);
     r->good = nnl_runtime_free(rt) == 0 && l.live == 0 && l.wrong == 0 && r->good;
@@ -241,8 +261,9 @@ static void one_program_in_two_threads(void)
         nnl_tensor *out;
         if (step_calls(&n, n.x, n.labels, false, &out) != NNL_OK) exit(2);
         for (int k = 0; k < 2; k++)
-            CHECK(readers[k].good && readers[k].loss[i] == value_of(out), "thread %d, run %d: %.9g, by calls %.9g", k, i,
-                  (double)readers[k].loss[i], (double)value_of(out));
+            CHECK(readers[k].good && readers[k].loss[i] == value_of(out),
+                  "thread %d, run %d: %.9g, by calls %.9g", k, i, (double)readers[k].loss[i],
+                  (double)value_of(out));
         nnl_tensor_unref(out);
     }
     nnl_program_unref(program);

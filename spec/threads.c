@@ -1,4 +1,5 @@
-/* Two runtimes in two threads at once, and one runtime with several threads: the bits are those of a lone run. */
+/* Two runtimes in two threads at once, and one runtime with several threads: the bits are those of
+ * a lone run. */
 #include "training.h"
 
 #include "data/prefetch.h"
@@ -42,7 +43,8 @@ static void *train(void *argument)
     nnl_manual_seed(rt, 3);
     if (j->start) pthread_barrier_wait(j->start);
     j->out.status = NNL_OK;
-    for (int i = 0; i < STEPS && j->out.status == NNL_OK; i++) j->out.status = network_step(&n, &j->out.loss[i]);
+    for (int i = 0; i < STEPS && j->out.status == NNL_OK; i++)
+        j->out.status = network_step(&n, &j->out.loss[i]);
     for (int i = 0; i < PARAMS; i++) {
         j->out.bytes[i] = bytes_of(n.param[i]);
         j->out.param[i] = elements_of(n.param[i]);
@@ -55,8 +57,10 @@ static void *train(void *argument)
 
 static bool same(const outcome *a, const outcome *b)
 {
-    bool equal = a->status == NNL_OK && b->status == NNL_OK && memcmp(a->loss, b->loss, sizeof a->loss) == 0;
-    for (int i = 0; i < PARAMS; i++) equal = equal && memcmp(a->param[i], b->param[i], a->bytes[i]) == 0;
+    bool equal =
+        a->status == NNL_OK && b->status == NNL_OK && memcmp(a->loss, b->loss, sizeof a->loss) == 0;
+    for (int i = 0; i < PARAMS; i++)
+        equal = equal && memcmp(a->param[i], b->param[i], a->bytes[i]) == 0;
     return equal;
 }
 
@@ -66,7 +70,8 @@ static void drop(outcome *o)
 }
 
 /* Last first, on the caller's thread. */
-static void backwards(void *user, int64_t count, void (*task)(void *context, int64_t i), void *context)
+static void backwards(void *user, int64_t count, void (*task)(void *context, int64_t i),
+                      void *context)
 {
     (void)user;
     for (int64_t i = count - 1; i >= 0; i--) task(context, i);
@@ -76,22 +81,26 @@ static void training(int64_t batch)
 {
     job lone = {.threads = 1, .batch = batch};
     train(&lone);
-    CHECK(lone.out.status == NNL_OK && lone.out.loss[STEPS - 1] < lone.out.loss[0], "batch %lld: from %g to %g",
-          (long long)batch, (double)lone.out.loss[0], (double)lone.out.loss[STEPS - 1]);
+    CHECK(lone.out.status == NNL_OK && lone.out.loss[STEPS - 1] < lone.out.loss[0],
+          "batch %lld: from %g to %g", (long long)batch, (double)lone.out.loss[0],
+          (double)lone.out.loss[STEPS - 1]);
     for (int threads = 2; threads <= 4; threads++) {
         job several = {.threads = threads, .batch = batch};
         train(&several);
-        CHECK(same(&lone.out, &several.out), "batch %lld: %d threads give other bits than one", (long long)batch, threads);
+        CHECK(same(&lone.out, &several.out), "batch %lld: %d threads give other bits than one",
+              (long long)batch, threads);
         drop(&several.out);
     }
     job turned = {.threads = 4, .batch = batch, .parallel_for = backwards};
     train(&turned);
-    CHECK(same(&lone.out, &turned.out), "batch %lld: the order of chunks changes bits", (long long)batch);
+    CHECK(same(&lone.out, &turned.out), "batch %lld: the order of chunks changes bits",
+          (long long)batch);
     drop(&turned.out);
 
     pthread_barrier_t start;
     pthread_t thread[3];
-    job at_once[3] = {{.threads = 1, .batch = batch, .start = &start}, {.threads = 2, .batch = batch, .start = &start},
+    job at_once[3] = {{.threads = 1, .batch = batch, .start = &start},
+                      {.threads = 2, .batch = batch, .start = &start},
                       {.threads = 3, .batch = batch, .start = &start}};
     pthread_barrier_init(&start, NULL, COUNT(thread));
     for (int i = 0; i < COUNT(thread); i++) {
@@ -100,15 +109,18 @@ static void training(int64_t batch)
     for (int i = 0; i < COUNT(thread); i++) pthread_join(thread[i], NULL);
     pthread_barrier_destroy(&start);
     for (int i = 0; i < COUNT(thread); i++) {
-        CHECK(same(&lone.out, &at_once[i].out), "batch %lld: the runtime with %d threads was disturbed by another",
-              (long long)batch, at_once[i].threads);
+        CHECK(same(&lone.out, &at_once[i].out),
+              "batch %lld: the runtime with %d threads was disturbed by another", (long long)batch,
+              at_once[i].threads);
         drop(&at_once[i].out);
     }
     drop(&lone.out);
 }
 
-/* Chunks are fixed by shapes: whatever the size, sums and scans have the same bits with any number of threads. */
-static void *of_op(nnl_runtime *rt, const char *op, nnl_tensor *x, const nnl_attr *attrs, size_t *bytes)
+/* Chunks are fixed by shapes: whatever the size, sums and scans have the same bits with any number
+ * of threads. */
+static void *of_op(nnl_runtime *rt, const char *op, nnl_tensor *x, const nnl_attr *attrs,
+                   size_t *bytes)
 {
     nnl_tensor *y;
     if (apply(rt, op, 1, &x, attrs, &y) != NNL_OK) {
@@ -124,16 +136,26 @@ static void *of_op(nnl_runtime *rt, const char *op, nnl_tensor *x, const nnl_att
 
 static void shapes(void)
 {
-    static const int64_t sizes[][2] = {{1, 1}, {1, 100003}, {100003, 1}, {257, 1023}, {3, 65537}, {1024, 300}, {0, 5}};
+    static const int64_t sizes[][2] = {{1, 1},     {1, 100003}, {100003, 1}, {257, 1023},
+                                       {3, 65537}, {1024, 300}, {0, 5}};
     static const struct {
         const char *op;
         nnl_attr attrs[2];
-    } ops[] = {{"sum", {NNL_END}}, {"sum", {NNL_INT("dim", 0), NNL_END}}, {"mean", {NNL_INT("dim", 1), NNL_END}},
-               {"var", {NNL_INT("dim", 0), NNL_END}}, {"norm", {NNL_END}}, {"softmax", {NNL_INT("dim", 0), NNL_END}},
-               {"softmax", {NNL_INT("dim", 1), NNL_END}}, {"logsumexp", {NNL_INT("dim", 1), NNL_END}},
-               {"cumsum", {NNL_INT("dim", 1), NNL_END}}, {"cumsum", {NNL_INT("dim", 0), NNL_END}},
-               {"prod", {NNL_INT("dim", 1), NNL_END}}, {"tanh", {NNL_END}}, {"rand_like", {NNL_END}},
-               {"randn_like", {NNL_END}}, {"dropout", {NNL_FLOAT("p", 0.3), NNL_END}}};
+    } ops[] = {{"sum", {NNL_END}},
+               {"sum", {NNL_INT("dim", 0), NNL_END}},
+               {"mean", {NNL_INT("dim", 1), NNL_END}},
+               {"var", {NNL_INT("dim", 0), NNL_END}},
+               {"norm", {NNL_END}},
+               {"softmax", {NNL_INT("dim", 0), NNL_END}},
+               {"softmax", {NNL_INT("dim", 1), NNL_END}},
+               {"logsumexp", {NNL_INT("dim", 1), NNL_END}},
+               {"cumsum", {NNL_INT("dim", 1), NNL_END}},
+               {"cumsum", {NNL_INT("dim", 0), NNL_END}},
+               {"prod", {NNL_INT("dim", 1), NNL_END}},
+               {"tanh", {NNL_END}},
+               {"rand_like", {NNL_END}},
+               {"randn_like", {NNL_END}},
+               {"dropout", {NNL_FLOAT("p", 0.3), NNL_END}}};
     nnl_runtime *rt[3];
     for (int i = 0; i < COUNT(rt); i++) {
         nnl_runtime_config config = nnl_runtime_defaults();
@@ -153,8 +175,9 @@ static void shapes(void)
                     wanted = have;
                     continue;
                 }
-                CHECK(have && wanted && memcmp(have, wanted, bytes) == 0, "%s of %lldx%lld has other bits with %d threads",
-                      ops[o].op, (long long)sizes[s][0], (long long)sizes[s][1], i + 1);
+                CHECK(have && wanted && memcmp(have, wanted, bytes) == 0,
+                      "%s of %lldx%lld has other bits with %d threads", ops[o].op,
+                      (long long)sizes[s][0], (long long)sizes[s][1], i + 1);
                 free(have);
             }
             free(wanted);
@@ -208,7 +231,8 @@ static void forking(void)
         _exit(good && nnl_runtime_free(rt) == 0 ? 0 : 1);
     }
     int status = -1;
-    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0, "a forked child ends with %d", status);
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && status == 0,
+          "a forked child ends with %d", status);
     one_step(&n);
     network_drop(&n);
     CHECK(nnl_runtime_free(rt) == 0, "tensors left");
@@ -232,16 +256,19 @@ static void batches_ahead(int workers, int64_t leave_after)
     if (nnl_tensor_new(rt, NNL_U8, 2, (int64_t[]){ROWS, LENGTH}, &images) != NNL_OK) exit(2);
     if (nnl_tensor_new(rt, NNL_I64, 1, (int64_t[]){ROWS}, &labels) != NNL_OK) exit(2);
     if (nnl_tensor_new(rt, NNL_I64, 1, (int64_t[]){ROWS}, &order) != NNL_OK) exit(2);
-    for (int64_t i = 0; i < ROWS * LENGTH; i++) ((uint8_t *)nnl_tensor_data(images))[i] = (uint8_t)(i / LENGTH + i % 7);
+    for (int64_t i = 0; i < ROWS * LENGTH; i++)
+        ((uint8_t *)nnl_tensor_data(images))[i] = (uint8_t)(i / LENGTH + i % 7);
     for (int64_t i = 0; i < ROWS; i++) {
         ((int64_t *)nnl_tensor_data(labels))[i] = i;
         ((int64_t *)nnl_tensor_data(order))[i] = i * 64 % ROWS + 1;
     }
     const nnl_prefetch_column columns[] = {{images, true, 5}, {.rows = labels}};
-    nnl_status status = nnl_prefetch_new(rt, columns, 2, order, SIZE, (ROWS + SIZE - 1) / SIZE, workers, &p);
+    nnl_status status =
+        nnl_prefetch_new(rt, columns, 2, order, SIZE, (ROWS + SIZE - 1) / SIZE, workers, &p);
     CHECK(status == NNL_OK, "loader: %s", nnl_error_message(rt));
     nnl_runtime_cancel(rt);
-    CHECK(nnl_prefetch_next(p, batch, &more) == NNL_ECANCELLED, "a loader does not see a cancel request");
+    CHECK(nnl_prefetch_next(p, batch, &more) == NNL_ECANCELLED,
+          "a loader does not see a cancel request");
     while (nnl_prefetch_next(p, batch, &more) == NNL_OK && more && taken < leave_after) {
         const float *x = nnl_tensor_const_data(batch[0]);
         const int64_t *y = nnl_tensor_const_data(batch[1]);
@@ -256,7 +283,8 @@ static void batches_ahead(int workers, int64_t leave_after)
     }
     if (more) nnl_tensor_unref(batch[0]), nnl_tensor_unref(batch[1]);
     CHECK(wrong == 0, "%lld elements of %lld batches differ", (long long)wrong, (long long)taken);
-    CHECK(taken == NNL_MIN(leave_after, (ROWS + SIZE - 1) / SIZE), "%lld batches", (long long)taken);
+    CHECK(taken == NNL_MIN(leave_after, (ROWS + SIZE - 1) / SIZE), "%lld batches",
+          (long long)taken);
     nnl_prefetch_free(p);
     nnl_tensor_unref(images);
     nnl_tensor_unref(labels);

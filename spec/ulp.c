@@ -31,16 +31,16 @@ typedef struct reference {
 } reference;
 
 /* The same formula in both types, by <tgmath.h>. */
-#define REFERENCE(name, expression)                                                                \
-    static double name##_f32(double x, double y, const double *p)                                  \
-    {                                                                                              \
-        (void)y, (void)p;                                                                          \
-        return expression;                                                                         \
-    }                                                                                              \
-    static wide name##_f64(wide x, wide y, const double *p)                                        \
-    {                                                                                              \
-        (void)y, (void)p;                                                                          \
-        return expression;                                                                         \
+#define REFERENCE(name, expression)                               \
+    static double name##_f32(double x, double y, const double *p) \
+    {                                                             \
+        (void)y, (void)p;                                         \
+        return expression;                                        \
+    }                                                             \
+    static wide name##_f64(wide x, wide y, const double *p)       \
+    {                                                             \
+        (void)y, (void)p;                                         \
+        return expression;                                        \
     }
 
 #define MINIMUM(a, b) ((b) < (a) ? (b) : (a)) /* a where b is NaN */
@@ -53,8 +53,8 @@ typedef struct reference {
 REFERENCE(neg, -x)
 REFERENCE(abs, fabs(x))
 REFERENCE(sign, x > 0 ? 1 : x < 0 ? -1 : 0 * TWO) /* 0 for NaN and both zeros, as torch */
-REFERENCE(square, x * x)
-REFERENCE(cube, x * x * x)
+REFERENCE(square, x *x)
+REFERENCE(cube, x *x *x)
 REFERENCE(inverse_square, 1 / (x * x))
 REFERENCE(scale_shift, p[0] * x + p[1])
 REFERENCE(clamp, MINIMUM(MAXIMUM(x, p[0]), p[1]))
@@ -88,27 +88,27 @@ REFERENCE(atanh, atanh(x))
 REFERENCE(erf, erf(x))
 REFERENCE(erfc, erfc(x))
 REFERENCE(relu, x < 0 ? 0 : x)
-REFERENCE(relu6, x < 0 ? 0 : x > 6 ? 6 : x)
+REFERENCE(relu6, x<0 ? 0 : x> 6 ? 6 : x)
 REFERENCE(binary_step, x >= 0 ? 1 : 0)
 REFERENCE(leaky_relu, x > 0 ? x : p[0] * x)
 REFERENCE(hardshrink, fabs(x) <= p[0] ? 0 : x)
 REFERENCE(softshrink, fabs(x) <= p[0] ? 0 : x - copysign((__typeof__(x))p[0], x))
 REFERENCE(threshold, x <= p[0] ? p[1] : x)
-REFERENCE(hardsigmoid, x < -3 ? 0 : x > 3 ? 1 : (x + 3) / 6)
-REFERENCE(hardswish, x < -3 ? -(0 * TWO) : x > 3 ? x : x * (x + 3) / 6)
+REFERENCE(hardsigmoid, x<-3 ? 0 : x> 3 ? 1 : (x + 3) / 6)
+REFERENCE(hardswish, x<-3 ? -(0 * TWO) : x> 3 ? x : x *(x + 3) / 6)
 REFERENCE(softsign, isinf(x) ? copysign(TWO / 2, x) : x / (1 + fabs(x)))
 REFERENCE(sigmoid, SIGMOID(x))
 REFERENCE(log_sigmoid, -SOFTPLUS(-x))
-REFERENCE(softplus, x * p[0] > p[1] ? x : SOFTPLUS(x * p[0]) / p[0])
+REFERENCE(softplus, x *p[0] > p[1] ? x : SOFTPLUS(x * p[0]) / p[0])
 REFERENCE(elu, x > 0 ? p[1] * x : p[1] * p[0] * expm1(p[2] * x))
-REFERENCE(silu, INFINITE_TO_ZERO(x * SIGMOID(x)))
+REFERENCE(silu, INFINITE_TO_ZERO(x *SIGMOID(x)))
 REFERENCE(gelu, INFINITE_TO_ZERO(x / 2 * erfc(-x / sqrt(TWO))))
 /* sqrt(8 / pi), in two doubles */
 #define GELU_SLOPE ((__typeof__(x))0x1.9884533d43651p+0 + (__typeof__(x))-0x1.cbc0d30ebfd15p-54)
 #define GELU_INNER (GELU_SLOPE * (x + (__typeof__(x))0.044715 * x * x * x))
-REFERENCE(gelu_tanh, INFINITE_TO_ZERO(x * SIGMOID(GELU_INNER)))
-REFERENCE(mish, INFINITE_TO_ZERO(x * tanh(SOFTPLUS(x))))
-REFERENCE(gaussian, exp(-x * x))
+REFERENCE(gelu_tanh, INFINITE_TO_ZERO(x *SIGMOID(GELU_INNER)))
+REFERENCE(mish, INFINITE_TO_ZERO(x *tanh(SOFTPLUS(x))))
+REFERENCE(gaussian, exp(-x *x))
 /* the difference loses what the wider type has to spare for small x: the series */
 REFERENCE(tanhshrink, fabs(x) < (__typeof__(x))(sizeof x > 8 ? 0x1p-10 : 0x1p-4)
                           ? x * x * x * (945 - x * x * (378 - x * x * (153 - 62 * x * x))) / 2835
@@ -126,19 +126,23 @@ static const reference references[NNL_MAP_COUNT] = {
 #include "../runtime/kernels/ulp.def"
 #undef X
 #undef XC
-    WITH(pow) WITH(atan2) WITH(fmod) WITH(remainder)
-};
+    WITH(pow) WITH(atan2) WITH(fmod) WITH(remainder)};
 
-typedef struct bounds { double f32, f64; bool conditioned; } bounds;
+typedef struct bounds {
+    double f32, f64;
+    bool conditioned;
+} bounds;
 static const bounds limits[NNL_MAP_COUNT] = {
 #define X(name, f32, f64) [NNL_MAP_##name] = {f32, f64, false},
 #define XC(name, f32, f64) [NNL_MAP_##name] = {f32, f64, true},
 #include "../runtime/kernels/ulp.def"
 #undef X
 #undef XC
-    [NNL_MAP_pow] = {1, 1.5, false}, [NNL_MAP_atan2] = {1, 2, false},
+    [NNL_MAP_pow] = {1, 1.5, false},
+    [NNL_MAP_atan2] = {1, 2, false},
     /* remainder: the divisor's sign costs one rounding */
-    [NNL_MAP_fmod] = {0, 0, false}, [NNL_MAP_remainder] = {0, 0, false},
+    [NNL_MAP_fmod] = {0, 0, false},
+    [NNL_MAP_remainder] = {0, 0, false},
 };
 
 /* Numbers that f32 has, so that both types get the same. */
@@ -151,7 +155,8 @@ static const double *parameters(int map)
     case NNL_MAP_clamp: return clamp;
     case NNL_MAP_scale_shift: return scale;
     case NNL_MAP_leaky_relu: return slope;
-    case NNL_MAP_hardshrink: case NNL_MAP_softshrink: return shrink;
+    case NNL_MAP_hardshrink:
+    case NNL_MAP_softshrink: return shrink;
     case NNL_MAP_threshold: return threshold;
     case NNL_MAP_elu: return elu;
     case NNL_MAP_softplus: return softplus;
@@ -159,7 +164,10 @@ static const double *parameters(int map)
     }
 }
 
-static const struct row { const char *name, *types; int inputs; } rows[NNL_MAP_COUNT] = {
+static const struct row {
+    const char *name, *types;
+    int inputs;
+} rows[NNL_MAP_COUNT] = {
 #define X(name, inputs, types) {#name, #types, inputs},
 #include "../runtime/kernels/map.def"
 #undef X
@@ -170,33 +178,38 @@ static const struct row { const char *name, *types; int inputs; } rows[NNL_MAP_C
 /* |got - want| in units of the last place of want, for a type of `digits` bits and exponents from
  * `least` (of its smallest denormal) to `most` (2^most overflows); 1e30 for a wrong infinity, NaN
  * or sign of 0.  `real` holds the reference and the difference. */
-#define ULP_ERROR(name, real, digits, least, most)                                                 \
-    static double name(double got, real want)                                                      \
-    {                                                                                              \
-        if (want != want || got != got) return (want != want) == (got != got) ? 0 : 1e30;          \
-        if (want == 0) return got == 0 && !signbit(got) == !signbit(want) ? 0 : 1e30;              \
-        real limit = ldexp((real)1, most), size = fabs(want), found = fabs((real)got);             \
-        if (isinf(want) && isinf(got)) return (want < 0) == (got < 0) ? 0 : 1e30;                  \
-        if (found != 0 && !signbit(got) != !signbit(want)) return 1e30;                            \
-        if (size > limit) size = limit;                                                            \
-        if (found > limit) found = limit;                                                          \
-        int exponent;                                                                              \
-        (void)frexp(size, &exponent);                                                              \
-        exponent -= digits;                                                                        \
-        if (exponent < least) exponent = least;                                                    \
-        if (size == limit) exponent = most - digits; /* the last binade below it */                \
-        return (double)fabs(ldexp(found - size, -exponent));                                       \
+#define ULP_ERROR(name, real, digits, least, most)                                        \
+    static double name(double got, real want)                                             \
+    {                                                                                     \
+        if (want != want || got != got) return (want != want) == (got != got) ? 0 : 1e30; \
+        if (want == 0) return got == 0 && !signbit(got) == !signbit(want) ? 0 : 1e30;     \
+        real limit = ldexp((real)1, most), size = fabs(want), found = fabs((real)got);    \
+        if (isinf(want) && isinf(got)) return (want < 0) == (got < 0) ? 0 : 1e30;         \
+        if (found != 0 && !signbit(got) != !signbit(want)) return 1e30;                   \
+        if (size > limit) size = limit;                                                   \
+        if (found > limit) found = limit;                                                 \
+        int exponent;                                                                     \
+        (void)frexp(size, &exponent);                                                     \
+        exponent -= digits;                                                               \
+        if (exponent < least) exponent = least;                                           \
+        if (size == limit) exponent = most - digits; /* the last binade below it */       \
+        return (double)fabs(ldexp(found - size, -exponent));                              \
     }
 ULP_ERROR(ulp_error_f32, double, 24, -149, 128)
 ULP_ERROR(ulp_error_f64, wide, 53, -1074, 1024)
 
-typedef struct worst { double error, x, y, got; } worst;
+typedef struct worst {
+    double error, x, y, got;
+} worst;
 
 static const nnl_kernels *const all_kernels[] = {
 #if defined(__x86_64__)
-    &nnl_kernels_base, &nnl_kernels_avx2, &nnl_kernels_avx512,
+    &nnl_kernels_base,
+    &nnl_kernels_avx2,
+    &nnl_kernels_avx512,
 #elif defined(__aarch64__)
-    &nnl_kernels_base, &nnl_kernels_neon,
+    &nnl_kernels_base,
+    &nnl_kernels_neon,
 #else
     &nnl_kernels_base,
 #endif
@@ -244,7 +257,8 @@ static void check_f32(int map, const bool *chosen, const float *x, const float *
         if (!chosen[isa]) continue;
         all_kernels[isa]->map[map][4](out, in, step, p, n);
         for (int64_t i = 0; i < n; i++) {
-            /* nearly every result is the reference rounded: half an ulp, which every bound allows */
+            /* nearly every result is the reference rounded: half an ulp, which every bound allows
+             */
             float nearest = (float)want[i];
             if (memcmp(&nearest, &out[i], sizeof nearest) == 0) continue;
             double error = ulp_error_f32((double)out[i], want[i]);
@@ -286,10 +300,37 @@ static uint64_t random_bits(uint64_t *state) /* Steele, Lea and Flood, OOPSLA 20
 static double sample(uint64_t *state)
 {
     static const double special[] = {
-        0, 1, 2, 3, 0.5, 0.25, 10, 20, 1e-300, 1e300, 0x1p-1022, 0x1p-1074, 0x1.fffffffffffffp1023,
-        709.782712893384, 710.4758600739439, 745.1332191019411, 0x1p52, 0x1p53, 0x1p63, 88.72283,
-        103.97208, 0x1p-149, 0x1p-126, 0x1.fffffep127, 0.7071067811865476, 1.4142135623730951, 1e6,
-        0x1p20, 0x1p28, __builtin_inf(), __builtin_nan(""),
+        0,
+        1,
+        2,
+        3,
+        0.5,
+        0.25,
+        10,
+        20,
+        1e-300,
+        1e300,
+        0x1p-1022,
+        0x1p-1074,
+        0x1.fffffffffffffp1023,
+        709.782712893384,
+        710.4758600739439,
+        745.1332191019411,
+        0x1p52,
+        0x1p53,
+        0x1p63,
+        88.72283,
+        103.97208,
+        0x1p-149,
+        0x1p-126,
+        0x1.fffffep127,
+        0.7071067811865476,
+        1.4142135623730951,
+        1e6,
+        0x1p20,
+        0x1p28,
+        __builtin_inf(),
+        __builtin_nan(""),
     };
     uint64_t r = random_bits(state), kind = r % 8, bits = random_bits(state);
     double sign = r >> 63 ? -1 : 1, uniform = (double)(bits >> 11) * 0x1p-53, x;
@@ -298,9 +339,12 @@ static double sample(uint64_t *state)
         memcpy(&x, &bits, sizeof x);
         return x;
     }
-    if (kind == 2) x = 0.78539816339744831 * (double)(bits >> 60 ? bits >> 40 : bits >> 8);
-    else if (kind == 3) x = (double)(bits % 200) / 8;
-    else return sign * ldexp(1 + uniform, (int)(r >> 8) % 40 - 28);
+    if (kind == 2)
+        x = 0.78539816339744831 * (double)(bits >> 60 ? bits >> 40 : bits >> 8);
+    else if (kind == 3)
+        x = (double)(bits % 200) / 8;
+    else
+        return sign * ldexp(1 + uniform, (int)(r >> 8) % 40 - 28);
     bits = random_bits(state) % 64;
     memcpy(&r, &x, sizeof r);
     r += bits;
@@ -353,7 +397,11 @@ static void samples_f32(int map, const bool *chosen, int64_t count, int part, wo
 
 /* ---------------------------------------------------------------- the run */
 
-typedef struct options { uint64_t stride; int64_t samples; const char *isa, *only; } options;
+typedef struct options {
+    uint64_t stride;
+    int64_t samples;
+    const char *isa, *only;
+} options;
 
 /* found[type][isa]: one half of the work */
 static void measure(int map, const options *o, const bool *chosen, int part,
@@ -418,11 +466,16 @@ int main(int argc, char **argv)
     bool chosen[ISAS], passed = true;
     for (int i = 1; i < argc; i += 2) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
-        if (strcmp(argv[i], "--stride") == 0) o.stride = strtoull(value, NULL, 10);
-        else if (strcmp(argv[i], "--samples") == 0) o.samples = strtoll(value, NULL, 10);
-        else if (strcmp(argv[i], "--isa") == 0) o.isa = value;
-        else if (strcmp(argv[i], "--only") == 0) o.only = value;
-        else o.stride = 0;
+        if (strcmp(argv[i], "--stride") == 0)
+            o.stride = strtoull(value, NULL, 10);
+        else if (strcmp(argv[i], "--samples") == 0)
+            o.samples = strtoll(value, NULL, 10);
+        else if (strcmp(argv[i], "--isa") == 0)
+            o.isa = value;
+        else if (strcmp(argv[i], "--only") == 0)
+            o.only = value;
+        else
+            o.stride = 0;
     }
     if (o.stride == 0 || o.samples <= 0) {
         fputs("usage: ulp [--stride N] [--isa NAME] [--only LOOP] [--samples N]\n", stderr);

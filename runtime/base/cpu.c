@@ -14,7 +14,7 @@
 #include <cpuid.h>
 
 /* Bits of CPUID leaves 1, 7 and 0x80000001. */
-#define LEAF1_C_AVX2                                                                               \
+#define LEAF1_C_AVX2 \
     (1u << 12 | 1u << 22 | 1u << 27 | 1u << 28 | 1u << 29) /* FMA MOVBE OSXSAVE AVX F16C */
 #define LEAF7_B_AVX2 (1u << 3 | 1u << 5 | 1u << 8)         /* BMI1 AVX2 BMI2 */
 #define LEAF8_C_AVX2 (1u << 5)                             /* LZCNT */
@@ -57,10 +57,7 @@ static const char *const isa_names[] = {
     [NNL_ISA_AVX512] = "avx512", [NNL_ISA_NEON] = "neon",
 };
 
-bool nnl_isa_supported(nnl_isa isa)
-{
-    return nnl_kernels_for(isa) && processor_has(isa);
-}
+bool nnl_isa_supported(nnl_isa isa) { return nnl_kernels_for(isa) && processor_has(isa); }
 
 nnl_isa nnl_isa_best(void)
 {
@@ -99,8 +96,7 @@ int nnl_processors(void)
     memset(&mask, 0, sizeof mask);
     if (sched_getaffinity(0, sizeof mask, &mask.set) == 0) {
         int count = 0;
-        for (size_t i = 0; i < sizeof mask.bytes; i++)
-            count += __builtin_popcount(mask.bytes[i]);
+        for (size_t i = 0; i < sizeof mask.bytes; i++) count += __builtin_popcount(mask.bytes[i]);
         if (count > 0) return count;
     }
 #endif

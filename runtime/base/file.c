@@ -38,8 +38,10 @@ nnl_status nnl_file_error(nnl_runtime *rt, const char *path, int64_t offset, nnl
     const size_t length = strlen(path), most = 400;
     const char *dots = length > most ? "..." : "";
     const char *end = length > most ? path + (length - most) : path;
-    if (offset < 0) nnl_error_prefix(rt, "%s%s", dots, end);
-    else nnl_error_prefix(rt, "%s%s: byte %lld", dots, end, (long long)offset);
+    if (offset < 0)
+        nnl_error_prefix(rt, "%s%s", dots, end);
+    else
+        nnl_error_prefix(rt, "%s%s: byte %lld", dots, end, (long long)offset);
     return status;
 }
 

@@ -28,7 +28,9 @@
 
 #define ALIGNMENT 64
 #define HEADER 64 /* enough for any host whose pointers are even */
-#define SLACK 128 /* of large classes, for what stands before a tensor's elements: 2^n bytes of them are frequent */
+#define SLACK                                                                                  \
+    128 /* of large classes, for what stands before a tensor's elements: 2^n bytes of them are \
+           frequent */
 #define SLACK_FROM 2048
 #define CACHED_MAX ((size_t)64 << 20)
 
@@ -36,9 +38,9 @@ typedef struct free_block {
     struct free_block *next;
 } free_block;
 
-/* Class 0 holds up to 64 bytes; above, each power of two is cut into 4 classes, from 2^FINE on into 8: the part e of
- * 2^b holds up to 2^b + (e + 1) 2^(b - 2) (or 2^(b - 3)), and SLACK more if that is above SLACK_FROM.  Sizes beyond the
- * last class give a place beyond the table. */
+/* Class 0 holds up to 64 bytes; above, each power of two is cut into 4 classes, from 2^FINE on into
+ * 8: the part e of 2^b holds up to 2^b + (e + 1) 2^(b - 2) (or 2^(b - 3)), and SLACK more if that
+ * is above SLACK_FROM.  Sizes beyond the last class give a place beyond the table. */
 #define FINE 20
 #define FIRST_FINE (1 + 4 * (FINE - 6))
 
@@ -58,7 +60,8 @@ static inline size_t class_bytes(int class)
     if (class == 0) return 64 + HEADER;
     bool fine = class >= FIRST_FINE;
     int b = fine ? FINE + (class - FIRST_FINE) / 8 : 6 + (class - 1) / 4;
-    unsigned long long parts = fine ? 9 + (unsigned)((class - FIRST_FINE) & 7) : 5 + (unsigned)((class - 1) & 3);
+    unsigned long long parts =
+        fine ? 9 + (unsigned)((class - FIRST_FINE) & 7) : 5 + (unsigned)((class - 1) & 3);
     unsigned long long bytes = (parts << (fine ? b - 3 : b - 2)) + HEADER;
     if (bytes > SLACK_FROM + HEADER) bytes += SLACK;
     return bytes > SIZE_MAX ? 0 : (size_t)bytes;
@@ -84,7 +87,7 @@ static void give_back(nnl_heap *heap, void *block, int class)
 /* Empties free lists, largest blocks first, until `held` is at most target. */
 static void trim_to(nnl_heap *heap, size_t target)
 {
-    for (int class = NNL_SIZE_CLASSES - 1; class >= 0 && heap->held > target; class--) {
+    for (int class = NNL_SIZE_CLASSES - 1; class >= 0 && heap->held > target; class --) {
         while (heap->free_list[class] && heap->held > target) {
             free_block *block = heap->free_list[class];
             UNPOISON(block, sizeof *block);

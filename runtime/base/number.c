@@ -37,11 +37,9 @@ static void big_scale(big *b, uint32_t factor, uint32_t add)
 
 static void big_scale_power5(big *b, int64_t power)
 {
-    for (; power >= 13; power -= 13)
-        big_scale(b, 1220703125u, 0); /* 5^13 */
+    for (; power >= 13; power -= 13) big_scale(b, 1220703125u, 0); /* 5^13 */
     uint32_t rest = 1;
-    while (power-- > 0)
-        rest *= 5;
+    while (power-- > 0) rest *= 5;
     big_scale(b, rest, 0);
 }
 
@@ -83,8 +81,7 @@ static void big_subtract(big *a, const big *b)
         borrow = a->limb[i] < take;
         a->limb[i] = (uint32_t)(a->limb[i] - take);
     }
-    while (a->n > 0 && a->limb[a->n - 1] == 0)
-        a->n--;
+    while (a->n > 0 && a->limb[a->n - 1] == 0) a->n--;
 }
 
 /* Sign of a + b - c. */
@@ -144,11 +141,15 @@ static int start_digits(nnl_binary b, big *r, big *s)
     if (estimate > power) power++;
     big_set(r, b.fraction);
     big_set(s, 1);
-    if (power >= 0) big_scale_power5(s, power);
-    else big_scale_power5(r, -power);
+    if (power >= 0)
+        big_scale_power5(s, power);
+    else
+        big_scale_power5(r, -power);
     int shift = b.exponent - power; /* the powers of two in 2^exponent / 10^power */
-    if (shift >= 0) big_shift(r, shift);
-    else big_shift(s, -shift);
+    if (shift >= 0)
+        big_shift(r, shift);
+    else
+        big_shift(s, -shift);
     return power;
 }
 
@@ -165,8 +166,7 @@ static int next_digit(big *r, const big *s)
 static void round_up(decimal *d)
 {
     int i = d->n;
-    while (i > 0 && d->digit[i - 1] == '9')
-        d->digit[--i] = '0';
+    while (i > 0 && d->digit[i - 1] == '9') d->digit[--i] = '0';
     if (i > 0) {
         d->digit[i - 1]++;
         return;
@@ -223,8 +223,10 @@ static void fixed_digits(nnl_binary b, bool by_places, int count, decimal *d)
     if (b.fraction == 0) return;
     big r, s;
     int power = start_digits(b, &r, &s);
-    if (big_compare(&r, &s) >= 0) power++;
-    else big_scale(&r, 10, 0);
+    if (big_compare(&r, &s) >= 0)
+        power++;
+    else
+        big_scale(&r, 10, 0);
     d->point = power;
     int wanted = by_places ? power + count : count;
     if (wanted < 0) return;
@@ -251,11 +253,9 @@ static int write_plain(char *text, const decimal *d, int places)
 {
     int n = 0;
     if (d->point <= 0) text[n++] = '0';
-    for (int i = 0; i < d->point; i++)
-        text[n++] = digit_at(d, i);
+    for (int i = 0; i < d->point; i++) text[n++] = digit_at(d, i);
     if (places > 0) text[n++] = '.';
-    for (int i = 0; i < places; i++)
-        text[n++] = digit_at(d, d->point + i);
+    for (int i = 0; i < places; i++) text[n++] = digit_at(d, d->point + i);
     return n;
 }
 
@@ -302,8 +302,7 @@ int nnl_write_number(char *text, nnl_binary b, char conversion, int precision)
     int digits = NNL_MAX(precision, 1);
     fixed_digits(b, false, digits, &d);
     int exponent = d.n ? d.point - 1 : 0;
-    while (d.n > 0 && d.digit[d.n - 1] == '0')
-        d.n--;
+    while (d.n > 0 && d.digit[d.n - 1] == '0') d.n--;
     if (exponent < -4 || exponent >= digits) return write_exponent(text, &d, NNL_MAX(d.n - 1, 0));
     return write_plain(text, &d, NNL_MAX(d.n - d.point, 0));
 }
@@ -369,11 +368,15 @@ static double read_exactly(const numeral *t)
         big_scale(&number, 10, 1);
         exponent--;
     }
-    if (exponent >= 0) big_scale_power5(&number, exponent);
-    else big_scale_power5(&divisor, -exponent);
+    if (exponent >= 0)
+        big_scale_power5(&number, exponent);
+    else
+        big_scale_power5(&divisor, -exponent);
     int shift = big_bits(&number) - big_bits(&divisor);
-    if (shift >= 0) big_shift(&divisor, shift);
-    else big_shift(&number, -shift);
+    if (shift >= 0)
+        big_shift(&divisor, shift);
+    else
+        big_shift(&number, -shift);
     uint64_t q = 0;
     for (int bit = 0; bit < 64; bit++) {
         q <<= 1;
@@ -393,8 +396,7 @@ __extension__ typedef unsigned __int128 wide;
 static double read_wide(uint64_t head, int exponent)
 {
     uint64_t power = 1;
-    for (int i = exponent < 0 ? -exponent : exponent; i > 0; i--)
-        power *= 5;
+    for (int i = exponent < 0 ? -exponent : exponent; i > 0; i--) power *= 5;
     wide q;
     bool rest = false;
     int shift = 0;
@@ -450,10 +452,7 @@ static bool begins(const char *text, const char *end, const char *word)
     return true;
 }
 
-static bool is_digit(const char *p, const char *end)
-{
-    return p < end && *p >= '0' && *p <= '9';
-}
+static bool is_digit(const char *p, const char *end) { return p < end && *p >= '0' && *p <= '9'; }
 
 /* Digits with at most one point; NULL when there is no digit. */
 static const char *scan_digits(const char *p, const char *end, numeral *t)

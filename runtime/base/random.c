@@ -24,10 +24,7 @@ void nnl_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4
     out[3] = c3;
 }
 
-uint64_t nnl_random_next_call(nnl_runtime *rt)
-{
-    return rt->random_call++;
-}
+uint64_t nnl_random_next_call(nnl_runtime *rt) { return rt->random_call++; }
 
 void nnl_manual_seed(nnl_runtime *rt, uint64_t seed)
 {

@@ -83,25 +83,18 @@ int64_t nnl_runtime_free(nnl_runtime *rt)
     return tensors;
 }
 
-void nnl_runtime_cancel(nnl_runtime *rt)
-{
-    atomic_store(&rt->cancelled, true);
-}
+void nnl_runtime_cancel(nnl_runtime *rt) { atomic_store(&rt->cancelled, true); }
 
-nnl_isa nnl_runtime_isa(const nnl_runtime *rt)
-{
-    return rt->isa;
-}
+nnl_isa nnl_runtime_isa(const nnl_runtime *rt) { return rt->isa; }
 
-int nnl_runtime_threads(const nnl_runtime *rt)
-{
-    return rt->threads;
-}
+int nnl_runtime_threads(const nnl_runtime *rt) { return rt->threads; }
 
 nnl_status nnl_runtime_set_threads(nnl_runtime *rt, int threads)
 {
     if (threads < 0 || threads > 1024)
-        return NNL_FAIL(rt, NNL_EINVAL, "set_threads: threads is %d, 0 (all processors) to 1024 are possible", threads);
+        return NNL_FAIL(rt, NNL_EINVAL,
+                        "set_threads: threads is %d, 0 (all processors) to 1024 are possible",
+                        threads);
     if (threads == 0) threads = nnl_processors();
     if (threads == rt->threads || rt->parallel_for) return NNL_OK;
     nnl_pool *old_pool = rt->pool;

@@ -75,7 +75,4 @@ void nnl_log_message(nnl_runtime *rt, nnl_log_level level, const char *format, .
     rt->log(rt->log_user, level, text);
 }
 
-const char *nnl_error_message(const nnl_runtime *rt)
-{
-    return rt ? rt->message : "";
-}
+const char *nnl_error_message(const nnl_runtime *rt) { return rt ? rt->message : ""; }

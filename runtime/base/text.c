@@ -65,8 +65,7 @@ static void put_unsigned(sink *out, const directive *d, const char *prefix, uint
         value /= base;
     }
     size_t least = d->precision < 0 ? 1 : (size_t)NNL_MIN(d->precision, NNL_PRECISION_MAX);
-    while (sizeof text - at < least)
-        text[--at] = '0';
+    while (sizeof text - at < least) text[--at] = '0';
     put_field(out, d, d->precision < 0, prefix, text + at, sizeof text - at);
 }
 
@@ -94,8 +93,7 @@ static void put_string(sink *out, const directive *d, const char *text)
 {
     if (!text) text = "(null)";
     size_t n = 0;
-    while ((d->precision < 0 || n < (size_t)d->precision) && text[n])
-        n++;
+    while ((d->precision < 0 || n < (size_t)d->precision) && text[n]) n++;
     put_field(out, d, false, "", text, n);
 }
 
@@ -164,8 +162,7 @@ int nnl_format_list(char *buffer, size_t size, const char *format, __builtin_va_
     sink out = {buffer, size, 0};
     while (*format) {
         size_t plain = 0;
-        while (format[plain] && format[plain] != '%')
-            plain++;
+        while (format[plain] && format[plain] != '%') plain++;
         put_text(&out, format, plain);
         format += plain;
         if (!*format) break;
@@ -274,10 +271,7 @@ int nnl_format_float(char *buffer, size_t size, float value)
 
 #define WORD_MAX 64
 
-static int lower(char c)
-{
-    return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c;
-}
+static int lower(char c) { return c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c; }
 
 /* Damerau-Levenshtein distance (insert, delete, change, swap neighbours; no part edited twice),
  * with letters of either case alike. */
@@ -285,8 +279,7 @@ static int edit_distance(const char *a, int a_length, const char *b, int b_lengt
 {
     int rows[3][WORD_MAX + 1];
     int *before = rows[0], *last = rows[1], *row = rows[2];
-    for (int j = 0; j <= b_length; j++)
-        last[j] = j;
+    for (int j = 0; j <= b_length; j++) last[j] = j;
     memcpy(before, last, sizeof rows[0]);
     for (int i = 1; i <= a_length; i++) {
         row[0] = i;

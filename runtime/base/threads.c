@@ -29,9 +29,9 @@
 #define HELD_SPINS 40000 /* a few milliseconds: the caller may be kept from running for long */
 #define STACK_BYTES ((size_t)1 << 20)
 
-/* A thread's share of a job: grains [front, back), 32 bits each.  Its owner takes from the front, so that the same
- * thread works on the same part of an array job after job and finds it in its cache; who has nothing left takes from
- * the back of others. */
+/* A thread's share of a job: grains [front, back), 32 bits each.  Its owner takes from the front,
+ * so that the same thread works on the same part of an array job after job and finds it in its
+ * cache; who has nothing left takes from the back of others. */
 typedef struct share {
     _Alignas(64) atomic_uint_least64_t range;
 } share;
@@ -55,14 +55,14 @@ struct nnl_pool {
     pthread_cond_t work; /* workers sleep here */
     pthread_cond_t done; /* the caller sleeps here */
     atomic_int sleepers;
-    atomic_bool held;    /* spin on */
+    atomic_bool held; /* spin on */
     atomic_bool caller_sleeps;
     bool stop; /* guarded by lock */
     bool started;
     int spin_percent;
     int wanted, workers;
     atomic_int numbered; /* workers that have their number: 1, 2, ...; the caller is 0 */
-    int avoided; /* the processor that the workers are kept off, or -1 */
+    int avoided;         /* the processor that the workers are kept off, or -1 */
     pid_t process;
     char *mark; /* a page that is zero in a forked child, or NULL */
     pthread_t threads[];
@@ -84,14 +84,15 @@ static size_t pool_bytes(int workers)
 
 /* ---------------------------------------------------------------- forks */
 
-/* Whether this process is the one that started the workers is asked before every job: by a page that forks wipe where
- * there is such a thing, since getpid() is a system call. */
+/* Whether this process is the one that started the workers is asked before every job: by a page
+ * that forks wipe where there is such a thing, since getpid() is a system call. */
 static size_t page_bytes(void) { return (size_t)sysconf(_SC_PAGESIZE); }
 
 static char *make_mark(void)
 {
 #if defined(MADV_WIPEONFORK)
-    void *page = mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void *page =
+        mmap(NULL, page_bytes(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (page == MAP_FAILED) return NULL;
     if (madvise(page, page_bytes(), MADV_WIPEONFORK) == 0) {
         *(char *)page = 1;
@@ -102,7 +103,10 @@ static char *make_mark(void)
     return NULL;
 }
 
-static bool is_own_process(const nnl_pool *pool) { return pool->mark ? *pool->mark != 0 : pool->process == getpid(); }
+static bool is_own_process(const nnl_pool *pool)
+{
+    return pool->mark ? *pool->mark != 0 : pool->process == getpid();
+}
 
 static void own_process(nnl_pool *pool)
 {
@@ -120,7 +124,8 @@ static int64_t take(share *s, bool front)
         uint64_t first = range >> 32, end = range & 0xffffffffu;
         if (first >= end) return -1;
         uint64_t rest = front ? (first + 1) << 32 | end : first << 32 | (end - 1);
-        if (atomic_compare_exchange_weak_explicit(&s->range, &range, rest, memory_order_relaxed, memory_order_relaxed))
+        if (atomic_compare_exchange_weak_explicit(&s->range, &range, rest, memory_order_relaxed,
+                                                  memory_order_relaxed))
             return (int64_t)(front ? first : end - 1);
     }
 }
@@ -154,7 +159,8 @@ static void share_out(job *j, int threads)
     int64_t grains = (j->count + j->grain - 1) / j->grain;
     j->shares = NNL_MIN(threads, SHARES_MAX);
     for (int k = 0; k < j->shares; k++) {
-        uint64_t first = (uint64_t)(grains * k / j->shares), end = (uint64_t)(grains * (k + 1) / j->shares);
+        uint64_t first = (uint64_t)(grains * k / j->shares),
+                 end = (uint64_t)(grains * (k + 1) / j->shares);
         atomic_store_explicit(&j->share[k].range, first << 32 | end, memory_order_relaxed);
     }
 }
@@ -226,8 +232,7 @@ static void *worker(void *argument)
     nnl_fp_enter(&fp); /* inherited from the thread that started this one */
     uint64_t seen = 0;
     int self = atomic_fetch_add(&pool->numbered, 1) + 1;
-    while (await_job(pool, seen))
-        seen = join(pool, seen, self);
+    while (await_job(pool, seen)) seen = join(pool, seen, self);
     return NULL;
 }
 
@@ -273,15 +278,14 @@ nnl_status nnl_pool_new(nnl_runtime *rt)
     return NNL_OK;
 }
 
-/* It leaves signals to the host's threads, except those that its own faults raise: blocked, these would end the
- * process past the host's handlers. */
+/* It leaves signals to the host's threads, except those that its own faults raise: blocked, these
+ * would end the process past the host's handlers. */
 int nnl_thread_start(pthread_t *thread, void *(*run)(void *), void *argument)
 {
     static const int own_faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS};
     sigset_t blocked, before;
     sigfillset(&blocked);
-    for (int i = 0; i < NNL_COUNT(own_faults); i++)
-        sigdelset(&blocked, own_faults[i]);
+    for (int i = 0; i < NNL_COUNT(own_faults); i++) sigdelset(&blocked, own_faults[i]);
     pthread_attr_t attributes;
     int problem = pthread_attr_init(&attributes);
     if (problem) return problem;
@@ -316,8 +320,7 @@ void nnl_pool_free(nnl_runtime *rt)
         pool->stop = true;
         pthread_cond_broadcast(&pool->work);
         pthread_mutex_unlock(&pool->lock);
-        for (int i = 0; i < pool->workers; i++)
-            pthread_join(pool->threads[i], NULL);
+        for (int i = 0; i < pool->workers; i++) pthread_join(pool->threads[i], NULL);
         pthread_cond_destroy(&pool->done);
         pthread_cond_destroy(&pool->work);
         pthread_mutex_destroy(&pool->lock);
@@ -365,8 +368,7 @@ static void wake(nnl_pool *pool, int64_t useful)
     if (useful >= sleepers) {
         pthread_cond_broadcast(&pool->work);
     } else {
-        for (int64_t i = 0; i < useful; i++)
-            pthread_cond_signal(&pool->work);
+        for (int64_t i = 0; i < useful; i++) pthread_cond_signal(&pool->work);
     }
 }
 
@@ -379,8 +381,7 @@ static void await_workers(nnl_pool *pool)
     }
     pthread_mutex_lock(&pool->lock);
     atomic_store(&pool->caller_sleeps, true);
-    while (atomic_load(&pool->state) & INSIDE_MASK)
-        pthread_cond_wait(&pool->done, &pool->lock);
+    while (atomic_load(&pool->state) & INSIDE_MASK) pthread_cond_wait(&pool->done, &pool->lock);
     atomic_store(&pool->caller_sleeps, false);
     pthread_mutex_unlock(&pool->lock);
 }
@@ -449,8 +450,7 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
 {
     if (rt->in_parallel) {
         /* a task's own call: whether to go on is the outer call's business */
-        for (int64_t i = 0; i < count; i++)
-            task(context, i);
+        for (int64_t i = 0; i < count; i++) task(context, i);
         return NNL_OK;
     }
     bool left_out;

@@ -150,10 +150,7 @@ static nnl_status gzip_open(source *s)
     return NNL_FAIL(s->reader->rt, NNL_ENOMEM, "out of memory while unpacking");
 }
 
-static void gzip_close(source *s)
-{
-    inflateEnd(&s->stream);
-}
+static void gzip_close(source *s) { inflateEnd(&s->stream); }
 #else
 static nnl_status gzip_open(source *s)
 {
@@ -165,10 +162,7 @@ static nnl_status gzip_open(source *s)
             "or build with zlib"));
 }
 
-static void gzip_close(source *s)
-{
-    (void)s;
-}
+static void gzip_close(source *s) { (void)s; }
 #endif
 
 /* ---------------------------------------------------------------- the file */
@@ -210,8 +204,7 @@ static void convert(unsigned char *buffer, int64_t n, int type)
             memcpy(buffer + 8 * i, &value, 8);
         }
         return;
-    default:
-        return; /* single bytes */
+    default: return; /* single bytes */
     }
 }
 
@@ -250,8 +243,10 @@ static nnl_status read_header(source *s, header *h)
     bool fits = true, empty = false;
     for (int d = 0; d < h->ndim; d++) {
         h->shape[d] = big_endian(bytes + 4 + 4 * d);
-        if (h->shape[d] == 0) empty = true;
-        else fits = fits && nnl_mul_size(product, h->shape[d], &product);
+        if (h->shape[d] == 0)
+            empty = true;
+        else
+            fits = fits && nnl_mul_size(product, h->shape[d], &product);
     }
     h->bytes = empty ? 0 : product;
     h->numel = h->bytes / types[h->type].file_size;

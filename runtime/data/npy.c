@@ -34,15 +34,15 @@ static float half_to_float(uint16_t half)
 
 /* Widening: `from` lies at the end of the buffer that begins at `to`, so that it is read before it
  * is overwritten. */
-#define WIDEN(name, from_type, to_type, expression)                                                \
-    static void name(unsigned char *to, const unsigned char *from, int64_t n)                      \
-    {                                                                                              \
-        for (int64_t i = 0; i < n; i++) {                                                          \
-            from_type x;                                                                           \
-            memcpy(&x, from + i * (int64_t)sizeof x, sizeof x);                                    \
-            const to_type y = (expression);                                                        \
-            memcpy(to + i * (int64_t)sizeof y, &y, sizeof y);                                      \
-        }                                                                                          \
+#define WIDEN(name, from_type, to_type, expression)                           \
+    static void name(unsigned char *to, const unsigned char *from, int64_t n) \
+    {                                                                         \
+        for (int64_t i = 0; i < n; i++) {                                     \
+            from_type x;                                                      \
+            memcpy(&x, from + i * (int64_t)sizeof x, sizeof x);               \
+            const to_type y = (expression);                                   \
+            memcpy(to + i * (int64_t)sizeof y, &y, sizeof y);                 \
+        }                                                                     \
     }
 WIDEN(widen_i1, int8_t, int32_t, x)
 WIDEN(widen_i2, int16_t, int32_t, x)
@@ -273,8 +273,10 @@ static nnl_status check_size(const header *h, int64_t *bytes)
     int64_t product = types[h->type].size;
     bool fits = true, empty = false;
     for (int d = 0; d < h->ndim; d++) {
-        if (h->shape[d] == 0) empty = true;
-        else fits = fits && nnl_mul_size(product, h->shape[d], &product);
+        if (h->shape[d] == 0)
+            empty = true;
+        else
+            fits = fits && nnl_mul_size(product, h->shape[d], &product);
     }
     *bytes = empty ? 0 : product;
     if (fits && *bytes == left) return NNL_OK;
@@ -325,8 +327,10 @@ static nnl_status turn_round(const header *h, nnl_tensor *t, nnl_tensor **out)
         status = nnl_copy(result, view);
         nnl_tensor_unref(view);
     }
-    if (status == NNL_OK) *out = result;
-    else nnl_tensor_unref(result);
+    if (status == NNL_OK)
+        *out = result;
+    else
+        nnl_tensor_unref(result);
     return status;
 }
 
@@ -347,8 +351,10 @@ static nnl_status read_elements(const header *h, nnl_tensor **out)
             return NNL_OK;
         }
     }
-    if (status == NNL_OK) *out = t;
-    else nnl_tensor_unref(t);
+    if (status == NNL_OK)
+        *out = t;
+    else
+        nnl_tensor_unref(t);
     return status;
 }
 
@@ -435,8 +441,10 @@ nnl_status nnl_npy_save(nnl_runtime *rt, const char *path, nnl_tensor *t)
         if (status == NNL_OK) {
             status = nnl_writer_write(&writer, copied ? block : nnl_tensor_const_data(t), size);
         }
-        if (status == NNL_OK) status = nnl_writer_commit(&writer);
-        else nnl_writer_abort(&writer);
+        if (status == NNL_OK)
+            status = nnl_writer_commit(&writer);
+        else
+            nnl_writer_abort(&writer);
     }
     nnl_free(rt, block, size);
     return status;

@@ -1,6 +1,6 @@
-/* Batches made ahead: the owner gives out memory for a few of them (a ring of slots), threads fill it in the order
- * of the batches, the owner takes them in the same order.  A batch that no thread has begun when it is wanted is
- * filled by the owner. */
+/* Batches made ahead: the owner gives out memory for a few of them (a ring of slots), threads fill
+ * it in the order of the batches, the owner takes them in the same order.  A batch that no thread
+ * has begun when it is wanted is filled by the owner. */
 #include "prefetch.h"
 
 #include "../kernels/kernels.h"
@@ -23,12 +23,12 @@ struct nnl_prefetch {
     nnl_prefetch_column column[NNL_PREFETCH_COLUMNS];
     int n_columns, n_slots, n_workers;
     int64_t count, size, batches;
-    int64_t *order;     /* places from 0, or NULL */
+    int64_t *order; /* places from 0, or NULL */
     size_t order_bytes;
-    int64_t taken;      /* batches that the owner has got; the owner's own */
-    int64_t given;      /* batches that have memory: guarded */
-    int64_t begun;      /* guarded */
-    bool stop;          /* guarded */
+    int64_t taken; /* batches that the owner has got; the owner's own */
+    int64_t given; /* batches that have memory: guarded */
+    int64_t begun; /* guarded */
+    bool stop;     /* guarded */
     pid_t process;
     pthread_mutex_t lock;
     pthread_cond_t work, done;
@@ -48,16 +48,19 @@ static const char *row_at(const nnl_prefetch *p, const nnl_tensor *rows, int64_t
     return rows->data + (p->order ? p->order[i] : i) * bytes;
 }
 
-static void fill_column(const nnl_prefetch *p, const nnl_prefetch_column *column, int64_t batch, char *out)
+static void fill_column(const nnl_prefetch *p, const nnl_prefetch_column *column, int64_t batch,
+                        char *out)
 {
     const nnl_tensor *rows = column->rows;
-    int64_t length = nnl_shape_numel(rows->ndim - 1, rows->shape + 1), bytes = length * (int64_t)nnl_width(rows->dtype);
+    int64_t length = nnl_shape_numel(rows->ndim - 1, rows->shape + 1),
+            bytes = length * (int64_t)nnl_width(rows->dtype);
     int64_t first = batch * p->size;
     for (int64_t i = 0, n = rows_in(p, batch); i < n; i++) {
         const char *row = row_at(p, rows, first + i, bytes);
         if (p->order && i + 1 < n) nnl_fetch_ahead(row_at(p, rows, first + i + 1, bytes), bytes);
         if (column->scaled)
-            p->kernels->convert_divided(rows->dtype, (float *)(void *)out + i * length, row, column->scale, length);
+            p->kernels->convert_divided(rows->dtype, (float *)(void *)out + i * length, row,
+                                        column->scale, length);
         else
             memcpy(out + i * bytes, row, (size_t)bytes);
     }
@@ -67,7 +70,8 @@ static slot *slot_of(nnl_prefetch *p, int64_t batch) { return &p->slot[batch % p
 
 static void fill(nnl_prefetch *p, int64_t batch)
 {
-    for (int c = 0; c < p->n_columns; c++) fill_column(p, &p->column[c], batch, slot_of(p, batch)->out[c]->data);
+    for (int c = 0; c < p->n_columns; c++)
+        fill_column(p, &p->column[c], batch, slot_of(p, batch)->out[c]->data);
 }
 
 static void *work(void *argument)
@@ -104,7 +108,8 @@ static nnl_status make_tensors(const nnl_prefetch *p, int64_t batch, nnl_tensor 
         memcpy(shape, rows->shape, sizeof(int64_t) * rows->ndim);
         shape[0] = rows_in(p, batch);
         nnl_status status =
-            nnl_tensor_new(p->rt, p->column[c].scaled ? NNL_F32 : (nnl_dtype)rows->dtype, rows->ndim, shape, &out[c]);
+            nnl_tensor_new(p->rt, p->column[c].scaled ? NNL_F32 : (nnl_dtype)rows->dtype,
+                           rows->ndim, shape, &out[c]);
         if (status == NNL_OK) continue;
         while (c-- > 0) {
             nnl_tensor_unref(out[c]);
@@ -127,8 +132,9 @@ static nnl_status read_order(nnl_prefetch *p, const nnl_tensor *order)
     for (int64_t i = 0; i < p->count; i++) {
         p->order[i] = ((const int64_t *)(const void *)order->data)[i * order->strides[0]] - 1;
         if (p->order[i] < 0 || p->order[i] >= rows)
-            return NNL_FAIL(p->rt, NNL_EINVAL, "Loader: position %lld is %lld, but valid are 1 to %lld", (long long)i + 1,
-                            (long long)p->order[i] + 1, (long long)rows);
+            return NNL_FAIL(p->rt, NNL_EINVAL,
+                            "Loader: position %lld is %lld, but valid are 1 to %lld",
+                            (long long)i + 1, (long long)p->order[i] + 1, (long long)rows);
     }
     return NNL_OK;
 }
@@ -153,20 +159,29 @@ no_work:
     return false;
 }
 
-nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns, int n_columns, const nnl_tensor *order,
-                            int64_t size, int64_t batches, int workers, nnl_prefetch **out)
+nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns, int n_columns,
+                            const nnl_tensor *order, int64_t size, int64_t batches, int workers,
+                            nnl_prefetch **out)
 {
     void *block;
     *out = NULL;
     NNL_TRY(nnl_alloc_zeroed(rt, sizeof(nnl_prefetch), &block));
     nnl_prefetch *p = block;
-    workers = rt->parallel_for ? 0 : NNL_MIN(workers, WORKERS); /* a host with threads of its own wants no others */
-    *p = (nnl_prefetch){.rt = rt, .kernels = rt->kernels, .n_columns = n_columns, .size = size, .batches = batches,
-                        .count = columns[0].rows->shape[0], .process = getpid(),
+    workers = rt->parallel_for
+                  ? 0
+                  : NNL_MIN(workers, WORKERS); /* a host with threads of its own wants no others */
+    *p = (nnl_prefetch){.rt = rt,
+                        .kernels = rt->kernels,
+                        .n_columns = n_columns,
+                        .size = size,
+                        .batches = batches,
+                        .count = columns[0].rows->shape[0],
+                        .process = getpid(),
                         .n_slots = NNL_MAX(1, workers * SLOTS_A_WORKER)};
     if (!init_locks(p)) {
         nnl_free(rt, p, sizeof *p);
-        return NNL_FAIL(rt, NNL_ENOMEM, "Loader: the system has no mutex or condition variable left");
+        return NNL_FAIL(rt, NNL_ENOMEM,
+                        "Loader: the system has no mutex or condition variable left");
     }
     for (int c = 0; c < n_columns; c++) {
         p->column[c] = columns[c];
@@ -178,7 +193,8 @@ nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns,
         nnl_prefetch_free(p);
         return status;
     }
-    while (p->n_workers < workers && nnl_thread_start(&p->worker[p->n_workers], work, p) == 0) p->n_workers++;
+    while (p->n_workers < workers && nnl_thread_start(&p->worker[p->n_workers], work, p) == 0)
+        p->n_workers++;
     *out = p;
     return NNL_OK;
 }
@@ -186,7 +202,8 @@ nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns,
 /* Until the batch is filled, by a thread or here. */
 static void await(nnl_prefetch *p, int64_t batch)
 {
-    if (p->process != getpid()) { /* in a forked child there are no threads, and one may have held the lock */
+    if (p->process !=
+        getpid()) { /* in a forked child there are no threads, and one may have held the lock */
         fill(p, batch);
         return;
     }

@@ -1,5 +1,5 @@
-/* The way back along the tape: iterative, in the reverse order of recording, with gradients of leaves staged
- * and committed when nothing can fail any more. */
+/* The way back along the tape: iterative, in the reverse order of recording, with gradients of
+ * leaves staged and committed when nothing can fail any more. */
 #include "engine.h"
 
 #include <string.h>
@@ -11,13 +11,13 @@ typedef struct target {
 
 typedef struct walk {
     nnl_runtime *rt;
-    nnl_node **nodes;  /* reachable ones */
+    nnl_node **nodes; /* reachable ones */
     int64_t count, capacity;
     uint64_t mark, floor; /* nodes older than floor are not entered */
-    target *targets;   /* asked for (nnl_grad_of), or the leaves met (nnl_backward) */
+    target *targets;      /* asked for (nnl_grad_of), or the leaves met (nnl_backward) */
     int64_t n_targets, targets_capacity;
     bool collect_leaves, create_graph, retain_graph;
-    bool relieved;     /* memory was short once */
+    bool relieved; /* memory was short once */
 } walk;
 
 /* After a failure: whether the step that failed, and has changed nothing, is worth another try. */
@@ -43,8 +43,9 @@ static nnl_status grow(walk *w, void **list, int64_t *capacity, size_t element, 
 static nnl_status push_node(walk *w, nnl_node *node)
 {
     if (node->busy)
-        return NNL_FAIL(w->rt, NNL_ESTATE,
-                        "backward: a gradient hook cannot walk back through the graph that is being walked");
+        return NNL_FAIL(
+            w->rt, NNL_ESTATE,
+            "backward: a gradient hook cannot walk back through the graph that is being walked");
     if (w->count == w->capacity) {
         void *block = w->nodes;
         NNL_TRY(grow(w, &block, &w->capacity, sizeof(nnl_node *), 64));
@@ -57,7 +58,8 @@ static nnl_status push_node(walk *w, nnl_node *node)
     return NNL_OK;
 }
 
-/* Ascending by sequence, in place and without the heap that qsort may use; mostly sorted input is left at once. */
+/* Ascending by sequence, in place and without the heap that qsort may use; mostly sorted input is
+ * left at once. */
 static void sift(nnl_node **a, int64_t at, int64_t count)
 {
     nnl_node *node = a[at];
@@ -101,7 +103,8 @@ static target *find_target(walk *w, const nnl_edge *edge)
 {
     for (int64_t i = 0; i < w->n_targets; i++) {
         nnl_tensor *t = w->targets[i].tensor;
-        if (edge->leaf ? t == edge->leaf : t->node == edge->node && t->result == edge->result) return &w->targets[i];
+        if (edge->leaf ? t == edge->leaf : t->node == edge->node && t->result == edge->result)
+            return &w->targets[i];
     }
     return NULL;
 }
@@ -137,8 +140,10 @@ static nnl_status collect(walk *w, nnl_node *root)
 
 static bool unshared(const nnl_tensor *t)
 {
-    int32_t recorded = t->rt->capturing && t->storage->unset; /* the recorder holds a reference, too */
-    return t->refs == 1 && t->storage->refs - recorded <= 1 && (t->contiguous || nnl_is_channels_last(t));
+    int32_t recorded =
+        t->rt->capturing && t->storage->unset; /* the recorder holds a reference, too */
+    return t->refs == 1 && t->storage->refs - recorded <= 1 &&
+           (t->contiguous || nnl_is_channels_last(t));
 }
 
 /* Adds a gradient (borrowed) to *slot. */
@@ -149,7 +154,8 @@ static nnl_status accumulate(walk *w, nnl_tensor **slot, nnl_tensor *grad)
         return NNL_OK;
     }
     bool inplace = !w->create_graph && unshared(*slot) && (*slot)->dtype == grad->dtype;
-    nnl_request request = {.op = &nnl_op_add, .in = (nnl_tensor *[]){*slot, grad}, .n_in = 2, .inplace = inplace};
+    nnl_request request = {
+        .op = &nnl_op_add, .in = (nnl_tensor *[]){*slot, grad}, .n_in = 2, .inplace = inplace};
     nnl_results results;
     NNL_TRY(nnl_request_run(w->rt, &request, &results));
     nnl_tensor_unref(*slot);
@@ -178,9 +184,10 @@ static void sweep_hooks(nnl_runtime *rt, nnl_grad_hook **place)
     }
 }
 
-/* Hooks may remove themselves and others, which then are not called any more, and add some, which wait for the
- * next time. */
-static nnl_status run_hooks(nnl_runtime *rt, nnl_grad_hook **hooks, int32_t result, nnl_tensor **grad)
+/* Hooks may remove themselves and others, which then are not called any more, and add some, which
+ * wait for the next time. */
+static nnl_status run_hooks(nnl_runtime *rt, nnl_grad_hook **hooks, int32_t result,
+                            nnl_tensor **grad)
 {
     if (!*hooks) return NNL_OK;
     nnl_status status = NNL_OK;
@@ -219,10 +226,13 @@ static nnl_status leaf_target(walk *w, nnl_tensor *leaf, target **out)
 
 static nnl_status deliver(walk *w, const nnl_edge *edge, nnl_tensor *grad)
 {
-    if (edge->node && enters(w, edge->node)) return gather(w, &edge->node->grad[edge->result], grad);
+    if (edge->node && enters(w, edge->node))
+        return gather(w, &edge->node->grad[edge->result], grad);
     target *t = NULL;
-    if (w->collect_leaves) NNL_TRY(leaf_target(w, edge->leaf, &t));
-    else t = find_target(w, edge);
+    if (w->collect_leaves)
+        NNL_TRY(leaf_target(w, edge->leaf, &t));
+    else
+        t = find_target(w, edge);
     return t ? gather(w, &t->grad, grad) : NNL_OK;
 }
 
@@ -230,11 +240,13 @@ static nnl_status deliver(walk *w, const nnl_edge *edge, nnl_tensor *grad)
 static nnl_tensor *fit(nnl_scope *s, nnl_tensor *dx, const nnl_layout *layout)
 {
     if (!dx) return NULL;
-    if (dx->ndim != layout->ndim || memcmp(dx->shape, layout->shape, sizeof(int64_t) * layout->ndim) != 0) {
+    if (dx->ndim != layout->ndim ||
+        memcmp(dx->shape, layout->shape, sizeof(int64_t) * layout->ndim) != 0) {
         int64_t dims[NNL_MAX_DIMS];
         int count = 0, extra = dx->ndim - layout->ndim;
         for (int d = 0; d < dx->ndim; d++) {
-            if (d < extra || (layout->shape[d - extra] == 1 && dx->shape[d] != 1)) dims[count++] = d;
+            if (d < extra || (layout->shape[d - extra] == 1 && dx->shape[d] != 1))
+                dims[count++] = d;
         }
         if (count > 0) dx = DO_WITH(s, sum, (V_INTS(count, dims), V_FLAG(true)), dx);
         if (extra != 0) dx = nnl_reshaped(s, dx, layout->ndim, layout->shape);
@@ -246,34 +258,45 @@ static nnl_tensor *fit(nnl_scope *s, nnl_tensor *dx, const nnl_layout *layout)
 
 static nnl_status walk_back(walk *w, nnl_node *root, int32_t result, nnl_tensor *seed);
 
-static nnl_status node_fail(nnl_runtime *rt, const nnl_node *node, nnl_status status, const char *what)
+static nnl_status node_fail(nnl_runtime *rt, const nnl_node *node, nnl_status status,
+                            const char *what)
 {
-    if (node->where) return NNL_FAIL(rt, status, "backward of %s (recorded at %s): %s", node->op->name, node->where, what);
+    if (node->where)
+        return NNL_FAIL(rt, status, "backward of %s (recorded at %s): %s", node->op->name,
+                        node->where, what);
     return NNL_FAIL(rt, status, "backward of %s: %s", node->op->name, what);
 }
 
 static nnl_status check_saved(nnl_runtime *rt, const nnl_node *node)
 {
     if (node->consumed)
-        return node_fail(rt, node, NNL_ESTATE, "the graph was already used; call the first backward with retain_graph = true");
+        return node_fail(
+            rt, node, NNL_ESTATE,
+            "the graph was already used; call the first backward with retain_graph = true");
     for (int i = 0; i < node->n_in + node->n_out; i++) {
         const nnl_tensor *saved = node->saved[i];
         if (saved && saved->storage->version != node->version[i])
-            return node_fail(rt, node, NNL_ESTATE,
-                             i < node->n_in ? "one of its inputs was changed in place after the op ran; change a clone instead"
-                                            : "its result was changed in place after the op ran; change a clone instead");
+            return node_fail(
+                rt, node, NNL_ESTATE,
+                i < node->n_in
+                    ? "one of its inputs was changed in place after the op ran; change a clone "
+                      "instead"
+                    : "its result was changed in place after the op ran; change a clone instead");
     }
     return NNL_OK;
 }
 
-/* The gradient by way of the op's composition: runs it under recording and walks back through that. */
+/* The gradient by way of the op's composition: runs it under recording and walks back through that.
+ */
 static void grad_by_define(walk *w, nnl_grad *g, nnl_node *node)
 {
     nnl_scope *s = g->s;
     nnl_runtime *rt = w->rt;
     nnl_tensor *out[NNL_MAX_RESULTS] = {NULL};
     bool mode = nnl_set_grad_mode(rt, true);
-    walk inner = {.rt = rt, .create_graph = w->create_graph, .floor = rt->engine->sequence,
+    walk inner = {.rt = rt,
+                  .create_graph = w->create_graph,
+                  .floor = rt->engine->sequence,
                   .retain_graph = true, /* results share nodes; the scope frees them */
                   .relieved = true};    /* the whole step is tried again */
     /* Stand-ins without history of their own, so that gradients stop at this op's inputs. */
@@ -285,8 +308,16 @@ static void grad_by_define(walk *w, nnl_grad *g, nnl_node *node)
         inner.targets = block;
         in = (nnl_tensor **)(void *)(inner.targets + n_in);
         for (size_t i = 0; i < n_in; i++) in[i] = node->saved[i];
-        nnl_define d = {.s = s, .op = node->op, .n_in = node->n_in, .n_out = node->n_out, .in = in, .out = out,
-                        .attr = node->attr, .start = node->start, .random = node->random, .seed = node->seed};
+        nnl_define d = {.s = s,
+                        .op = node->op,
+                        .n_in = node->n_in,
+                        .n_out = node->n_out,
+                        .in = in,
+                        .out = out,
+                        .attr = node->attr,
+                        .start = node->start,
+                        .random = node->random,
+                        .seed = node->seed};
         node->op->define(&d);
         for (size_t i = 0; i < n_in; i++) {
             if (g->needs[i]) inner.targets[inner.n_targets++].tensor = in[i];
@@ -298,11 +329,13 @@ static void grad_by_define(walk *w, nnl_grad *g, nnl_node *node)
         if (!g->dy[r] || !out[r] || !out[r]->node || !enters(&inner, out[r]->node)) {
             /* The composition may hand an input straight on. */
             for (int64_t i = 0; i < inner.n_targets && out[r] && g->dy[r]; i++) {
-                if (inner.targets[i].tensor == out[r]) status = accumulate(&inner, &inner.targets[i].grad, g->dy[r]);
+                if (inner.targets[i].tensor == out[r])
+                    status = accumulate(&inner, &inner.targets[i].grad, g->dy[r]);
             }
             continue;
         }
-        status = walk_back(&inner, out[r]->node, out[r]->result, fit(s, g->dy[r], &node->layout[node->n_in + r]));
+        status = walk_back(&inner, out[r]->node, out[r]->result,
+                           fit(s, g->dy[r], &node->layout[node->n_in + r]));
     }
     for (int i = 0, k = 0; i < node->n_in && block; i++) {
         if (!g->needs[i]) continue;
@@ -351,22 +384,41 @@ static nnl_status step_back(walk *w, nnl_node *node)
         const nnl_edge *edge = &node->edge[i];
         needs[i] = edge->leaf || edge->node;
         if (needs[i] && !w->collect_leaves)
-            needs[i] = (edge->node && enters(w, edge->node) && edge->node->needed) || find_target(w, edge);
+            needs[i] =
+                (edge->node && enters(w, edge->node) && edge->node->needed) || find_target(w, edge);
     }
     nnl_scope s;
     nnl_scope_open(&s, rt, node->index_base);
     nnl_status status = NNL_OK;
-    if (w->create_graph) status = restore_outputs(&s, node, out);
-    else for (int i = 0; i < node->n_out; i++) out[i] = node->saved[node->n_in + i];
+    if (w->create_graph)
+        status = restore_outputs(&s, node, out);
+    else
+        for (int i = 0; i < node->n_out; i++) out[i] = node->saved[node->n_in + i];
 
-    nnl_grad g = {.s = &s, .op = node->op, .sig = sig, .n_in = node->n_in, .n_out = node->n_out, .in = node->saved,
-                  .out = out, .dy = node->grad, .dx = dx, .needs = needs, .attr = node->attr,
-                  .in_layout = node->layout, .out_layout = node->layout + node->n_in, .start = node->start,
-                  .random = node->random, .seed = node->seed};
-    if (status != NNL_OK) nnl_scope_fail(&s, status);
-    else if (node->op->define && (w->create_graph || !node->op->grad)) grad_by_define(w, &g, node);
-    else if (node->op->grad) node->op->grad(&g);
-    else nnl_scope_fail(&s, node_fail(rt, node, NNL_EUNSUPPORTED, "it has no gradient"));
+    nnl_grad g = {.s = &s,
+                  .op = node->op,
+                  .sig = sig,
+                  .n_in = node->n_in,
+                  .n_out = node->n_out,
+                  .in = node->saved,
+                  .out = out,
+                  .dy = node->grad,
+                  .dx = dx,
+                  .needs = needs,
+                  .attr = node->attr,
+                  .in_layout = node->layout,
+                  .out_layout = node->layout + node->n_in,
+                  .start = node->start,
+                  .random = node->random,
+                  .seed = node->seed};
+    if (status != NNL_OK)
+        nnl_scope_fail(&s, status);
+    else if (node->op->define && (w->create_graph || !node->op->grad))
+        grad_by_define(w, &g, node);
+    else if (node->op->grad)
+        node->op->grad(&g);
+    else
+        nnl_scope_fail(&s, node_fail(rt, node, NNL_EUNSUPPORTED, "it has no gradient"));
 
     status = s.status;
     /* all before the first is handed on, so that until then the step can be tried again */
@@ -466,26 +518,35 @@ static nnl_status make_seed(nnl_tensor *root, nnl_tensor *seed, const char *who,
     char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
     NNL_TRY(nnl_tape_refresh(root));
     if (!root->requires_grad)
-        return NNL_FAIL(rt, NNL_ESTATE, "%s: the tensor was not made from any that requires grad (or inside no_grad)", who);
+        return NNL_FAIL(
+            rt, NNL_ESTATE,
+            "%s: the tensor was not made from any that requires grad (or inside no_grad)", who);
     if (seed) {
-        if (seed->rt != rt) return NNL_FAIL(rt, NNL_EINVAL, "%s: the gradient belongs to another runtime", who);
+        if (seed->rt != rt)
+            return NNL_FAIL(rt, NNL_EINVAL, "%s: the gradient belongs to another runtime", who);
         if (!nnl_same_shape(root, seed))
             return NNL_FAIL(rt, NNL_ESHAPE, "%s: the gradient is %s, but the tensor is %s", who,
-                            nnl_shape_text(a, seed->ndim, seed->shape), nnl_shape_text(b, root->ndim, root->shape));
+                            nnl_shape_text(a, seed->ndim, seed->shape),
+                            nnl_shape_text(b, root->ndim, root->shape));
         if (seed->dtype != root->dtype)
             return NNL_FAIL(rt, NNL_ETYPE, "%s: the gradient is %s, but the tensor is %s", who,
-                            nnl_dtype_name((nnl_dtype)seed->dtype), nnl_dtype_name((nnl_dtype)root->dtype));
+                            nnl_dtype_name((nnl_dtype)seed->dtype),
+                            nnl_dtype_name((nnl_dtype)root->dtype));
         *out = nnl_tensor_ref(seed);
         return NNL_OK;
     }
     if (root->numel != 1)
-        return NNL_FAIL(rt, NNL_ESHAPE, "%s: the tensor is %s; only a single element needs no gradient argument (sum it, or take its mean)",
+        return NNL_FAIL(rt, NNL_ESHAPE,
+                        "%s: the tensor is %s; only a single element needs no gradient argument "
+                        "(sum it, or take its mean)",
                         who, nnl_shape_text(a, root->ndim, root->shape));
     nnl_spec spec;
     nnl_spec_like(&spec, root);
     NNL_TRY(nnl_tensor_make(rt, &spec, NULL, out));
-    if (root->dtype == NNL_F32) *(float *)(*out)->data = 1;
-    else *(double *)(*out)->data = 1;
+    if (root->dtype == NNL_F32)
+        *(float *)(*out)->data = 1;
+    else
+        *(double *)(*out)->data = 1;
     return NNL_OK;
 }
 
@@ -567,7 +628,8 @@ static void commit(walk *w)
         target *t = &w->targets[i];
         nnl_tensor *leaf = t->tensor, *old = leaf->grad;
         if (adds_in_place(w, old)) {
-            /* Written straight into the gradient that stands: no allocation, nothing that can fail. */
+            /* Written straight into the gradient that stands: no allocation, nothing that can fail.
+             */
             const double scale = 1;
             nnl_map_run(w->rt, NNL_MAP_add, 2, (nnl_tensor *[]){old, t->grad}, old, &scale);
             nnl_tensor_touch(old);
@@ -585,7 +647,9 @@ nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, b
     if (!root) return NNL_EINVAL;
     nnl_fp_state fp;
     nnl_tensor *own_seed = NULL;
-    walk w = {.rt = root->rt, .collect_leaves = true, .create_graph = create_graph,
+    walk w = {.rt = root->rt,
+              .collect_leaves = true,
+              .create_graph = create_graph,
               .retain_graph = retain_graph || create_graph};
     nnl_fp_enter(&fp);
     nnl_tensor_ref(root); /* hooks may drop it */
@@ -601,8 +665,8 @@ nnl_status nnl_backward(nnl_tensor *root, nnl_tensor *seed, bool retain_graph, b
     return status;
 }
 
-nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *inputs, int n_inputs, bool retain_graph,
-                       bool create_graph, bool allow_unused, nnl_tensor **grads)
+nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *inputs, int n_inputs,
+                       bool retain_graph, bool create_graph, bool allow_unused, nnl_tensor **grads)
 {
     if (!root) return NNL_EINVAL;
     nnl_runtime *rt = root->rt;
@@ -615,7 +679,8 @@ nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *in
     if (n_inputs == 0) return NNL_OK;
     for (int i = 0; i < n_inputs; i++) {
         if (!inputs[i]) return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d is NULL", i + 1);
-        if (inputs[i]->rt != rt) return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d belongs to another runtime", i + 1);
+        if (inputs[i]->rt != rt)
+            return NNL_FAIL(rt, NNL_EINVAL, "grad: input %d belongs to another runtime", i + 1);
         nnl_status status = nnl_tape_refresh(inputs[i]);
         if (relieve(&w, status)) status = nnl_tape_refresh(inputs[i]);
         NNL_TRY(status);
@@ -630,7 +695,8 @@ nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *in
     w.targets = block;
     for (int i = 0; i < n_inputs; i++) {
         bool again = false;
-        for (int64_t k = 0; k < w.n_targets && !again; k++) again = w.targets[k].tensor == inputs[i];
+        for (int64_t k = 0; k < w.n_targets && !again; k++)
+            again = w.targets[k].tensor == inputs[i];
         if (!again) w.targets[w.n_targets++].tensor = nnl_tensor_ref(inputs[i]);
     }
     nnl_fp_enter(&fp);
@@ -641,9 +707,13 @@ nnl_status nnl_grad_of(nnl_tensor *root, nnl_tensor *seed, nnl_tensor *const *in
     for (int i = 0; i < n_inputs && status == NNL_OK; i++) {
         target *t = w.targets;
         while (t->tensor != inputs[i]) t++;
-        if (t->grad) grads[i] = nnl_tensor_ref(t->grad);
+        if (t->grad)
+            grads[i] = nnl_tensor_ref(t->grad);
         else if (!allow_unused)
-            status = NNL_FAIL(rt, NNL_EINVAL, "grad: the result does not depend on input %d; allow_unused = true gives nil for it", i + 1);
+            status = NNL_FAIL(rt, NNL_EINVAL,
+                              "grad: the result does not depend on input %d; allow_unused = true "
+                              "gives nil for it",
+                              i + 1);
     }
     if (status != NNL_OK) {
         for (int i = 0; i < n_inputs; i++) {

@@ -53,8 +53,8 @@ nnl_tensor *nnl_keep(nnl_scope *s, nnl_tensor *t)
     return t;
 }
 
-void nnl_do_many(nnl_scope *s, const nnl_op *op, int n_in, nnl_tensor *const *in, int n_attr, const nnl_value *attr,
-                 int n_out, nnl_tensor **out)
+void nnl_do_many(nnl_scope *s, const nnl_op *op, int n_in, nnl_tensor *const *in, int n_attr,
+                 const nnl_value *attr, int n_out, nnl_tensor **out)
 {
     memset(out, 0, (size_t)n_out * sizeof *out);
     if (s->status != NNL_OK) return;
@@ -69,9 +69,15 @@ void nnl_do_many(nnl_scope *s, const nnl_op *op, int n_in, nnl_tensor *const *in
         /* One list takes what the other parameters leave. */
         int rest = n_in - (sig->tensors - 1);
         start[0] = 0;
-        for (int p = 0; p < sig->tensors; p++) start[p + 1] = (int16_t)(start[p] + (sig->tensor[p]->list ? rest : 1));
+        for (int p = 0; p < sig->tensors; p++)
+            start[p + 1] = (int16_t)(start[p] + (sig->tensor[p]->list ? rest : 1));
     }
-    nnl_request request = {.op = op, .in = in, .n_in = n_in, .start = start, .attr = attr, .n_attr = n_attr,
+    nnl_request request = {.op = op,
+                           .in = in,
+                           .n_in = n_in,
+                           .start = start,
+                           .attr = attr,
+                           .n_attr = n_attr,
                            .index_base = s->index_base};
     nnl_tensor *padded[NNL_MAX_PARAMS] = {NULL}; /* trailing optional tensors may be left out */
     if (!sig->list_input && n_in < sig->tensors) {
@@ -92,7 +98,8 @@ void nnl_do_many(nnl_scope *s, const nnl_op *op, int n_in, nnl_tensor *const *in
     nnl_results_free(s->rt, &results);
 }
 
-nnl_tensor *nnl_do(nnl_scope *s, const nnl_op *op, int n_in, nnl_tensor *const *in, int n_attr, const nnl_value *attr)
+nnl_tensor *nnl_do(nnl_scope *s, const nnl_op *op, int n_in, nnl_tensor *const *in, int n_attr,
+                   const nnl_value *attr)
 {
     nnl_tensor *out;
     nnl_do_many(s, op, n_in, in, n_attr, attr, 1, &out);
@@ -111,7 +118,10 @@ nnl_tensor *nnl_number(nnl_scope *s, const nnl_tensor *like, double value)
     return nnl_keep(s, t);
 }
 
-nnl_tensor *nnl_scaled(nnl_scope *s, nnl_tensor *x, double scale) { return DO(s, mul, x, nnl_number(s, x, scale)); }
+nnl_tensor *nnl_scaled(nnl_scope *s, nnl_tensor *x, double scale)
+{
+    return DO(s, mul, x, nnl_number(s, x, scale));
+}
 
 nnl_tensor *nnl_shifted(nnl_scope *s, nnl_tensor *x, double shift)
 {
@@ -156,8 +166,8 @@ nnl_tensor *nnl_full(nnl_scope *s, nnl_dtype dtype, int ndim, const int64_t *sha
     return nnl_keep(s, t);
 }
 
-nnl_tensor *nnl_unreduced(nnl_scope *s, nnl_tensor *x, const nnl_value *dims, bool keepdim, int ndim,
-                          const int64_t *shape)
+nnl_tensor *nnl_unreduced(nnl_scope *s, nnl_tensor *x, const nnl_value *dims, bool keepdim,
+                          int ndim, const int64_t *shape)
 {
     if (!x) return NULL;
     if (!keepdim && ndim > 0) {

@@ -1,13 +1,13 @@
-/* Parts of the tape whose values are not kept.  When backward needs them, the function that made them runs again:
- * call by call, what backward reads is saved into the node of the first run.  The second run's own nodes hold
- * nothing, and go with its tensors. */
+/* Parts of the tape whose values are not kept.  When backward needs them, the function that made
+ * them runs again: call by call, what backward reads is saved into the node of the first run.  The
+ * second run's own nodes hold nothing, and go with its tensors. */
 #include "engine.h"
 
 #include <string.h>
 
 struct nnl_segment {
     nnl_runtime *rt;
-    int32_t refs;        /* its nodes, inner segments, and whoever runs it */
+    int32_t refs; /* its nodes, inner segments, and whoever runs it */
     bool running;
     nnl_segment *outer;  /* reference; in whose function this one's was called */
     uint64_t seed, call; /* the random numbers at the beginning */
@@ -17,7 +17,7 @@ struct nnl_segment {
     int next_node, next_inner; /* of a run again */
     nnl_status (*again)(void *user);
     void (*drop)(void *user);
-    void *user;          /* NULL: comes when the outer function runs again */
+    void *user; /* NULL: comes when the outer function runs again */
 };
 
 static nnl_keeping *keeping(nnl_runtime *rt) { return &rt->engine->keeping; }
@@ -44,7 +44,8 @@ static nnl_status widen(nnl_runtime *rt, void *list, int count, int *capacity)
     if (count < *capacity) return NNL_OK;
     int grown = *capacity ? 2 * *capacity : 8;
     memcpy(&block, list, sizeof block);
-    NNL_TRY(nnl_resize(rt, sizeof(void *) * (size_t)*capacity, sizeof(void *) * (size_t)grown, &block));
+    NNL_TRY(
+        nnl_resize(rt, sizeof(void *) * (size_t)*capacity, sizeof(void *) * (size_t)grown, &block));
     memcpy(list, &block, sizeof block);
     *capacity = grown;
     return NNL_OK;
@@ -52,8 +53,11 @@ static nnl_status widen(nnl_runtime *rt, void *list, int count, int *capacity)
 
 static nnl_status differs(nnl_runtime *rt, const char *how)
 {
-    return NNL_FAIL(rt, NNL_ESTATE, "checkpoint: the function did something else when it ran again for backward: %s; it must do "
-                                    "the same each time", how);
+    return NNL_FAIL(rt, NNL_ESTATE,
+                    "checkpoint: the function did something else when it ran again for backward: "
+                    "%s; it must do "
+                    "the same each time",
+                    how);
 }
 
 /* ---------------------------------------------------------------- the first run */
@@ -65,7 +69,12 @@ static nnl_status segment_new(nnl_runtime *rt, nnl_segment **out)
     if (outer) NNL_TRY(widen(rt, &outer->inner, outer->n_inner, &outer->inner_capacity));
     NNL_TRY(nnl_alloc_zeroed(rt, sizeof(nnl_segment), &block));
     nnl_segment *s = block;
-    *s = (nnl_segment){.rt = rt, .refs = 1, .running = true, .outer = outer, .seed = rt->seed, .call = rt->random_call};
+    *s = (nnl_segment){.rt = rt,
+                       .refs = 1,
+                       .running = true,
+                       .outer = outer,
+                       .seed = rt->seed,
+                       .call = rt->random_call};
     if (outer) {
         outer->refs++;
         outer->inner[outer->n_inner++] = s;
@@ -75,7 +84,8 @@ static nnl_status segment_new(nnl_runtime *rt, nnl_segment **out)
 }
 
 /* What an outer function, running again, calls: the inner one's segment learns how to run. */
-static nnl_status hand_on(nnl_runtime *rt, nnl_status (*again)(void *), void (*drop)(void *), void *user)
+static nnl_status hand_on(nnl_runtime *rt, nnl_status (*again)(void *), void (*drop)(void *),
+                          void *user)
 {
     nnl_segment *outer = keeping(rt)->segment;
     if (outer->next_inner == outer->n_inner) return differs(rt, "it called checkpoint more often");
@@ -90,8 +100,8 @@ static nnl_status hand_on(nnl_runtime *rt, nnl_status (*again)(void *), void (*d
     return NNL_OK;
 }
 
-nnl_status nnl_segment_open(nnl_runtime *rt, nnl_status (*again)(void *), void (*drop)(void *), void *user,
-                            nnl_keeping *before)
+nnl_status nnl_segment_open(nnl_runtime *rt, nnl_status (*again)(void *), void (*drop)(void *),
+                            void *user, nnl_keeping *before)
 {
     nnl_keeping now = *keeping(rt);
     *before = now;
@@ -139,13 +149,15 @@ static nnl_status note_first(const nnl_call *c, nnl_node *node)
 
 static bool same_layout(const nnl_layout *a, const nnl_layout *b)
 {
-    return a->dtype == b->dtype && a->ndim == b->ndim && memcmp(a->shape, b->shape, sizeof(int64_t) * a->ndim) == 0;
+    return a->dtype == b->dtype && a->ndim == b->ndim &&
+           memcmp(a->shape, b->shape, sizeof(int64_t) * a->ndim) == 0;
 }
 
 static bool same_call(const nnl_node *a, const nnl_node *b)
 {
     bool same = a->op == b->op && a->n_in == b->n_in && a->n_out == b->n_out;
-    for (int i = 0; same && i < a->n_out; i++) same = same_layout(&a->layout[a->n_in + i], &b->layout[b->n_in + i]);
+    for (int i = 0; same && i < a->n_out; i++)
+        same = same_layout(&a->layout[a->n_in + i], &b->layout[b->n_in + i]);
     return same;
 }
 
@@ -153,8 +165,9 @@ static nnl_status other_call(nnl_runtime *rt, const nnl_node *first, const nnl_n
 {
     char how[128 + 2 * NNL_SHAPE_TEXT], a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
     const nnl_layout *x = &first->layout[first->n_in], *y = &now->layout[now->n_in];
-    nnl_format(how, sizeof how, "where %s (%s) was, %s (%s) is now", first->op->name, nnl_shape_text(a, x->ndim, x->shape),
-               now->op->name, nnl_shape_text(b, y->ndim, y->shape));
+    nnl_format(how, sizeof how, "where %s (%s) was, %s (%s) is now", first->op->name,
+               nnl_shape_text(a, x->ndim, x->shape), now->op->name,
+               nnl_shape_text(b, y->ndim, y->shape));
     return differs(rt, how);
 }
 
@@ -189,10 +202,14 @@ static nnl_status note_again(const nnl_call *c, const nnl_node *now)
     if (node && !node->filled) {
         if (!same_call(node, now)) return other_call(c->rt, node, now);
         for (int i = 0; i < c->n_in; i++) {
-            if ((node->edge[i].node != NULL) != (now->edge[i].node != NULL)) return other_call(c->rt, node, now);
+            if ((node->edge[i].node != NULL) != (now->edge[i].node != NULL))
+                return other_call(c->rt, node, now);
             if (c->in[i] && c->in[i]->storage->version != node->version[i])
-                return NNL_FAIL(c->rt, NNL_ESTATE, "checkpoint: an input of %s was changed in place after the function ran, so that "
-                                                   "backward would compute with other values; change a clone instead", c->op->name);
+                return NNL_FAIL(c->rt, NNL_ESTATE,
+                                "checkpoint: an input of %s was changed in place after the "
+                                "function ran, so that "
+                                "backward would compute with other values; change a clone instead",
+                                c->op->name);
         }
         NNL_TRY(nnl_node_save(c, node, false));
         adopt(c->rt, node);
@@ -225,8 +242,10 @@ static nnl_status run_again(nnl_segment *s)
 nnl_status nnl_segment_again(nnl_segment *s)
 {
     if (s->running)
-        return NNL_FAIL(s->rt, NNL_ESTATE, "checkpoint: backward through what the function computes cannot be called inside of it, "
-                                           "where values are not kept");
+        return NNL_FAIL(s->rt, NNL_ESTATE,
+                        "checkpoint: backward through what the function computes cannot be called "
+                        "inside of it, "
+                        "where values are not kept");
     if (!s->user && s->outer) NNL_TRY(nnl_segment_again(s->outer));
     if (!s->user) return differs(s->rt, "it called checkpoint less often");
     s->refs++; /* hooks and the function may drop the nodes */
@@ -234,8 +253,10 @@ nnl_status nnl_segment_again(nnl_segment *s)
     for (int i = 0; i < s->n_nodes; i++) {
         nnl_node *node = s->node[i];
         if (!node || node->filled) continue;
-        if (status == NNL_OK) node->filled = true;
-        else empty(node);
+        if (status == NNL_OK)
+            node->filled = true;
+        else
+            empty(node);
     }
     unref(s);
     return status;
@@ -255,7 +276,9 @@ nnl_status nnl_segment_note(const nnl_call *c, nnl_node *node)
 int nnl_segment_mark(const nnl_runtime *rt)
 {
     const nnl_keeping *k = &rt->engine->keeping;
-    return k->mode == NNL_KEEP_NONE ? k->segment->n_nodes : k->mode == NNL_KEEP_AGAIN ? k->segment->next_node : 0;
+    return k->mode == NNL_KEEP_NONE    ? k->segment->n_nodes
+           : k->mode == NNL_KEEP_AGAIN ? k->segment->next_node
+                                       : 0;
 }
 
 void nnl_segment_rewind(nnl_runtime *rt, int mark)

@@ -52,43 +52,54 @@ nnl_status nnl_check_values(const nnl_tensor *t, const char *who)
 {
     if (t->rt->capturing)
         return NNL_FAIL(t->rt, NNL_ESTATE,
-                        "%s: values cannot be read inside a captured function, which computes nothing while it is captured; "
-                        "return the tensor, or compile with {fallback = true}", who);
+                        "%s: values cannot be read inside a captured function, which computes "
+                        "nothing while it is captured; "
+                        "return the tensor, or compile with {fallback = true}",
+                        who);
     if (t->storage->unset)
         return NNL_FAIL(t->rt, NNL_ESTATE,
-                        "%s: the tensor was made inside a captured function and holds no values; return it from the function",
+                        "%s: the tensor was made inside a captured function and holds no values; "
+                        "return it from the function",
                         who);
     return NNL_OK;
 }
 
 /* ---------------------------------------------------------------- nnl_apply */
 
-nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, int count, const void *list)
+nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, int count,
+                          const void *list)
 {
-    if (count < 0) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, 0 or more are wanted", who, what, count);
-    if (count > 0 && !list) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, but their address is NULL", who, what, count);
+    if (count < 0)
+        return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, 0 or more are wanted", who, what, count);
+    if (count > 0 && !list)
+        return NNL_FAIL(rt, NNL_EINVAL, "%s: %s number %d, but their address is NULL", who, what,
+                        count);
     return NNL_OK;
 }
 
 static nnl_status check_size(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, int64_t value)
 {
     if (p->type != NNL_T_SIZE || value >= 0) return NNL_OK;
-    return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is %lld, but a size is 0 or more", op->name, p->name, (long long)value);
+    return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is %lld, but a size is 0 or more", op->name, p->name,
+                    (long long)value);
 }
 
-static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_param *p, nnl_value *v)
+static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_param *p,
+                                 nnl_value *v)
 {
     bool list = p->list || p->repeat;
     if (v->kind == NNL_KIND_INTS || v->kind == NNL_KIND_FLOATS)
         NNL_TRY(nnl_check_list(rt, op->name, p->name, v->count, v->as.ints));
-    if (v->kind == NNL_KIND_STRING && !v->as.s) return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is NULL", op->name, p->name);
+    if (v->kind == NNL_KIND_STRING && !v->as.s)
+        return NNL_FAIL(rt, NNL_EINVAL, "%s: %s is NULL", op->name, p->name);
     switch (v->kind) {
     case NNL_KIND_NONE: return NNL_OK;
     case NNL_KIND_INT:
         if (p->type == NNL_T_NUM) *v = V_NUM((double)v->as.i);
         if (p->type == NNL_T_FLAG) *v = V_FLAG(v->as.i != 0);
         if (p->type == NNL_T_DTYPE && (v->as.i < 0 || v->as.i >= NNL_DTYPES))
-            return NNL_FAIL(rt, NNL_ETYPE, "%s: %s is %lld, no type", op->name, p->name, (long long)v->as.i);
+            return NNL_FAIL(rt, NNL_ETYPE, "%s: %s is %lld, no type", op->name, p->name,
+                            (long long)v->as.i);
         if (p->type != NNL_T_STRING && p->type != NNL_T_WORD) return check_size(rt, op, p, v->as.i);
         break;
     case NNL_KIND_FLOAT:
@@ -124,12 +135,12 @@ static nnl_status attribute_kind(nnl_runtime *rt, const nnl_op *op, const nnl_pa
         if (list && p->type == NNL_T_NUM) return NNL_OK;
         break;
     }
-    return NNL_FAIL(rt, NNL_EINVAL, "%s: %s has the wrong kind of value, a %s is wanted", op->name, p->name,
-                    nnl_param_type_name(p->type));
+    return NNL_FAIL(rt, NNL_EINVAL, "%s: %s has the wrong kind of value, a %s is wanted", op->name,
+                    p->name, nnl_param_type_name(p->type));
 }
 
-static nnl_status place_attributes(nnl_runtime *rt, const nnl_op *op, const nnl_sig *sig, const nnl_attr *attrs,
-                                   nnl_value values[NNL_MAX_ATTRS])
+static nnl_status place_attributes(nnl_runtime *rt, const nnl_op *op, const nnl_sig *sig,
+                                   const nnl_attr *attrs, nnl_value values[NNL_MAX_ATTRS])
 {
     for (int i = 0; i < sig->attrs; i++) values[i] = V_NONE;
     for (; attrs && attrs->name; attrs++) {
@@ -139,12 +150,14 @@ static nnl_status place_attributes(nnl_runtime *rt, const nnl_op *op, const nnl_
             const char *names[NNL_MAX_ATTRS];
             for (int i = 0; i < sig->attrs; i++) names[i] = sig->attr[i]->name;
             const char *near = nnl_nearest(attrs->name, names, sig->attrs);
-            return NNL_FAIL(rt, NNL_EINVAL, "%s: there is no option %s%s%s%s", op->name, attrs->name,
-                            near ? " (did you mean " : "", near ? near : "", near ? "?)" : "");
+            return NNL_FAIL(rt, NNL_EINVAL, "%s: there is no option %s%s%s%s", op->name,
+                            attrs->name, near ? " (did you mean " : "", near ? near : "",
+                            near ? "?)" : "");
         }
         values[place] = attrs->value;
         NNL_TRY(attribute_kind(rt, op, sig->attr[place], &values[place]));
-        if (sig->attr[place]->list && values[place].kind == NNL_KIND_INT) values[place] = V_INTS(1, &attrs->value.as.i);
+        if (sig->attr[place]->list && values[place].kind == NNL_KIND_INT)
+            values[place] = V_INTS(1, &attrs->value.as.i);
     }
     return NNL_OK;
 }
@@ -167,7 +180,12 @@ static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *in
     NNL_TRY(nnl_sig_of(rt, op, &sig));
     nnl_value values[NNL_MAX_ATTRS];
     NNL_TRY(place_attributes(rt, op, sig, attrs, values));
-    nnl_request request = {.op = op, .in = inputs, .n_in = n_inputs, .attr = values, .n_attr = sig->attrs, .inplace = inplace};
+    nnl_request request = {.op = op,
+                           .in = inputs,
+                           .n_in = n_inputs,
+                           .attr = values,
+                           .n_attr = sig->attrs,
+                           .inplace = inplace};
     int16_t start[NNL_MAX_PARAMS + 1];
     nnl_tensor *padded[NNL_MAX_PARAMS]; /* trailing optional inputs may be left out */
     if (sig->list_input) {
@@ -176,12 +194,14 @@ static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *in
         for (int p = 0; p < sig->tensors; p++) *(sig->tensor[p]->list ? &lists : &single) += 1;
         int rest = n_inputs - single;
         if (rest < 0 || rest % lists != 0)
-            return NNL_FAIL(rt, NNL_EINVAL, "%s: %d tensors do not make %d lists of equal length", op->name, n_inputs, lists);
+            return NNL_FAIL(rt, NNL_EINVAL, "%s: %d tensors do not make %d lists of equal length",
+                            op->name, n_inputs, lists);
         for (int p = 0; p < sig->tensors; p++)
             start[p + 1] = (int16_t)(start[p] + (sig->tensor[p]->list ? rest / lists : 1));
         request.start = start;
     } else if (n_inputs > sig->tensors) {
-        return NNL_FAIL(rt, NNL_EINVAL, "%s: %d tensors given, %d wanted", op->name, n_inputs, sig->tensors);
+        return NNL_FAIL(rt, NNL_EINVAL, "%s: %d tensors given, %d wanted", op->name, n_inputs,
+                        sig->tensors);
     } else if (n_inputs < sig->tensors) {
         for (int i = 0; i < sig->tensors; i++) padded[i] = i < n_inputs ? inputs[i] : NULL;
         request.in = padded;
@@ -190,8 +210,8 @@ static nnl_status apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *in
     return nnl_request_run(rt, &request, results);
 }
 
-nnl_status nnl_apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs, const nnl_attr *attrs,
-                     nnl_tensor **outputs, int n_outputs)
+nnl_status nnl_apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs,
+                     const nnl_attr *attrs, nnl_tensor **outputs, int n_outputs)
 {
     NNL_TRY(check_op(rt, op));
     NNL_TRY(nnl_check_list(rt, op->name, "the results", n_outputs, outputs));
@@ -200,17 +220,20 @@ nnl_status nnl_apply(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *input
     NNL_TRY(apply(rt, op, inputs, n_inputs, attrs, false, &results));
     nnl_status status = NNL_OK;
     if (results.count < n_outputs)
-        status = NNL_FAIL(rt, NNL_EINVAL, "%s: %d results wanted, but there are %d", op->name, n_outputs, results.count);
+        status = NNL_FAIL(rt, NNL_EINVAL, "%s: %d results wanted, but there are %d", op->name,
+                          n_outputs, results.count);
     for (int i = 0; i < results.count; i++) {
-        if (status == NNL_OK && i < n_outputs) outputs[i] = results.many[i];
-        else nnl_tensor_unref(results.many[i]);
+        if (status == NNL_OK && i < n_outputs)
+            outputs[i] = results.many[i];
+        else
+            nnl_tensor_unref(results.many[i]);
     }
     nnl_results_free(rt, &results);
     return status;
 }
 
-nnl_status nnl_apply_inplace(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs, int n_inputs,
-                             const nnl_attr *attrs)
+nnl_status nnl_apply_inplace(nnl_runtime *rt, const nnl_op *op, nnl_tensor *const *inputs,
+                             int n_inputs, const nnl_attr *attrs)
 {
     NNL_TRY(check_op(rt, op));
     nnl_results results;

@@ -5,8 +5,10 @@
 
 bool nnl_tracks(const nnl_tensor *t)
 {
-    /* A view made before its base was rewritten with a tracked value is tracked through the base. */
-    return t->requires_grad || (t->base && t->history != t->base->history && t->base->requires_grad);
+    /* A view made before its base was rewritten with a tracked value is tracked through the base.
+     */
+    return t->requires_grad ||
+           (t->base && t->history != t->base->history && t->base->requires_grad);
 }
 
 nnl_node *nnl_node_ref(nnl_node *node)
@@ -48,8 +50,8 @@ static void node_free(nnl_runtime *rt, nnl_node *node)
     nnl_free(rt, node, node->block_size);
 }
 
-/* A chain of any length is freed without recursion: nodes whose count reaches 0 while another is being freed
- * queue up. */
+/* A chain of any length is freed without recursion: nodes whose count reaches 0 while another is
+ * being freed queue up. */
 void nnl_node_unref(nnl_runtime *rt, nnl_node *node)
 {
     if (--node->refs > 0) return;
@@ -182,8 +184,9 @@ static void set_history(nnl_tensor *t, nnl_node *node, int result)
     if (old) nnl_node_unref(t->rt, old);
 }
 
-/* A second header for anything that may be changed in place under recording: its history would then lead back to
- * this node and keep both alive for ever.  Leaves that require grad are not, and are known by their address. */
+/* A second header for anything that may be changed in place under recording: its history would then
+ * lead back to this node and keep both alive for ever.  Leaves that require grad are not, and are
+ * known by their address. */
 static nnl_status save_input(const nnl_call *c, nnl_node *node, int i)
 {
     nnl_tensor *t = c->in[i];
@@ -201,8 +204,8 @@ static nnl_status save_input(const nnl_call *c, nnl_node *node, int i)
 
 static nnl_status save_output(const nnl_call *c, nnl_node *node, int i)
 {
-    /* A second header, because the result itself refers to the node.  A result in place is noted before it
-     * is written. */
+    /* A second header, because the result itself refers to the node.  A result in place is noted
+     * before it is written. */
     int place = c->n_in + i;
     NNL_TRY(nnl_tensor_alias(c->out[i], &node->saved[place]));
     node->version[place] = c->out[i]->storage->version + (c->inplace ? 1 : 0);
@@ -217,7 +220,8 @@ nnl_status nnl_node_save(const nnl_call *c, nnl_node *node, bool leaves_only)
         if (!leaves_only || (t->requires_grad && !t->node)) NNL_TRY(save_input(c, node, i));
     }
     for (int i = 0; i < c->n_out && !leaves_only; i++) {
-        bool saves = c->op->saves & NNL_SAVE_OUTPUT(NNL_MIN(i, 14)) && !(c->op->define && !c->op->grad);
+        bool saves =
+            c->op->saves & NNL_SAVE_OUTPUT(NNL_MIN(i, 14)) && !(c->op->define && !c->op->grad);
         if (saves && !node->saved[c->n_in + i]) NNL_TRY(save_output(c, node, i));
     }
     return NNL_OK;
@@ -275,8 +279,8 @@ static void view_geometry(const nnl_tensor *view, const nnl_tensor *base, nnl_va
 }
 
 /* Records a call that is never run, because the storage already holds its result. */
-static nnl_status record_formally(nnl_runtime *rt, const nnl_op *op, int n_in, nnl_tensor **in, nnl_value *attr,
-                                  nnl_tensor *out, nnl_node **node)
+static nnl_status record_formally(nnl_runtime *rt, const nnl_op *op, int n_in, nnl_tensor **in,
+                                  nnl_value *attr, nnl_tensor *out, nnl_node **node)
 {
     nnl_call c = {.rt = rt, .op = op, .in = in, .n_in = n_in, .attr = attr, .n_out = 1};
     c.out = &out;
@@ -307,15 +311,16 @@ static nnl_status prepare_rebase(nnl_tensor *view, nnl_record *record)
     nnl_tensor *base = view->base;
     if (!base->contiguous)
         return NNL_FAIL(rt, NNL_ESTATE,
-                        "%s_: this is a view of a detached tensor that is not contiguous; clone it before changing it in place",
+                        "%s_: this is a view of a detached tensor that is not contiguous; clone it "
+                        "before changing it in place",
                         record->node->op->name);
     nnl_tensor *value, *whole = NULL;
     nnl_value attr[3];
     view_geometry(view, base, attr);
     NNL_TRY(nnl_tensor_alias(view, &value));
     set_history(value, record->node, 0);
-    nnl_status status = record_formally(rt, &nnl_op_as_strided_scatter, 2, (nnl_tensor *[]){base, value}, attr, base,
-                                        &record->write);
+    nnl_status status = record_formally(rt, &nnl_op_as_strided_scatter, 2,
+                                        (nnl_tensor *[]){base, value}, attr, base, &record->write);
     if (status == NNL_OK) status = nnl_tensor_alias(base, &whole);
     if (status == NNL_OK) {
         set_history(whole, record->write, 0);
@@ -382,10 +387,12 @@ nnl_status nnl_tensor_set_requires_grad(nnl_tensor *t, bool on)
 {
     if (!t) return NNL_EINVAL;
     if (on && !nnl_is_float((nnl_dtype)t->dtype))
-        return NNL_FAIL(t->rt, NNL_ETYPE, "requires_grad: only f32 and f64 tensors have gradients, this one is %s",
+        return NNL_FAIL(t->rt, NNL_ETYPE,
+                        "requires_grad: only f32 and f64 tensors have gradients, this one is %s",
                         nnl_dtype_name((nnl_dtype)t->dtype));
     if (t->node && !on)
-        return NNL_FAIL(t->rt, NNL_ESTATE, "requires_grad: the result of an op cannot be switched off; detach it");
+        return NNL_FAIL(t->rt, NNL_ESTATE,
+                        "requires_grad: the result of an op cannot be switched off; detach it");
     if (!t->node) t->requires_grad = on;
     return NNL_OK;
 }
@@ -400,11 +407,13 @@ nnl_tensor *nnl_tensor_grad(const nnl_tensor *t)
 nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad)
 {
     if (!t) return NNL_EINVAL;
-    if (grad && grad->rt != t->rt) return NNL_FAIL(t->rt, NNL_EINVAL, "grad: the gradient belongs to another runtime");
+    if (grad && grad->rt != t->rt)
+        return NNL_FAIL(t->rt, NNL_EINVAL, "grad: the gradient belongs to another runtime");
     if (grad && (!nnl_same_shape(t, grad) || t->dtype != grad->dtype)) {
         char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
         return NNL_FAIL(t->rt, NNL_ESHAPE, "grad: the gradient is %s %s, but the tensor is %s %s",
-                        nnl_dtype_name((nnl_dtype)grad->dtype), nnl_shape_text(a, grad->ndim, grad->shape),
+                        nnl_dtype_name((nnl_dtype)grad->dtype),
+                        nnl_shape_text(a, grad->ndim, grad->shape),
                         nnl_dtype_name((nnl_dtype)t->dtype), nnl_shape_text(b, t->ndim, t->shape));
     }
     NNL_TRY(nnl_grad_touch(t, false));
@@ -414,15 +423,19 @@ nnl_status nnl_tensor_set_grad(nnl_tensor *t, nnl_tensor *grad)
     return NNL_OK;
 }
 
-nnl_status nnl_hook_add(nnl_tensor *t, nnl_status (*call)(void *, nnl_tensor *, nnl_tensor **), void (*drop)(void *),
-                        void *user, int64_t *id)
+nnl_status nnl_hook_add(nnl_tensor *t, nnl_status (*call)(void *, nnl_tensor *, nnl_tensor **),
+                        void (*drop)(void *), void *user, int64_t *id)
 {
-    if (!nnl_tracks(t)) return NNL_FAIL(t->rt, NNL_ESTATE, "register_hook: the tensor does not require grad");
+    if (!nnl_tracks(t))
+        return NNL_FAIL(t->rt, NNL_ESTATE, "register_hook: the tensor does not require grad");
     NNL_TRY(nnl_tape_refresh(t));
     void *block;
     NNL_TRY(nnl_alloc(t->rt, sizeof(nnl_grad_hook), &block));
     nnl_grad_hook *hook = block;
-    *hook = (nnl_grad_hook){.id = (int64_t)t->rt->engine->sequence++, .result = t->result, .call = call, .drop = drop,
+    *hook = (nnl_grad_hook){.id = (int64_t)t->rt->engine->sequence++,
+                            .result = t->result,
+                            .call = call,
+                            .drop = drop,
                             .user = user};
     /* Hooks run in the order in which they were added. */
     nnl_grad_hook **end = t->node ? &t->node->hooks : &t->hooks;

@@ -89,10 +89,7 @@ static int peek(const nnl_json *json)
     return json->place < json->size ? (unsigned char)json->text[json->place] : -1;
 }
 
-static bool is_digit(int c)
-{
-    return c >= '0' && c <= '9';
-}
+static bool is_digit(int c) { return c >= '0' && c <= '9'; }
 
 static nnl_status hex4(nnl_json *json, uint32_t *out)
 {
@@ -193,8 +190,10 @@ static nnl_status read_number(nnl_json *json)
     const size_t start = json->place;
     bool whole = true;
     if (peek(json) == '-') json->place++;
-    if (peek(json) == '0') json->place++;
-    else NNL_TRY(skip_digits(json));
+    if (peek(json) == '0')
+        json->place++;
+    else
+        NNL_TRY(skip_digits(json));
     if (is_digit(peek(json))) return bad(json, "a number without leading zeros");
     if (peek(json) == '.') {
         whole = false;
@@ -303,13 +302,11 @@ nnl_status nnl_json_next(nnl_json *json)
     case KEY_OR_END:
         if (c == closing) return close_bracket(json, true);
         return read_key(json, c);
-    case KEY_ONLY:
-        return read_key(json, c);
+    case KEY_ONLY: return read_key(json, c);
     case VALUE_OR_END:
         if (c == closing) return close_bracket(json, false);
         return read_value(json, c);
-    case VALUE:
-        return read_value(json, c);
+    case VALUE: return read_value(json, c);
     default:
         if (c != -1) return bad(json, "the end of the text");
         json->kind = NNL_JSON_END;
@@ -341,10 +338,10 @@ size_t nnl_json_quote(char *out, const char *text, size_t length)
 {
     static const char digits[] = "0123456789abcdef";
     size_t n = 0;
-#define PUT(c)                                                                                     \
-    do {                                                                                           \
-        if (out) out[n] = (char)(c);                                                               \
-        n++;                                                                                       \
+#define PUT(c)                       \
+    do {                             \
+        if (out) out[n] = (char)(c); \
+        n++;                         \
     } while (0)
     PUT('"');
     for (size_t i = 0; i < length; i++) {

@@ -88,8 +88,10 @@ static nnl_status grow(nnl_runtime *rt, void **list, int64_t count, int64_t *roo
 {
     if (count < *room) return NNL_OK;
     const int64_t more = *room == 0 ? 16 : *room * 2;
-    if (*list) NNL_TRY(nnl_resize(rt, (size_t)*room * element, (size_t)more * element, list));
-    else NNL_TRY(nnl_alloc(rt, (size_t)more * element, list));
+    if (*list)
+        NNL_TRY(nnl_resize(rt, (size_t)*room * element, (size_t)more * element, list));
+    else
+        NNL_TRY(nnl_alloc(rt, (size_t)more * element, list));
     *room = more;
     return NNL_OK;
 }
@@ -164,8 +166,10 @@ static nnl_status check_entry(const parser *p, const entry *e)
     int64_t product = (int64_t)nnl_dtype_size(e->dtype);
     bool fits = true, empty = false;
     for (int d = 0; d < e->ndim; d++) {
-        if (e->shape[d] == 0) empty = true;
-        else fits = fits && nnl_mul_size(product, e->shape[d], &product);
+        if (e->shape[d] == 0)
+            empty = true;
+        else
+            fits = fits && nnl_mul_size(product, e->shape[d], &product);
     }
     if (fits && (empty ? 0 : product) == e->end - e->begin) return NNL_OK;
     nnl_shape_text(shape, e->ndim, e->shape);
@@ -450,8 +454,10 @@ static nnl_status parse(nnl_runtime *rt, const char *path, const void *bytes, si
     if (status == NNL_OK) status = check_lists(&p);
     if (status == NNL_OK) status = make_tensors(&p, mapping);
     if (p.entries) nnl_free(rt, p.entries, sizeof *p.entries * (size_t)p.room);
-    if (status == NNL_OK) *out = file;
-    else nnl_tensor_file_free(file);
+    if (status == NNL_OK)
+        *out = file;
+    else
+        nnl_tensor_file_free(file);
     return status;
 }
 

@@ -20,7 +20,8 @@ static inline int64_t nnl_conv_reach(const nnl_conv *v, int d)
     return v->dilation[d] * (v->kernel[d] - 1) + 1;
 }
 
-/* result = input * weight + bias, its positive part with relu; result lies channels last.  bias may be NULL. */
+/* result = input * weight + bias, its positive part with relu; result lies channels last.  bias may
+ * be NULL. */
 nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                             const nnl_tensor *input, const nnl_tensor *weight,
                             const nnl_tensor *bias, bool relu);
@@ -30,17 +31,18 @@ typedef struct nnl_conv_last {
     const nnl_tensor *bias, *mean, *var, *norm_weight, *norm_bias;
     double eps;
     bool relu;
-    bool winograd; /* of a convolution that suits: nnl_conv_suits_winograd() */
+    bool winograd;               /* of a convolution that suits: nnl_conv_suits_winograd() */
     int64_t frame_in, frame_out; /* columns of zeros: beside the rows of the input, and to write
                                     beside those of the result */
 } nnl_conv_last;
 
-/* Whether Winograd's tiles are the quicker way, by shape alone: 3x3 with stride 1, f32.  fixed: the weight is, from run
- * to run. */
+/* Whether Winograd's tiles are the quicker way, by shape alone: 3x3 with stride 1, f32.  fixed: the
+ * weight is, from run to run. */
 bool nnl_conv_suits_winograd(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype, bool fixed);
 /* The same of a step conv2d, conv2d_fused or conv_grad_input over tensors of these forms. */
-bool nnl_conv_call_suits_winograd(const nnl_runtime *rt, const nnl_op *op, const nnl_tensor *input, const nnl_tensor *weight,
-                                  const nnl_tensor *out, const nnl_value *attr, bool fixed);
+bool nnl_conv_call_suits_winograd(const nnl_runtime *rt, const nnl_op *op, const nnl_tensor *input,
+                                  const nnl_tensor *weight, const nnl_tensor *out,
+                                  const nnl_value *attr, bool fixed);
 
 /* A convolution that is run again and again with a weight, and statistics, that stay: they lie
  * packed in the plan, one block of *bytes from nnl_alloc(), and only addresses change; a residual
@@ -51,12 +53,13 @@ typedef struct nnl_conv_ready nnl_conv_ready;
 nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
                               const nnl_tensor *input, const nnl_tensor *weight,
                               const nnl_conv_last *last, nnl_conv_ready **out, size_t *bytes);
-nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const nnl_tensor *input,
-                              const void *bias, const void *residual);
+nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y,
+                              const nnl_tensor *input, const void *bias, const void *residual);
 /* The gradient of the input, which lies channels last. */
 nnl_status nnl_conv_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
                                const nnl_tensor *dy, const nnl_tensor *weight);
-/* The same by Winograd's tiles, of dx that is dense and a convolution that, turned around, suits. */
+/* The same by Winograd's tiles, of dx that is dense and a convolution that, turned around, suits.
+ */
 nnl_status nnl_conv_winograd_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dx,
                                         const nnl_tensor *dy, const nnl_tensor *weight);
 /* With strides of 1 it is a convolution of dy with the weight turned around: this one. */

@@ -49,7 +49,7 @@ typedef struct nnl_conv_plan {
     const char *center, *scale, *shift; /* a normalisation of the result; or NULL */
     bool relu;
     nnl_conv_image y;
-    int64_t frame; /* columns of zeros to write beside the rows of y */
+    int64_t frame;    /* columns of zeros to write beside the rows of y */
     int64_t frame_in; /* and those that lie beside the rows of x */
     char *sums;
     char *dx;
@@ -128,24 +128,27 @@ nnl_conv_steps nnl_conv_steps_of(const nnl_tensor *w, const nnl_conv *v);
 /* Taps x input channels, output channels being the lanes; the order of sums in every kernel. */
 nnl_conv_order nnl_conv_order_of(const nnl_conv_plan *p, const nnl_conv_steps *w);
 
-/* ---- by Winograd's tiles (conv_winograd.c): of pixels, like nnl_conv_plan_framed(); x has its channels together.
- * row_blocks, column_blocks and blocks count tiles, columns those of each of the parts. */
+/* ---- by Winograd's tiles (conv_winograd.c): of pixels, like nnl_conv_plan_framed(); x has its
+ * channels together. row_blocks, column_blocks and blocks count tiles, columns those of each of the
+ * parts. */
 
-nnl_conv_plan nnl_conv_winograd_plan(nnl_runtime *rt, const nnl_conv *v, const nnl_conv_image *x, int64_t frame);
+nnl_conv_plan nnl_conv_winograd_plan(nnl_runtime *rt, const nnl_conv *v, const nnl_conv_image *x,
+                                     int64_t frame);
 /* nnl_conv_share() for it, in a program. */
 void nnl_conv_winograd_share(const nnl_runtime *rt, nnl_conv_plan *p);
 int64_t nnl_conv_winograd_weight_bytes(const nnl_conv_plan *p);
 /* The transforms of a weight that lies in the given order. */
-nnl_status nnl_conv_winograd_pack(nnl_runtime *rt, const nnl_conv_plan *p, void *out, const void *weight,
-                                  const nnl_conv_order *order);
+nnl_status nnl_conv_winograd_pack(nnl_runtime *rt, const nnl_conv_plan *p, void *out,
+                                  const void *weight, const nnl_conv_order *order);
 
 /* ---- one input channel and few output channels (conv_flat.c) */
 
 bool nnl_conv_is_flat(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype);
 /* out is a dense image, bias contiguous. */
-nnl_status nnl_conv_flat_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out, const nnl_tensor *input,
-                                 const nnl_tensor *weight, const nnl_tensor *bias, bool relu);
-nnl_status nnl_conv_flat_grad_weight(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dw, nnl_tensor *db,
-                                     const nnl_tensor *dy, const nnl_tensor *input);
+nnl_status nnl_conv_flat_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
+                                 const nnl_tensor *input, const nnl_tensor *weight,
+                                 const nnl_tensor *bias, bool relu);
+nnl_status nnl_conv_flat_grad_weight(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *dw,
+                                     nnl_tensor *db, const nnl_tensor *dy, const nnl_tensor *input);
 
 #endif

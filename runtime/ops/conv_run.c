@@ -195,9 +195,13 @@ struct nnl_conv_ready {
 };
 
 /* By Winograd's tiles the input is copied first where its channels lie apart. */
-static bool lies_apart(const nnl_conv *v, const nnl_conv_image *x) { return v->in_channels > 1 && x->channel != 1; }
+static bool lies_apart(const nnl_conv *v, const nnl_conv_image *x)
+{
+    return v->in_channels > 1 && x->channel != 1;
+}
 
-static nnl_conv_plan winograd_plan(nnl_runtime *rt, const nnl_conv *v, nnl_conv_image *x, int64_t frame)
+static nnl_conv_plan winograd_plan(nnl_runtime *rt, const nnl_conv *v, nnl_conv_image *x,
+                                   int64_t frame)
 {
     if (lies_apart(v, x)) *x = nnl_conv_image_dense(NULL, v->in_channels, v->in);
     return nnl_conv_winograd_plan(rt, v, x, frame);
@@ -221,8 +225,8 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     nnl_conv_image x = nnl_conv_image_of(input, v);
     bool copies = last->winograd && lies_apart(v, &x);
     nnl_conv_plan p = last->winograd ? winograd_plan(rt, v, &x, last->frame_in)
-                                     : nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, &x, last->frame_in,
-                                                            last->frame_out == 0);
+                                     : nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, &x,
+                                                            last->frame_in, last->frame_out == 0);
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);
     nnl_conv_order order = nnl_conv_order_of(&p, &w);
     p.y = last->frame_out ? nnl_conv_image_of(y, v)
@@ -267,8 +271,8 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     return NNL_OK;
 }
 
-nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y, const nnl_tensor *input,
-                              const void *bias, const void *residual)
+nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y,
+                              const nnl_tensor *input, const void *bias, const void *residual)
 {
     nnl_conv_plan *p = &ready->plan;
     nnl_conv_image x = {.data = input->data};
@@ -300,7 +304,8 @@ nnl_conv nnl_conv_turned(const nnl_conv *v)
 }
 
 /* The order of the weight turned around, and its first element. */
-static nnl_conv_order turned_order(const nnl_conv_plan *p, const nnl_conv *v, const nnl_tensor *weight, const void **first)
+static nnl_conv_order turned_order(const nnl_conv_plan *p, const nnl_conv *v,
+                                   const nnl_tensor *weight, const void **first)
 {
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);
     int64_t last = 0; /* tap */
@@ -323,7 +328,8 @@ static nnl_status grad_input_turned(nnl_runtime *rt, const nnl_conv *v, nnl_tens
     nnl_conv_order order = turned_order(&p, v, weight, &from);
     char *packed;
     size_t bytes;
-    NNL_TRY(pack_groups(rt, &p, from, v->out_channels / v->groups * weight->strides[0], &order, &packed, &bytes));
+    NNL_TRY(pack_groups(rt, &p, from, v->out_channels / v->groups * weight->strides[0], &order,
+                        &packed, &bytes));
     nnl_status status = run_blocks(rt, &p, dx->data, packed, NULL);
     nnl_free(rt, packed, bytes);
     return status;

@@ -125,8 +125,8 @@ static void sum_block(const nnl_conv_plan *p, const nnl_conv_part *b, int64_t ch
         call.dy_column = count;
         call.dy_row = count * call.columns;
         for (int64_t r = 0; r < call.rows; r++, dy += y->place[1])
-            nnl_conv_copy_row(p, buffer + r * call.dy_row * p->size, y,
-                              nnl_conv_at(p, y->data, dy), call.columns, count);
+            nnl_conv_copy_row(p, buffer + r * call.dy_row * p->size, y, nnl_conv_at(p, y->data, dy),
+                              call.columns, count);
     }
     nnl_conv_sums tap = p->across ? exchanged(&call) : call;
     int64_t rows = p->depthwise ? 1 : tap.run, from = p->depthwise ? channel : 0;

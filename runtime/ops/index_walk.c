@@ -4,9 +4,9 @@
 
 #include <string.h>
 
-#define GRAIN 16384 /* elements that a piece of a split walk should have */
+#define GRAIN 16384        /* elements that a piece of a split walk should have */
 #define SCATTER_GRAIN 4096 /* the same where they lie scattered */
-#define SLABS 32768 /* bytes that a piece copies, and then finds in the cache */
+#define SLABS 32768        /* bytes that a piece copies, and then finds in the cache */
 
 /* ---------------------------------------------------------------- positions */
 
@@ -28,7 +28,10 @@ typedef struct position_job {
 } position_job;
 
 /* Ids do not count from the end: below 0 they stay out of range. */
-static int64_t behind(const nnl_call *c, int64_t size) { return c->op->traits & NNL_IDS ? 0 : size; }
+static int64_t behind(const nnl_call *c, int64_t size)
+{
+    return c->op->traits & NNL_IDS ? 0 : size;
+}
 
 static void position_task(void *context, int64_t chunk)
 {
@@ -95,7 +98,8 @@ nnl_status nnl_position_fail(nnl_call *c, int place, int dim, int64_t size)
         nnl_format(range, sizeof range, "is empty");
     else
         nnl_format(range, sizeof range,
-                   behind(c, size) ? "has positions %d to %lld (or -%lld to -1)" : "has positions %d to %lld",
+                   behind(c, size) ? "has positions %d to %lld (or -%lld to -1)"
+                                   : "has positions %d to %lld",
                    base, (long long)size - 1 + base, (long long)size);
     return nnl_call_fail(c, NNL_EINDEX, "%s is %lld%s, but %s %s", index_name(c, place, name),
                          (long long)value, where, dimension, range);
@@ -131,9 +135,12 @@ nnl_status nnl_positions_read(nnl_call *c, int place, int dim, int64_t size, int
                               int64_t *out)
 {
     const nnl_tensor *t = c->in[place];
-    position_job job = {
-        .out = out, .count = t->numel, .size = size, .base = c->index_base, .scale = scale,
-        .behind = behind(c, size)};
+    position_job job = {.out = out,
+                        .count = t->numel,
+                        .size = size,
+                        .base = c->index_base,
+                        .scale = scale,
+                        .behind = behind(c, size)};
     if (t->numel == 0) return NNL_OK;
     job.in = out;
     if (t->dtype == NNL_I64 && t->contiguous) {

@@ -18,8 +18,8 @@ nnl_tensor nnl_header_of(nnl_runtime *rt, nnl_dtype dtype, void *data, int ndim,
 nnl_status nnl_position_fail(nnl_call *c, int place, int dim, int64_t size);
 /* Room for count offsets and one more. */
 nnl_status nnl_offsets_new(nnl_runtime *rt, int64_t count, nnl_offsets *out);
-/* True when input `place` can be used as it lies: i64, contiguous, all in range and none counted from the end.  Then
- * *out borrows its elements. */
+/* True when input `place` can be used as it lies: i64, contiguous, all in range and none counted
+ * from the end.  Then *out borrows its elements. */
 bool nnl_positions_plain(nnl_call *c, int place, int64_t size, nnl_offsets *out);
 /* nnl_offsets_read into a block of the tensor's number of elements. */
 nnl_status nnl_positions_read(nnl_call *c, int place, int dim, int64_t size, int64_t scale,
@@ -33,8 +33,8 @@ typedef struct nnl_walk {
     int64_t first, scale;     /* an offset is (element - first) * scale bytes */
     bool apart[NNL_MAX_DIMS]; /* places along this dimension never meet in base: it may be split
                                  among threads */
-    const char *begin;        /* what base holds when the walk begins: copied as the walk goes, with */
-    int64_t slab;             /* so many bytes a step of dimension 0, which is apart; or NULL */
+    const char *begin; /* what base holds when the walk begins: copied as the walk goes, with */
+    int64_t slab;      /* so many bytes a step of dimension 0, which is apart; or NULL */
 } nnl_walk;
 
 #define AT(type, address) (*(type *)(void *)(address))

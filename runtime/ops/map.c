@@ -36,7 +36,8 @@ static void run_gathered(void *context, const nnl_loop *loop, char *const *addre
             if (step == 0 || step == job->width[o]) {
                 in[o - 1] = from;
             } else {
-                job->kernels->copy_strided(job->width[o], blocks[o], job->width[o], from, step, count);
+                job->kernels->copy_strided(job->width[o], blocks[o], job->width[o], from, step,
+                                           count);
                 in[o - 1] = blocks[o];
             }
         }
@@ -46,14 +47,16 @@ static void run_gathered(void *context, const nnl_loop *loop, char *const *addre
             job->kernel(to, in, job->step, job->param, count);
         } else {
             job->kernel(blocks[0], in, job->step, job->param, count);
-            job->kernels->copy_strided(job->width[0], to, out_step, blocks[0], job->width[0], count);
+            job->kernels->copy_strided(job->width[0], to, out_step, blocks[0], job->width[0],
+                                       count);
         }
     }
 }
 
-/* A few elements that lie together, the frequent case of small networks: no loop is planned for them. */
-static bool run_small(nnl_runtime *rt, nnl_map_kernel *kernel, int work, int inputs, nnl_tensor *const *in,
-                      nnl_tensor *out, const double *param)
+/* A few elements that lie together, the frequent case of small networks: no loop is planned for
+ * them. */
+static bool run_small(nnl_runtime *rt, nnl_map_kernel *kernel, int work, int inputs,
+                      nnl_tensor *const *in, nnl_tensor *out, const double *param)
 {
     if (!out->contiguous || out->numel > nnl_serial_work(rt) / work) return false;
     const void *from[MAX_INPUTS];

@@ -16,8 +16,10 @@ const nnl_op *nnl_op_find(const char *name)
     while (low < high) {
         int middle = (low + high) / 2, order = strcmp(name, all[middle]->name);
         if (order == 0) return all[middle];
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return NULL;
 }
@@ -25,4 +27,7 @@ const nnl_op *nnl_op_find(const char *name)
 const char *nnl_op_name(const nnl_op *op) { return op->name; }
 const char *nnl_op_signature(const nnl_op *op) { return op->sig; }
 int nnl_op_count(void) { return NNL_COUNT(all); }
-const nnl_op *nnl_op_at(int place) { return place >= 0 && place < NNL_COUNT(all) ? all[place] : NULL; }
+const nnl_op *nnl_op_at(int place)
+{
+    return place >= 0 && place < NNL_COUNT(all) ? all[place] : NULL;
+}

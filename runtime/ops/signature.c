@@ -12,11 +12,12 @@ static const struct {
     const char *word;
     nnl_param_type type;
 } type_words[] = {
-    {"any", NNL_T_ANY},     {"number", NNL_T_NUMBER}, {"real", NNL_T_REAL}, {"float", NNL_T_FLOAT},
-    {"integral", NNL_T_INTEGRAL}, {"bool", NNL_T_BOOL}, {"index", NNL_T_INDEX}, {"int", NNL_T_INT},
-    {"size", NNL_T_SIZE},   {"num", NNL_T_NUM},       {"scalar", NNL_T_SCALAR}, {"flag", NNL_T_FLAG},
-    {"dim", NNL_T_DIM},     {"newdim", NNL_T_NEWDIM}, {"pos", NNL_T_POS},   {"dtype", NNL_T_DTYPE},
-    {"string", NNL_T_STRING},
+    {"any", NNL_T_ANY},     {"number", NNL_T_NUMBER},     {"real", NNL_T_REAL},
+    {"float", NNL_T_FLOAT}, {"integral", NNL_T_INTEGRAL}, {"bool", NNL_T_BOOL},
+    {"index", NNL_T_INDEX}, {"int", NNL_T_INT},           {"size", NNL_T_SIZE},
+    {"num", NNL_T_NUM},     {"scalar", NNL_T_SCALAR},     {"flag", NNL_T_FLAG},
+    {"dim", NNL_T_DIM},     {"newdim", NNL_T_NEWDIM},     {"pos", NNL_T_POS},
+    {"dtype", NNL_T_DTYPE}, {"string", NNL_T_STRING},
 };
 
 const char *nnl_param_type_name(nnl_param_type type)
@@ -72,7 +73,10 @@ static int word_place(const char *words, const char *name, size_t length)
     }
 }
 
-int nnl_word_place(const nnl_param *p, const char *name) { return word_place(p->words, name, strlen(name)); }
+int nnl_word_place(const nnl_param *p, const char *name)
+{
+    return word_place(p->words, name, strlen(name));
+}
 
 static void type(reader *r, nnl_param *p)
 {
@@ -143,8 +147,10 @@ static void param(reader *r, nnl_sig *sig)
         r->at += strcspn(r->at, "}");
         if (!take(r, "}")) r->problem = "a brace is not closed";
     }
-    if (take(r, "...")) p->variadic = p->list = true;
-    else if (take(r, "*")) p->list = true;
+    if (take(r, "..."))
+        p->variadic = p->list = true;
+    else if (take(r, "*"))
+        p->list = true;
     else if (take(r, "[")) {
         p->repeat = (int8_t)(*r->at++ - '0');
         if (!take(r, "]")) r->problem = "a bracket is not closed";
@@ -187,7 +193,8 @@ static void result(reader *r, nnl_sig *sig)
 static bool is_plain(const nnl_sig *sig)
 {
     for (int p = 0; p < sig->params; p++) {
-        if (p < sig->tensors ? !nnl_is_tensor_type(sig->param[p].type) : !sig->param[p].optional) return false;
+        if (p < sig->tensors ? !nnl_is_tensor_type(sig->param[p].type) : !sig->param[p].optional)
+            return false;
     }
     return sig->tensors > 0 && sig->results == 1 && !sig->list_input && !sig->list_result;
 }
@@ -212,7 +219,8 @@ nnl_status nnl_sig_parse(nnl_runtime *rt, const nnl_op *op, nnl_sig *sig)
     spaces(&r);
     if (!r.problem && *r.at) r.problem = "something follows the results";
     if (r.problem)
-        return NNL_FAIL(rt, NNL_EINVAL, "signature of %s: %s, at \"%s\"", op->name, r.problem, r.at);
+        return NNL_FAIL(rt, NNL_EINVAL, "signature of %s: %s, at \"%s\"", op->name, r.problem,
+                        r.at);
     sig->plain = is_plain(sig);
     return NNL_OK;
 }

@@ -1,12 +1,13 @@
-/* Keys of 4 bytes with their places: a radix sort, for short rows a merge sort, and a heap for the first few. */
+/* Keys of 4 bytes with their places: a radix sort, for short rows a merge sort, and a heap for the
+ * first few. */
 #include "sort_words.h"
 
 #include <string.h>
 
-#define RUN 12       /* words sorted by insertion */
-#define SHORT 64     /* words for which merging is quicker than counting */
-#define LOOK 65536   /* words between two looks at the cancel flag */
-#define DIGITS 4     /* of a key */
+#define RUN 12     /* words sorted by insertion */
+#define SHORT 64   /* words for which merging is quicker than counting */
+#define LOOK 65536 /* words between two looks at the cancel flag */
+#define DIGITS 4   /* of a key */
 #define BUCKETS 256
 
 #define SIGN UINT32_C(0x80000000)
@@ -23,23 +24,26 @@ static inline uint32_t float_key(float x)
 }
 
 /* What a key and its place i are good for, once for each type. */
-#define EACH_KEY(dtype, x, step, flip, use)                                                             \
-    switch (dtype) {                                                                                    \
-    case NNL_F32: EACH(float, float_key(e), x, step, flip, use) break;                                  \
-    case NNL_I32: EACH(uint32_t, e ^ SIGN, x, step, flip, use) break;                                   \
-    default: EACH(uint8_t, (uint32_t)e, x, step, flip, use) break;                                      \
+#define EACH_KEY(dtype, x, step, flip, use)                            \
+    switch (dtype) {                                                   \
+    case NNL_F32: EACH(float, float_key(e), x, step, flip, use) break; \
+    case NNL_I32: EACH(uint32_t, e ^ SIGN, x, step, flip, use) break;  \
+    default: EACH(uint8_t, (uint32_t)e, x, step, flip, use) break;     \
     }
-#define EACH(type, of_e, x, step, flip, use)                                                            \
-    for (; i < end; i++) {                                                                              \
-        const type e = *(const type *)(const void *)(x + i * step);                                     \
-        const uint32_t key = (of_e) ^ flip;                                                             \
-        use                                                                                             \
+#define EACH(type, of_e, x, step, flip, use)                        \
+    for (; i < end; i++) {                                          \
+        const type e = *(const type *)(const void *)(x + i * step); \
+        const uint32_t key = (of_e) ^ flip;                         \
+        use                                                         \
     }
 
-static inline uint64_t word_of(uint32_t key, int64_t place) { return (uint64_t)key << 32 | (uint32_t)place; }
+static inline uint64_t word_of(uint32_t key, int64_t place)
+{
+    return (uint64_t)key << 32 | (uint32_t)place;
+}
 
-static void read_words(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint32_t flip,
-                       uint64_t *out)
+static void read_words(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step,
+                       int64_t n, uint32_t flip, uint64_t *out)
 {
     for (int64_t i = 0; i < n && !nnl_is_cancelled(rt);) {
         int64_t end = NNL_MIN(i + LOOK, n);
@@ -91,9 +95,13 @@ static void merge_sort(uint64_t *a, uint64_t *spare, int64_t n)
 
 /* ---------------------------------------------------------------- counting */
 
-static inline uint64_t digit_of(uint64_t word, int d) { return word >> (32 + 8 * d) & (BUCKETS - 1); }
+static inline uint64_t digit_of(uint64_t word, int d)
+{
+    return word >> (32 + 8 * d) & (BUCKETS - 1);
+}
 
-static void count_digits(const nnl_runtime *rt, const uint64_t *a, int64_t n, uint32_t count[DIGITS][BUCKETS])
+static void count_digits(const nnl_runtime *rt, const uint64_t *a, int64_t n,
+                         uint32_t count[DIGITS][BUCKETS])
 {
     memset(count, 0, sizeof(uint32_t[DIGITS][BUCKETS]));
     for (int64_t i = 0; i < n && !nnl_is_cancelled(rt);) {
@@ -103,7 +111,8 @@ static void count_digits(const nnl_runtime *rt, const uint64_t *a, int64_t n, ui
     }
 }
 
-/* By the lowest digit first; what has the same digit keeps its order, so that places stay in theirs. */
+/* By the lowest digit first; what has the same digit keeps its order, so that places stay in
+ * theirs. */
 static void radix_sort(const nnl_runtime *rt, uint64_t *a, uint64_t *spare, int64_t n)
 {
     uint32_t count[DIGITS][BUCKETS];
@@ -118,7 +127,8 @@ static void radix_sort(const nnl_runtime *rt, uint64_t *a, uint64_t *spare, int6
             total += words;
         }
         for (int64_t i = 0; i < n && !nnl_is_cancelled(rt);) {
-            for (int64_t end = NNL_MIN(i + LOOK, n); i < end; i++) to[start[digit_of(from[i], d)]++] = from[i];
+            for (int64_t end = NNL_MIN(i + LOOK, n); i < end; i++)
+                to[start[digit_of(from[i], d)]++] = from[i];
         }
         uint64_t *swap = from;
         from = to;
@@ -129,8 +139,10 @@ static void radix_sort(const nnl_runtime *rt, uint64_t *a, uint64_t *spare, int6
 
 static void sort_words(const nnl_runtime *rt, uint64_t *a, uint64_t *spare, int64_t n)
 {
-    if (n <= SHORT) merge_sort(a, spare, n);
-    else radix_sort(rt, a, spare, n);
+    if (n <= SHORT)
+        merge_sort(a, spare, n);
+    else
+        radix_sort(rt, a, spare, n);
 }
 
 /* ---------------------------------------------------------------- the first few */
@@ -150,8 +162,8 @@ static void sift(uint64_t *heap, int64_t at, int64_t count)
 }
 
 /* By a heap of the best so far, the worst on top; of equal elements the first one is better. */
-static void select_words(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint32_t flip,
-                         uint64_t *heap, int64_t k)
+static void select_words(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step,
+                         int64_t n, uint32_t flip, uint64_t *heap, int64_t k)
 {
     read_words(rt, dtype, x, step, k, flip, heap);
     for (int64_t i = k / 2 - 1; i >= 0; i--) sift(heap, i, k);
@@ -173,8 +185,8 @@ static void select_words(const nnl_runtime *rt, nnl_dtype dtype, const char *x, 
     }
 }
 
-void nnl_words_order(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step, int64_t n, uint32_t flip,
-                     uint64_t *a, int64_t k)
+void nnl_words_order(const nnl_runtime *rt, nnl_dtype dtype, const char *x, int64_t step, int64_t n,
+                     uint32_t flip, uint64_t *a, int64_t k)
 {
     if (k == 0) return;
     if (k < n / 8) {

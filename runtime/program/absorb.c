@@ -1,4 +1,5 @@
-/* relu behind convolutions, products and normalisations: computed in their last pass, where the values are at hand. */
+/* relu behind convolutions, products and normalisations: computed in their last pass, where the
+ * values are at hand. */
 #include "program.h"
 
 #include <string.h>
@@ -12,7 +13,10 @@ static int attribute_named(const nnl_program *p, const nnl_op *op, const char *n
     return -1;
 }
 
-static int32_t buffer_of(const nnl_program *p, int32_t value) { return value < 0 ? -1 : p->value[value].buffer; }
+static int32_t buffer_of(const nnl_program *p, int32_t value)
+{
+    return value < 0 ? -1 : p->value[value].buffer;
+}
 
 void nnl_count_touches(const nnl_program *p, nnl_touch *touches)
 {
@@ -33,7 +37,8 @@ bool nnl_is_touched(const nnl_program *p, int32_t buffer, int first, int end)
     for (int i = first; i < end; i++) {
         const nnl_step *step = &p->step[i];
         for (int k = 0; k < step->n_in + step->n_out && step->op; k++) {
-            if (buffer_of(p, k < step->n_in ? step->in[k] : step->out[k - step->n_in]) == buffer) return true;
+            if (buffer_of(p, k < step->n_in ? step->in[k] : step->out[k - step->n_in]) == buffer)
+                return true;
         }
     }
     return false;
@@ -48,11 +53,13 @@ bool nnl_same_places(const nnl_tensor *a, const nnl_tensor *b)
     return true;
 }
 
-/* The step that can take over `relu`: it makes relu's input, which nobody else sees before, and takes a relu. */
+/* The step that can take over `relu`: it makes relu's input, which nobody else sees before, and
+ * takes a relu. */
 static nnl_step *taker(nnl_program *p, const nnl_step *relu, const nnl_touch *touches)
 {
     int32_t from = relu->in[0], to = relu->out[0];
-    const nnl_buffer *between = &p->buffer[buffer_of(p, from)], *result = &p->buffer[buffer_of(p, to)];
+    const nnl_buffer *between = &p->buffer[buffer_of(p, from)],
+                     *result = &p->buffer[buffer_of(p, to)];
     const nnl_touch *t = &touches[buffer_of(p, from)];
     int place = (int)(relu - p->step);
     if (between->kind != NNL_BUFFER_TEMP || t->maker < 0) return NULL;
@@ -63,15 +70,18 @@ static nnl_step *taker(nnl_program *p, const nnl_step *relu, const nnl_touch *to
         if (touches[buffer_of(p, to)].maker != place) return NULL;
     }
     nnl_step *maker = &p->step[t->maker];
-    bool takes = maker->op->traits & NNL_TAKES_RELU && !maker->relu && !maker->inplace && maker->out[0] == from;
+    bool takes = maker->op->traits & NNL_TAKES_RELU && !maker->relu && !maker->inplace &&
+                 maker->out[0] == from;
     return takes && nnl_same_places(&p->value[from].form, &p->value[to].form) ? maker : NULL;
 }
 
 static void take_over(nnl_program *p, nnl_step *maker, const nnl_step *relu)
 {
     int attr = attribute_named(p, maker->op, "relu");
-    if (attr >= 0) maker->attr[attr] = V_FLAG(true);
-    else maker->relu = true;
+    if (attr >= 0)
+        maker->attr[attr] = V_FLAG(true);
+    else
+        maker->relu = true;
     maker->out[0] = relu->out[0];
 }
 
@@ -95,9 +105,12 @@ nnl_status nnl_program_absorb(nnl_program *p)
     int kept = 0;
     for (int i = 0; i < p->n_steps; i++) {
         move(p, i, kept, touches);
-        nnl_step *step = &p->step[kept], *maker = step->op == &nnl_op_relu ? taker(p, step, touches) : NULL;
-        if (maker) take_over(p, maker, step);
-        else kept++;
+        nnl_step *step = &p->step[kept],
+                 *maker = step->op == &nnl_op_relu ? taker(p, step, touches) : NULL;
+        if (maker)
+            take_over(p, maker, step);
+        else
+            kept++;
     }
     p->n_steps = kept;
     nnl_free(p->rt, block, bytes);

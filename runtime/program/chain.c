@@ -16,7 +16,8 @@ typedef struct run {
 static void repeat_row(char *to, const char *row, int64_t row_bytes, int64_t bytes)
 {
     memcpy(to, row, (size_t)row_bytes);
-    for (int64_t filled = row_bytes; filled < bytes; filled *= 2) memcpy(to + filled, to, (size_t)NNL_MIN(filled, bytes - filled));
+    for (int64_t filled = row_bytes; filled < bytes; filled *= 2)
+        memcpy(to + filled, to, (size_t)NNL_MIN(filled, bytes - filled));
 }
 
 typedef struct scratch {
@@ -43,8 +44,9 @@ static void run_block(const run *r, scratch *s, int64_t at, int64_t n)
             in[i] = input_of(r, &link->in[i], s, at);
             step[i] = link->in[i].pace != NNL_PACE_ONE;
         }
-        void *out = link->out.slot >= 0 ? s->slot[link->out.slot]
-                                        : (void *)(r->values[link->out.value].data + at * link->out.width);
+        void *out = link->out.slot >= 0
+                        ? s->slot[link->out.slot]
+                        : (void *)(r->values[link->out.value].data + at * link->out.width);
         r->kernels->map[link->map][link->dtype](out, in, step, link->param, n);
     }
 }
@@ -58,7 +60,8 @@ static void run_chunk(void *context, int64_t i)
     bool part_rows = chain->row > 0 && chain->n_rows == 0;
     for (int k = 0; k < chain->n_rows; k++) {
         int64_t bytes = NNL_MIN(chain->block, chain->numel) * chain->row_width[k];
-        repeat_row(s.row[k], r->values[chain->row_value[k]].data, chain->row * chain->row_width[k], bytes);
+        repeat_row(s.row[k], r->values[chain->row_value[k]].data, chain->row * chain->row_width[k],
+                   bytes);
     }
     for (int64_t at = i * r->chunk; at < end;) {
         int64_t n = NNL_MIN(chain->block, end - at);

@@ -1,5 +1,5 @@
-/* Steps that depend on nothing but constants of the capture are run now, and their results are constants, too.
- * Tensors from outside are none: the script may change them between runs. */
+/* Steps that depend on nothing but constants of the capture are run now, and their results are
+ * constants, too. Tensors from outside are none: the script may change them between runs. */
 #include "program.h"
 
 #include <string.h>
@@ -47,11 +47,19 @@ static nnl_status run_now(nnl_program *p, const nnl_step *step)
     nnl_bump bump = {.rt = p->rt};
     nnl_tensor *tensors;
     int count = step->n_in + step->n_out;
-    nnl_call c = {.rt = p->rt, .op = step->op, .n_in = step->n_in, .n_out = step->n_out, .attr = step->attr,
-                  .spec = step->spec, .index_base = step->index_base, .keep = step->keep};
+    nnl_call c = {.rt = p->rt,
+                  .op = step->op,
+                  .n_in = step->n_in,
+                  .n_out = step->n_out,
+                  .attr = step->attr,
+                  .spec = step->spec,
+                  .index_base = step->index_base,
+                  .keep = step->keep};
     nnl_status status = nnl_sig_of(p->rt, step->op, &c.sig);
-    if (status == NNL_OK) status = nnl_bump_alloc(&bump, sizeof(nnl_tensor) * (size_t)count, &tensors);
-    if (status == NNL_OK) status = nnl_bump_alloc(&bump, sizeof(nnl_tensor *) * (size_t)count, &c.in);
+    if (status == NNL_OK)
+        status = nnl_bump_alloc(&bump, sizeof(nnl_tensor) * (size_t)count, &tensors);
+    if (status == NNL_OK)
+        status = nnl_bump_alloc(&bump, sizeof(nnl_tensor *) * (size_t)count, &c.in);
     for (int k = 0; k < count && status == NNL_OK; k++) {
         int32_t v = k < step->n_in ? step->in[k] : step->out[k - step->n_in];
         if (v < 0) continue;
@@ -65,7 +73,8 @@ static nnl_status run_now(nnl_program *p, const nnl_step *step)
     }
     if (status == NNL_OK) {
         c.out = c.in + step->n_in;
-        if (step->start) memcpy(c.start, step->start, sizeof(int16_t) * (size_t)(c.sig->tensors + 1));
+        if (step->start)
+            memcpy(c.start, step->start, sizeof(int16_t) * (size_t)(c.sig->tensors + 1));
         nnl_fp_state fp;
         nnl_fp_enter(&fp);
         status = step->op->run(&c);
@@ -75,7 +84,8 @@ static nnl_status run_now(nnl_program *p, const nnl_step *step)
     return status;
 }
 
-/* A step that fails for what it computes (a position out of range) stays, and fails when the program runs. */
+/* A step that fails for what it computes (a position out of range) stays, and fails when the
+ * program runs. */
 static nnl_status fold(nnl_program *p, const nnl_step *step, bool *done)
 {
     *done = false;
@@ -128,7 +138,8 @@ nnl_status nnl_program_constants(nnl_program *p)
     for (int i = 0; i < p->n_steps; i++) {
         bool done = false;
         p->step[kept] = p->step[i];
-        if (status == NNL_OK && depends_on_constants(p, &p->step[kept], writes)) status = fold(p, &p->step[kept], &done);
+        if (status == NNL_OK && depends_on_constants(p, &p->step[kept], writes))
+            status = fold(p, &p->step[kept], &done);
         kept += !done;
     }
     p->n_steps = kept;

@@ -1,5 +1,5 @@
-/* Replays a program: every step's call lies ready, with tensors whose addresses are fixed but for arguments,
- * results and gradients, which are set at the beginning of a run. */
+/* Replays a program: every step's call lies ready, with tensors whose addresses are fixed but for
+ * arguments, results and gradients, which are set at the beginning of a run. */
 #include "program.h"
 
 #include <stdlib.h>
@@ -17,8 +17,9 @@ typedef struct arena {
     nnl_context *contexts; /* list of those that use it */
 } arena;
 
-/* Whether short runs are shared out to threads: what takes some ten microseconds often goes quicker on one, whose cache
- * holds everything.  How much quicker depends on the machine, so both are timed; no bit depends on it. */
+/* Whether short runs are shared out to threads: what takes some ten microseconds often goes quicker
+ * on one, whose cache holds everything.  How much quicker depends on the machine, so both are
+ * timed; no bit depends on it. */
 #define TRIAL 15             /* runs of either kind whose median counts */
 #define TRIAL_WARM 5         /* before those */
 #define TRIAL_AGAIN 5000     /* runs after which both are timed again */
@@ -40,15 +41,16 @@ struct nnl_context {
     nnl_storage *storage; /* one a buffer: what the steps' tensors see */
     nnl_tensor *value;
     nnl_call *call;
-    nnl_ready *ready;     /* one a step */
-    uint32_t *version;    /* one a buffer: of the fixed ones, when steps were made ready for them */
-    nnl_storage **bound;  /* one a buffer: real storage of what leaves a TEMP one in this run; a reference */
+    nnl_ready *ready;  /* one a step */
+    uint32_t *version; /* one a buffer: of the fixed ones, when steps were made ready for them */
+    nnl_storage *
+        *bound; /* one a buffer: real storage of what leaves a TEMP one in this run; a reference */
     kept_grad *grad;      /* one a slot */
     nnl_tensor **leaving; /* one a slot: its gradient of this run */
-    uint64_t *ns;         /* one a step: the shortest time in a profiled run, 0 before there was one */
+    uint64_t *ns; /* one a step: the shortest time in a profiled run, 0 before there was one */
     bool any_fixed;
     trial trial;
-    int first_effect;     /* first step that changes something outside, or the number of steps */
+    int first_effect; /* first step that changes something outside, or the number of steps */
 };
 
 /* ---------------------------------------------------------------- making */
@@ -57,7 +59,8 @@ static void place_values(nnl_context *x, int buffer)
 {
     const nnl_program *p = x->program;
     char *data = x->storage[buffer].data;
-    for (int32_t v = p->buffer[buffer].first_value; v >= 0; v = p->value[v].next) x->value[v].data = data + p->value[v].offset;
+    for (int32_t v = p->buffer[buffer].first_value; v >= 0; v = p->value[v].next)
+        x->value[v].data = data + p->value[v].offset;
 }
 
 static void place_temporary(nnl_context *x)
@@ -83,7 +86,8 @@ static void make_values(nnl_context *x)
     }
     for (int b = 0; b < p->n_buffers; b++) {
         const nnl_buffer *buffer = &p->buffer[b];
-        bool fixed = (buffer->kind == NNL_BUFFER_OUTER || buffer->kind == NNL_BUFFER_CONST) && !nnl_buffer_is_copied(buffer);
+        bool fixed = (buffer->kind == NNL_BUFFER_OUTER || buffer->kind == NNL_BUFFER_CONST) &&
+                     !nnl_buffer_is_copied(buffer);
         x->storage[b] = (nnl_storage){.refs = 1, .bytes = buffer->bytes, .rt = x->rt};
         if (fixed && buffer->storage) x->storage[b].data = buffer->storage->data;
         if (x->storage[b].data) place_values(x, b);
@@ -140,14 +144,23 @@ static nnl_status make_call(nnl_context *x, int place)
     nnl_call *c = &x->call[place];
     x->ready[place] = (nnl_ready){.run = run_as_it_is, .call = c};
     if (step->chain) return NNL_OK;
-    *c = (nnl_call){.rt = x->rt, .op = step->op, .n_in = step->n_in, .n_out = step->n_out, .index_base = step->index_base,
-                    .inplace = step->inplace, .keep = step->keep, .relu = step->relu};
+    *c = (nnl_call){.rt = x->rt,
+                    .op = step->op,
+                    .n_in = step->n_in,
+                    .n_out = step->n_out,
+                    .index_base = step->index_base,
+                    .inplace = step->inplace,
+                    .keep = step->keep,
+                    .relu = step->relu};
     NNL_TRY(nnl_sig_of(x->rt, step->op, &c->sig));
-    NNL_TRY(nnl_bump_alloc(&x->bump, sizeof(nnl_tensor *) * (size_t)NNL_MAX(step->n_in + step->n_out, 1), &c->in));
+    NNL_TRY(nnl_bump_alloc(
+        &x->bump, sizeof(nnl_tensor *) * (size_t)NNL_MAX(step->n_in + step->n_out, 1), &c->in));
     c->out = c->in + step->n_in;
     for (int i = 0; i < step->n_in; i++) c->in[i] = step->in[i] < 0 ? NULL : &x->value[step->in[i]];
-    for (int i = 0; i < step->n_out; i++) c->out[i] = step->out[i] < 0 ? NULL : &x->value[step->out[i]];
-    NNL_TRY(nnl_bump_alloc(&x->bump, sizeof(nnl_value) * (size_t)NNL_MAX(step->n_attr, 1), &c->attr));
+    for (int i = 0; i < step->n_out; i++)
+        c->out[i] = step->out[i] < 0 ? NULL : &x->value[step->out[i]];
+    NNL_TRY(
+        nnl_bump_alloc(&x->bump, sizeof(nnl_value) * (size_t)NNL_MAX(step->n_attr, 1), &c->attr));
     memcpy(c->attr, step->attr, sizeof(nnl_value) * (size_t)step->n_attr);
     c->spec = step->spec;
     if (step->start) memcpy(c->start, step->start, sizeof(int16_t) * (size_t)(c->sig->tensors + 1));
@@ -159,7 +172,8 @@ static bool changes_outside(const nnl_program *p, const int32_t *values, int cou
     for (int i = 0; i < count; i++) {
         if (values[i] < 0) continue;
         nnl_buffer_kind kind = p->buffer[p->value[values[i]].buffer].kind;
-        if (kind == NNL_BUFFER_OUTER || kind == NNL_BUFFER_INPUT || kind == NNL_BUFFER_GRAD) return true;
+        if (kind == NNL_BUFFER_OUTER || kind == NNL_BUFFER_INPUT || kind == NNL_BUFFER_GRAD)
+            return true;
     }
     return false;
 }
@@ -180,7 +194,8 @@ static nnl_status join_arena(nnl_context *x, arena *a)
 {
     void *data;
     size_t bytes = x->program->arena_bytes;
-    for (const nnl_context *other = a->contexts; other; other = other->next) bytes = NNL_MAX(bytes, other->program->arena_bytes);
+    for (const nnl_context *other = a->contexts; other; other = other->next)
+        bytes = NNL_MAX(bytes, other->program->arena_bytes);
     if (bytes != a->bytes || !a->data) {
         nnl_status status = nnl_alloc(x->rt, bytes, &data);
         if (status != NNL_OK && bytes > a->bytes) return status;
@@ -248,12 +263,14 @@ nnl_status nnl_context_new(nnl_program *program, nnl_runtime *rt, nnl_context **
     return nnl_context_new_beside(program, rt, NULL, out);
 }
 
-nnl_status nnl_context_new_beside(nnl_program *program, nnl_runtime *rt, nnl_context *other, nnl_context **out)
+nnl_status nnl_context_new_beside(nnl_program *program, nnl_runtime *rt, nnl_context *other,
+                                  nnl_context **out)
 {
     void *block;
     *out = NULL;
     if (rt->isa != program->rt->isa)
-        return NNL_FAIL(rt, NNL_EINVAL, "context: the program was captured for %s, but the runtime uses %s",
+        return NNL_FAIL(rt, NNL_EINVAL,
+                        "context: the program was captured for %s, but the runtime uses %s",
                         nnl_isa_name(program->rt->isa), nnl_isa_name(rt->isa));
     NNL_TRY(nnl_alloc_zeroed(rt, sizeof(nnl_context), &block));
     nnl_context *x = block;
@@ -280,7 +297,10 @@ void nnl_context_free(nnl_context *x)
     nnl_bump_free(&bump);
 }
 
-void nnl_context_set(nnl_context *x, int step, int attr, nnl_value value) { x->call[step].attr[attr] = value; }
+void nnl_context_set(nnl_context *x, int step, int attr, nnl_value value)
+{
+    x->call[step].attr[attr] = value;
+}
 
 double nnl_context_step_us(const nnl_context *x, int step)
 {
@@ -314,9 +334,11 @@ static nnl_status check_input(nnl_context *x, int i, const nnl_tensor *t)
     if (NNL_LIKELY(same)) return NNL_OK;
     char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
     return NNL_FAIL(x->rt, t->dtype == form->dtype ? NNL_ESHAPE : NNL_ETYPE,
-                    "program: argument %d is %s %s, but was captured as %s %s%s", i, nnl_dtype_name((nnl_dtype)t->dtype),
-                    nnl_shape_text(a, t->ndim, t->shape), nnl_dtype_name((nnl_dtype)form->dtype),
-                    nnl_shape_text(b, form->ndim, form->shape), nnl_same_shape(t, form) ? " with other strides" : "");
+                    "program: argument %d is %s %s, but was captured as %s %s%s", i,
+                    nnl_dtype_name((nnl_dtype)t->dtype), nnl_shape_text(a, t->ndim, t->shape),
+                    nnl_dtype_name((nnl_dtype)form->dtype),
+                    nnl_shape_text(b, form->ndim, form->shape),
+                    nnl_same_shape(t, form) ? " with other strides" : "");
 }
 
 static nnl_status set_inputs(nnl_context *x, nnl_tensor *const *inputs)
@@ -335,7 +357,8 @@ static nnl_status set_inputs(nnl_context *x, nnl_tensor *const *inputs)
         const nnl_tensor *grad = leaf_of(slot, inputs)->grad;
         const nnl_tensor *form = &p->value[slot->entry].form;
         if (memcmp(grad->strides, form->strides, sizeof(int64_t) * form->ndim) != 0)
-            return NNL_FAIL(x->rt, NNL_ESTATE, "program: a gradient that stands has other strides than at capture");
+            return NNL_FAIL(x->rt, NNL_ESTATE,
+                            "program: a gradient that stands has other strides than at capture");
         int buffer = p->value[slot->entry].buffer;
         x->storage[buffer].data = grad->data - p->value[slot->entry].offset;
         place_values(x, buffer);
@@ -367,7 +390,8 @@ static bool is_free(const nnl_tensor *t, const nnl_tensor *leaf, bool reads)
     return t->refs == ours && t->storage->refs == 1;
 }
 
-/* The gradient that slot i will have: the tensor of an earlier run if nobody else holds it, else a fresh one. */
+/* The gradient that slot i will have: the tensor of an earlier run if nobody else holds it, else a
+ * fresh one. */
 static nnl_status kept_gradient(nnl_context *x, int i, const nnl_tensor *leaf, nnl_tensor **out)
 {
     const nnl_slot *slot = &x->program->slot[i];
@@ -379,7 +403,8 @@ static nnl_status kept_gradient(nnl_context *x, int i, const nnl_tensor *leaf, n
     }
     int k = kept[0] && leaf->grad == kept[0] ? 1 : 0;
     nnl_storage *storage;
-    NNL_TRY(nnl_storage_new(x->rt, x->program->buffer[x->program->value[slot->value].buffer].bytes, &storage));
+    NNL_TRY(nnl_storage_new(x->rt, x->program->buffer[x->program->value[slot->value].buffer].bytes,
+                            &storage));
     nnl_status status = header_over(x, slot->value, storage, out);
     nnl_storage_unref(storage);
     NNL_TRY(status);
@@ -388,7 +413,10 @@ static nnl_status kept_gradient(nnl_context *x, int i, const nnl_tensor *leaf, n
     return NNL_OK;
 }
 
-static bool is_fresh(const nnl_buffer *b) { return b->kind == NNL_BUFFER_TEMP || b->kind == NNL_BUFFER_CONST; }
+static bool is_fresh(const nnl_buffer *b)
+{
+    return b->kind == NNL_BUFFER_TEMP || b->kind == NNL_BUFFER_CONST;
+}
 
 static nnl_status bind_gradients(nnl_context *x, nnl_tensor *const *inputs)
 {
@@ -427,7 +455,8 @@ static void fill_constants(nnl_context *x)
     const nnl_program *p = x->program;
     for (int b = 0; b < p->n_buffers; b++) {
         const nnl_buffer *buffer = &p->buffer[b];
-        if (nnl_buffer_is_copied(buffer) && x->storage[b].data) memcpy(x->storage[b].data, buffer->storage->data, buffer->bytes);
+        if (nnl_buffer_is_copied(buffer) && x->storage[b].data)
+            memcpy(x->storage[b].data, buffer->storage->data, buffer->bytes);
     }
 }
 
@@ -469,7 +498,8 @@ static nnl_status run_profiled(nnl_context *x, int i, nnl_profile_row *rows)
     row->nanoseconds += time;
     for (int k = 0; k < step->n_in + step->n_out; k++) {
         int32_t v = k < step->n_in ? step->in[k] : step->out[k - step->n_in];
-        if (v >= 0) row->bytes += (uint64_t)p->value[v].form.numel * nnl_width(p->value[v].form.dtype);
+        if (v >= 0)
+            row->bytes += (uint64_t)p->value[v].form.numel * nnl_width(p->value[v].form.dtype);
     }
     return status;
 }
@@ -514,11 +544,15 @@ static nnl_status run_shared_or_alone(nnl_context *x)
     int place = t->runs % (TRIAL_WARM + TRIAL) - TRIAL_WARM, kind = t->runs / (TRIAL_WARM + TRIAL);
     bool timed = kind < 2 && place >= 0, alone = kind == 1 || (kind > 1 && t->alone);
     uint64_t start = timed ? nnl_now_ns() : 0;
-    if (alone) rt->in_parallel = true;
-    else nnl_pool_hold(rt, true);
+    if (alone)
+        rt->in_parallel = true;
+    else
+        nnl_pool_hold(rt, true);
     nnl_status status = run_steps(x);
-    if (alone) rt->in_parallel = false;
-    else nnl_pool_hold(rt, false);
+    if (alone)
+        rt->in_parallel = false;
+    else
+        nnl_pool_hold(rt, false);
     if (timed) t->ns[kind][place] = nnl_now_ns() - start;
     if (timed && kind == 0 && t->ns[0][place] > TRIAL_LONGEST) {
         t->alone = false;
@@ -542,7 +576,8 @@ static nnl_status take_result(nnl_context *x, int i, nnl_tensor *const *inputs, 
     }
     if (is_fresh(b)) return header_over(x, value, x->bound[buffer], out);
     if (b->kind == NNL_BUFFER_OUTER) return header_over(x, value, b->storage, out);
-    nnl_tensor *source = b->kind == NNL_BUFFER_INPUT ? inputs[b->source] : leaf_of(&p->slot[b->source], inputs)->grad;
+    nnl_tensor *source = b->kind == NNL_BUFFER_INPUT ? inputs[b->source]
+                                                     : leaf_of(&p->slot[b->source], inputs)->grad;
     nnl_spec spec;
     nnl_spec_like(&spec, &p->value[value].form);
     int64_t bytes = x->value[value].data - source->data;
@@ -556,8 +591,10 @@ static void count_changes(nnl_context *x, nnl_tensor *const *inputs)
     for (int b = 0; b < p->n_buffers; b++) {
         const nnl_buffer *buffer = &p->buffer[b];
         if (!buffer->written) continue;
-        if (buffer->kind == NNL_BUFFER_OUTER) buffer->storage->version++;
-        else if (buffer->kind == NNL_BUFFER_INPUT) inputs[buffer->source]->storage->version++;
+        if (buffer->kind == NNL_BUFFER_OUTER)
+            buffer->storage->version++;
+        else if (buffer->kind == NNL_BUFFER_INPUT)
+            inputs[buffer->source]->storage->version++;
     }
 }
 
@@ -606,14 +643,16 @@ static nnl_status run(nnl_context *x, nnl_tensor *const *inputs, nnl_tensor **ou
     return NNL_OK;
 }
 
-nnl_status nnl_context_run(nnl_context *x, nnl_tensor *const *inputs, int n_inputs, nnl_tensor **outputs, int n_outputs)
+nnl_status nnl_context_run(nnl_context *x, nnl_tensor *const *inputs, int n_inputs,
+                           nnl_tensor **outputs, int n_outputs)
 {
     const nnl_program *p = x->program;
     nnl_fp_state fp;
     for (int i = 0; i < n_outputs; i++) outputs[i] = NULL;
     if (n_inputs != p->n_inputs || n_outputs != p->n_results)
-        return NNL_FAIL(x->rt, NNL_EINVAL, "program: %d arguments and %d results were captured, %d and %d are given", p->n_inputs,
-                        p->n_results, n_inputs, n_outputs);
+        return NNL_FAIL(x->rt, NNL_EINVAL,
+                        "program: %d arguments and %d results were captured, %d and %d are given",
+                        p->n_inputs, p->n_results, n_inputs, n_outputs);
     nnl_fp_enter(&fp);
     nnl_status status = run(x, inputs, outputs);
     for (int i = 0; i < n_outputs && status != NNL_OK; i++) {

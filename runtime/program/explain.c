@@ -26,8 +26,9 @@ static void add(text *t, const char *format, ...)
 }
 
 static const char *const kinds[] = {
-    [NNL_BUFFER_INPUT] = "argument", [NNL_BUFFER_OUTER] = "outside", [NNL_BUFFER_CONST] = "constant",
-    [NNL_BUFFER_GRAD] = "gradient", [NNL_BUFFER_TEMP] = "%",
+    [NNL_BUFFER_INPUT] = "argument", [NNL_BUFFER_OUTER] = "outside",
+    [NNL_BUFFER_CONST] = "constant", [NNL_BUFFER_GRAD] = "gradient",
+    [NNL_BUFFER_TEMP] = "%",
 };
 
 /* "%12 (64x256)" for results of steps, "outside 3 (256)" for what comes from elsewhere. */
@@ -56,7 +57,8 @@ static void add_step(text *t, const nnl_program *p, const nnl_context *times, in
         add_value(t, p, step->out[k]);
     }
     add(t, "%s", step->n_out ? " = " : "");
-    for (int k = 0; step->chain && k + 1 < step->chain->n_links; k++) add(t, "%s+", step->chain->link[k].op->name);
+    for (int k = 0; step->chain && k + 1 < step->chain->n_links; k++)
+        add(t, "%s+", step->chain->link[k].op->name);
     add(t, "%s%s", step->op->name, step->relu ? "+relu" : "");
     for (int k = 0; k < NNL_MIN(step->n_in, 6); k++) {
         add(t, k ? ", " : " ");
@@ -67,13 +69,15 @@ static void add_step(text *t, const nnl_program *p, const nnl_context *times, in
     add(t, "\n");
 }
 
-size_t nnl_program_explain(const nnl_program *p, const nnl_context *times, char *buffer, size_t size)
+size_t nnl_program_explain(const nnl_program *p, const nnl_context *times, char *buffer,
+                           size_t size)
 {
     text t = {buffer, size, 0};
     size_t results = 0;
     for (int b = 0; b < p->n_buffers; b++) results += p->buffer[b].escapes ? p->buffer[b].bytes : 0;
     add(&t, "%d steps of %d calls that were captured\n", p->n_steps, p->captured_steps);
     for (int i = 0; i < p->n_steps; i++) add_step(&t, p, times, i);
-    add(&t, "memory: %lld bytes between the steps, %lld in results and gradients\n", (long long)p->arena_bytes, (long long)results);
+    add(&t, "memory: %lld bytes between the steps, %lld in results and gradients\n",
+        (long long)p->arena_bytes, (long long)results);
     return t.length;
 }

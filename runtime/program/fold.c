@@ -1,6 +1,6 @@
-/* Ops take into their last pass what follows them: convolutions a normalisation by given statistics, then the sum with
- * another image; linear layers and the gradients of normalisations a sum.  (A relu behind that is absorb.c's.)
- * Operations keep their order, and results their bits. */
+/* Ops take into their last pass what follows them: convolutions a normalisation by given
+ * statistics, then the sum with another image; linear layers and the gradients of normalisations a
+ * sum.  (A relu behind that is absorb.c's.) Operations keep their order, and results their bits. */
 #include "program.h"
 
 #include <string.h>
@@ -16,10 +16,14 @@ enum { EVAL_EPS, EVAL_RELU };
 
 static const struct {
     const nnl_op *plain, *fused;
-} pairs[] = {
-    {&nnl_op_conv1d, &nnl_op_conv1d_fused}, {&nnl_op_conv2d, &nnl_op_conv2d_fused}, {&nnl_op_conv3d, &nnl_op_conv3d_fused}};
+} pairs[] = {{&nnl_op_conv1d, &nnl_op_conv1d_fused},
+             {&nnl_op_conv2d, &nnl_op_conv2d_fused},
+             {&nnl_op_conv3d, &nnl_op_conv3d_fused}};
 
-static int32_t buffer_of(const nnl_program *p, int32_t value) { return value < 0 ? -1 : p->value[value].buffer; }
+static int32_t buffer_of(const nnl_program *p, int32_t value)
+{
+    return value < 0 ? -1 : p->value[value].buffer;
+}
 
 static const nnl_op *fused_of(const nnl_op *op)
 {
@@ -34,12 +38,13 @@ bool nnl_is_convolution(const nnl_program *p, const nnl_step *step)
 {
     if (!fused_of(step->op)) return false;
     const nnl_tensor *out = &p->value[step->out[0]].form;
-    bool adjacent = step->in[NNL_CONV_BIAS] < 0 || p->value[step->in[NNL_CONV_BIAS]].form.strides[0] == 1;
+    bool adjacent =
+        step->in[NNL_CONV_BIAS] < 0 || p->value[step->in[NNL_CONV_BIAS]].form.strides[0] == 1;
     return adjacent && out->numel > 0 && out->ndim == p->value[step->in[NNL_CONV_WEIGHT]].form.ndim;
 }
 
-/* The step that makes `value`, when `reader`, which makes `result` of it in the same places, is all that sees it, or
- * changes it before others see it; -1 when there is none. */
+/* The step that makes `value`, when `reader`, which makes `result` of it in the same places, is all
+ * that sees it, or changes it before others see it; -1 when there is none. */
 static int maker_of(const folding *f, int32_t value, int reader, int32_t result)
 {
     const nnl_program *p = f->p;
@@ -61,7 +66,8 @@ static int maker_of(const folding *f, int32_t value, int reader, int32_t result)
 static bool is_new(const folding *f, int32_t value, int reader, int32_t result)
 {
     int32_t to = buffer_of(f->p, result);
-    return value == result || (f->p->buffer[to].kind == NNL_BUFFER_TEMP && f->touches[to].maker == reader);
+    return value == result ||
+           (f->p->buffer[to].kind == NNL_BUFFER_TEMP && f->touches[to].maker == reader);
 }
 
 /* Makes the step one of the fused op, if it is not yet. */
@@ -101,12 +107,15 @@ static nnl_status fold_normalisation(folding *f, int i)
     nnl_step *norm = &p->step[i];
     int32_t image = norm->in[EVAL_INPUT];
     int place = maker_of(f, image, i, norm->out[0]);
-    if (place < 0 || norm->attr[EVAL_RELU].as.i || !is_new(f, image, i, norm->out[0])) return NNL_OK;
+    if (place < 0 || norm->attr[EVAL_RELU].as.i || !is_new(f, image, i, norm->out[0]))
+        return NNL_OK;
     nnl_step *step = &p->step[place];
     if (!nnl_is_convolution(p, step)) return NNL_OK;
-    if (step->op == fused_of(step->op)) return NNL_OK; /* the order is fixed: normalised once, before the sum */
+    if (step->op == fused_of(step->op))
+        return NNL_OK; /* the order is fixed: normalised once, before the sum */
     for (int k = EVAL_WEIGHT; k <= EVAL_VAR; k++) {
-        if (norm->in[k] >= 0 && !nnl_buffer_is_fixed(&p->buffer[buffer_of(p, norm->in[k])])) return NNL_OK;
+        if (norm->in[k] >= 0 && !nnl_buffer_is_fixed(&p->buffer[buffer_of(p, norm->in[k])]))
+            return NNL_OK;
     }
     NNL_TRY(nnl_widen_convolution(p, step));
     step->in[NNL_CONV_MEAN] = norm->in[EVAL_MEAN];
@@ -161,17 +170,20 @@ static const struct adding *adding_of(const nnl_program *p, const nnl_step *step
     return NULL;
 }
 
-/* The step that makes operand k of a sum and can add the other operand, which is there when it runs; or -1. */
+/* The step that makes operand k of a sum and can add the other operand, which is there when it
+ * runs; or -1. */
 static int adder(const folding *f, int i, int k)
 {
     const nnl_program *p = f->p;
     const nnl_step *sum = &p->step[i];
     int32_t value = sum->in[k], other = sum->in[1 - k], result = sum->out[0];
     int place = maker_of(f, value, i, result);
-    if (place < 0 || other < 0 || !nnl_same_places(&p->value[other].form, &p->value[result].form)) return -1;
+    if (place < 0 || other < 0 || !nnl_same_places(&p->value[other].form, &p->value[result].form))
+        return -1;
     const struct adding *a = adding_of(p, &p->step[place]);
     if (!a || is_written(p, buffer_of(p, other), place, i)) return -1;
-    if (other == result) return a->beside && !nnl_is_touched(p, buffer_of(p, other), place, i) ? place : -1;
+    if (other == result)
+        return a->beside && !nnl_is_touched(p, buffer_of(p, other), place, i) ? place : -1;
     return is_new(f, value, i, result) ? place : -1;
 }
 
@@ -214,8 +226,10 @@ static nnl_status fold_all(folding *f)
     nnl_program *p = f->p;
     int kept = 0;
     for (int i = 0; i < p->n_steps; i++) {
-        if (p->step[i].op == &nnl_op_batch_norm_eval) NNL_TRY(fold_normalisation(f, i));
-        else if (p->step[i].op == &nnl_op_add) NNL_TRY(fold_sum(f, i));
+        if (p->step[i].op == &nnl_op_batch_norm_eval)
+            NNL_TRY(fold_normalisation(f, i));
+        else if (p->step[i].op == &nnl_op_add)
+            NNL_TRY(fold_sum(f, i));
     }
     for (int i = 0; i < p->n_steps; i++) {
         if (p->step[i].op) p->step[kept++] = p->step[i];

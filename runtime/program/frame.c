@@ -1,5 +1,6 @@
-/* Images that pass between two-dimensional convolutions get columns of zeros on both sides of their rows: a convolution
- * with padding then reads them where they lie, instead of bringing windows with zeros into a buffer. */
+/* Images that pass between two-dimensional convolutions get columns of zeros on both sides of their
+ * rows: a convolution with padding then reads them where they lie, instead of bringing windows with
+ * zeros into a buffer. */
 #include "program.h"
 
 #include <string.h>
@@ -7,25 +8,33 @@
 #define WIDEST 3 /* columns of zeros */
 
 typedef struct image {
-    bool framed; /* nothing but convolutions touch it, and all that is added to it or it is added to is framed */
+    bool framed; /* nothing but convolutions touch it, and all that is added to it or it is added to
+                    is framed */
     bool wanted; /* by a convolution with padding */
 } image;
 
-static int32_t buffer_of(const nnl_program *p, int32_t value) { return value < 0 ? -1 : p->value[value].buffer; }
+static int32_t buffer_of(const nnl_program *p, int32_t value)
+{
+    return value < 0 ? -1 : p->value[value].buffer;
+}
 
 static bool is_planar(const nnl_program *p, const nnl_step *step)
 {
     return !step->chain && step->op->variant == 2 && nnl_is_convolution(p, step);
 }
 
-static int64_t of_width(const nnl_value *value) { return value->kind == NNL_KIND_INTS ? value->as.ints[1] : value->as.i; }
+static int64_t of_width(const nnl_value *value)
+{
+    return value->kind == NNL_KIND_INTS ? value->as.ints[1] : value->as.i;
+}
 
 /* Columns that a convolution wants beside its input. */
 static int64_t columns_beside(const nnl_program *p, const nnl_step *step)
 {
     const nnl_value *padding = &step->attr[NNL_CONV_PADDING];
     if (padding->kind != NNL_KIND_STRING) return of_width(padding);
-    int64_t both = of_width(&step->attr[NNL_CONV_DILATION]) * (p->value[step->in[NNL_CONV_WEIGHT]].form.shape[3] - 1);
+    int64_t both = of_width(&step->attr[NNL_CONV_DILATION]) *
+                   (p->value[step->in[NNL_CONV_WEIGHT]].form.shape[3] - 1);
     return strcmp(padding->as.s, "same") == 0 ? (both + 1) / 2 : 0;
 }
 
@@ -33,7 +42,8 @@ static bool can_be_framed(const nnl_program *p, const nnl_buffer *b)
 {
     const nnl_program_value *value = b->first_value < 0 ? NULL : &p->value[b->first_value];
     bool single = value && value->next < 0 && value->offset == 0;
-    return b->kind == NNL_BUFFER_TEMP && !b->escapes && single && value->form.ndim == 4 && nnl_is_channels_last(&value->form) &&
+    return b->kind == NNL_BUFFER_TEMP && !b->escapes && single && value->form.ndim == 4 &&
+           nnl_is_channels_last(&value->form) &&
            (size_t)value->form.numel * nnl_width(value->form.dtype) == b->bytes;
 }
 
@@ -56,8 +66,10 @@ static void look_at(const nnl_program *p, const nnl_step *step, image *images)
 /* A result and its residual lie in the same way; returns whether something changed. */
 static bool agree(const nnl_program *p, const nnl_step *step, image *images)
 {
-    if (!is_planar(p, step) || step->n_in <= NNL_CONV_RESIDUAL || step->in[NNL_CONV_RESIDUAL] < 0) return false;
-    image *a = &images[buffer_of(p, step->out[0])], *b = &images[buffer_of(p, step->in[NNL_CONV_RESIDUAL])];
+    if (!is_planar(p, step) || step->n_in <= NNL_CONV_RESIDUAL || step->in[NNL_CONV_RESIDUAL] < 0)
+        return false;
+    image *a = &images[buffer_of(p, step->out[0])],
+          *b = &images[buffer_of(p, step->in[NNL_CONV_RESIDUAL])];
     bool differ = a->framed != b->framed || a->wanted != b->wanted;
     a->framed = b->framed = a->framed && b->framed;
     a->wanted = b->wanted = a->wanted || b->wanted;
@@ -66,7 +78,8 @@ static bool agree(const nnl_program *p, const nnl_step *step, image *images)
 
 static void choose(const nnl_program *p, image *images)
 {
-    for (int b = 0; b < p->n_buffers; b++) images[b] = (image){.framed = can_be_framed(p, &p->buffer[b])};
+    for (int b = 0; b < p->n_buffers; b++)
+        images[b] = (image){.framed = can_be_framed(p, &p->buffer[b])};
     for (int i = 0; i < p->n_steps; i++) look_at(p, &p->step[i], images);
     for (bool again = true; again;) {
         again = false;
@@ -78,7 +91,8 @@ static void choose(const nnl_program *p, image *images)
 static void set_frame(nnl_program *p, nnl_buffer *b, int64_t frame)
 {
     nnl_program_value *value = &p->value[b->first_value];
-    int64_t *stride = value->form.strides, channels = value->form.shape[1], width = (int64_t)nnl_width(value->form.dtype);
+    int64_t *stride = value->form.strides, channels = value->form.shape[1],
+            width = (int64_t)nnl_width(value->form.dtype);
     stride[3] = channels;
     stride[2] = channels * (value->form.shape[3] + 2 * frame);
     stride[1] = 1;
@@ -105,7 +119,8 @@ static nnl_status frame_all(nnl_program *p, image *images)
     choose(p, images);
     for (int i = 0; i < p->n_steps; i++) {
         const nnl_step *step = &p->step[i];
-        if (is_planar(p, step) && images[buffer_of(p, step->in[0])].framed) frame = NNL_MAX(frame, columns_beside(p, step));
+        if (is_planar(p, step) && images[buffer_of(p, step->in[0])].framed)
+            frame = NNL_MAX(frame, columns_beside(p, step));
     }
     if (frame == 0 || frame > WIDEST) return NNL_OK;
     for (int i = 0; i < p->n_steps; i++) NNL_TRY(tell(p, &p->step[i], images, frame));

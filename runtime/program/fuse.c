@@ -1,24 +1,28 @@
-/* Gathers elementwise steps over the same elements into chains.  A step that stands between two of them and has
- * nothing to do with the chain goes before it.  What only passes from link to link needs no memory. */
+/* Gathers elementwise steps over the same elements into chains.  A step that stands between two of
+ * them and has nothing to do with the chain goes before it.  What only passes from link to link
+ * needs no memory. */
 #include "program.h"
 
 #include <string.h>
 
 typedef struct gathering {
     nnl_program *p;
-    int32_t *uses;      /* of each buffer, by all steps */
-    nnl_step *out;      /* the new steps */
+    int32_t *uses; /* of each buffer, by all steps */
+    nnl_step *out; /* the new steps */
     int n_out;
-    int count;          /* of the chain that is open */
+    int count; /* of the chain that is open */
     nnl_step member[NNL_CHAIN_LINKS];
     nnl_link link[NNL_CHAIN_LINKS];
     int64_t numel, row;
-    int n_rows;         /* distinct repeated rows */
+    int n_rows; /* distinct repeated rows */
     int32_t row_value[NNL_CHAIN_ROWS];
     const nnl_tensor *form; /* of the elements: what others are compared with */
 } gathering;
 
-static int32_t buffer_of(const nnl_program *p, int32_t value) { return value < 0 ? -1 : p->value[value].buffer; }
+static int32_t buffer_of(const nnl_program *p, int32_t value)
+{
+    return value < 0 ? -1 : p->value[value].buffer;
+}
 
 /* ---------------------------------------------------------------- one step as a link */
 
@@ -46,10 +50,17 @@ static int64_t repeated_row(const nnl_tensor *t, const nnl_tensor *out)
 }
 
 /* A stand-in for the call: forms with data only where it is constant. */
-static void form_call(const nnl_program *p, const nnl_step *step, nnl_call *c, const nnl_sig *sig, nnl_tensor *forms)
+static void form_call(const nnl_program *p, const nnl_step *step, nnl_call *c, const nnl_sig *sig,
+                      nnl_tensor *forms)
 {
-    *c = (nnl_call){.rt = p->rt, .op = step->op, .sig = sig, .n_in = step->n_in, .n_out = step->n_out, .attr = step->attr,
-                    .index_base = step->index_base, .inplace = step->inplace};
+    *c = (nnl_call){.rt = p->rt,
+                    .op = step->op,
+                    .sig = sig,
+                    .n_in = step->n_in,
+                    .n_out = step->n_out,
+                    .attr = step->attr,
+                    .index_base = step->index_base,
+                    .inplace = step->inplace};
     c->in = c->in_;
     c->out = c->out_;
     c->spec = step->spec;
@@ -60,15 +71,18 @@ static void form_call(const nnl_program *p, const nnl_step *step, nnl_call *c, c
         if (v < 0) continue;
         const nnl_buffer *b = &p->buffer[p->value[v].buffer];
         forms[i] = p->value[v].form;
-        if (b->kind == NNL_BUFFER_CONST && !b->written) forms[i].data = (char *)b->storage->data + p->value[v].offset;
+        if (b->kind == NNL_BUFFER_CONST && !b->written)
+            forms[i].data = (char *)b->storage->data + p->value[v].offset;
         *place = &forms[i];
     }
 }
 
-static bool set_operand(const nnl_program *p, nnl_operand *operand, int32_t value, const nnl_tensor *out, int64_t *row)
+static bool set_operand(const nnl_program *p, nnl_operand *operand, int32_t value,
+                        const nnl_tensor *out, int64_t *row)
 {
     const nnl_tensor *t = &p->value[value].form;
-    *operand = (nnl_operand){.value = value, .slot = -1, .width = (int8_t)nnl_width(t->dtype), .pace = NNL_PACE_EACH};
+    *operand = (nnl_operand){
+        .value = value, .slot = -1, .width = (int8_t)nnl_width(t->dtype), .pace = NNL_PACE_EACH};
     if (same_order(t, out)) return true;
     operand->pace = NNL_PACE_ONE;
     if (t->numel == 1) return true;
@@ -88,7 +102,8 @@ static bool as_link(const nnl_program *p, const nnl_step *step, nnl_link *link, 
     const nnl_sig *sig = p->rt->engine->sig[step->op->id];
     *row = 0;
     if (!(step->op->traits & NNL_ELEMENTWISE) && step->op->run != nnl_run_map) return false;
-    if (step->n_out != 1 || step->n_in + 1 > NNL_CALL_INLINE || step->live >= 0 || step->chain) return false;
+    if (step->n_out != 1 || step->n_in + 1 > NNL_CALL_INLINE || step->live >= 0 || step->chain)
+        return false;
     form_call(p, step, &c, sig, forms);
     if (!nnl_map_form_of(&c, &form) || form.inputs > 3) return false;
     const nnl_tensor *out = &p->value[step->out[0]].form;
@@ -100,7 +115,8 @@ static bool as_link(const nnl_program *p, const nnl_step *step, nnl_link *link, 
         if (!set_operand(p, &link->in[i], value, out, row)) return false;
         link->dtype = p->value[value].form.dtype;
     }
-    link->out = (nnl_operand){.value = step->out[0], .slot = -1, .width = (int8_t)nnl_width(out->dtype)};
+    link->out =
+        (nnl_operand){.value = step->out[0], .slot = -1, .width = (int8_t)nnl_width(out->dtype)};
     return p->rt->kernels->map[link->map][link->dtype] != NULL;
 }
 
@@ -126,14 +142,15 @@ static bool is_apart(const gathering *g, const nnl_step *step)
         const nnl_step *member = &g->member[m];
         if (touches(g->p, step, buffer_of(g->p, member->out[0]), false)) return false;
         for (int i = 0; i < member->n_in; i++) {
-            if (member->in[i] >= 0 && touches(g->p, step, buffer_of(g->p, member->in[i]), true)) return false;
+            if (member->in[i] >= 0 && touches(g->p, step, buffer_of(g->p, member->in[i]), true))
+                return false;
         }
     }
     return true;
 }
 
-/* Two values of one buffer, one of them written, must be the same value; and a repeated or single element must not
- * be written by the chain at all. */
+/* Two values of one buffer, one of them written, must be the same value; and a repeated or single
+ * element must not be written by the chain at all. */
 static bool collides(const gathering *g, const nnl_link *link)
 {
     const nnl_program *p = g->p;
@@ -145,7 +162,8 @@ static bool collides(const gathering *g, const nnl_link *link)
                 const nnl_operand *b = k < other->inputs ? &other->in[k] : &other->out;
                 bool written = i == link->inputs || k == other->inputs;
                 if (!written || buffer_of(p, a->value) != buffer_of(p, b->value)) continue;
-                if (a->value != b->value || a->pace != NNL_PACE_EACH || b->pace != NNL_PACE_EACH) return true;
+                if (a->value != b->value || a->pace != NNL_PACE_EACH || b->pace != NNL_PACE_EACH)
+                    return true;
             }
         }
     }
@@ -210,8 +228,8 @@ static int last_reader(const nnl_chain *chain, int m, int32_t value)
     return last;
 }
 
-/* Blocks for values that stay inside, used again when their last reader is done; what finds no block keeps its
- * memory. */
+/* Blocks for values that stay inside, used again when their last reader is done; what finds no
+ * block keeps its memory. */
 static void assign_slots(const gathering *g, nnl_chain *chain)
 {
     int busy_until[NNL_CHAIN_SLOTS];
@@ -221,14 +239,18 @@ static void assign_slots(const gathering *g, nnl_chain *chain)
         nnl_link *link = &chain->link[m];
         for (int i = 0; i < link->inputs; i++) {
             for (int s = 0; s < NNL_CHAIN_SLOTS && link->in[i].pace == NNL_PACE_EACH; s++) {
-                if (value_in[s] >= 0 && value_in[s] == link->in[i].value) link->in[i].slot = (int16_t)s;
+                if (value_in[s] >= 0 && value_in[s] == link->in[i].value)
+                    link->in[i].slot = (int16_t)s;
             }
         }
-        for (int s = 0; s < NNL_CHAIN_SLOTS; s++) { /* a loop may write over an input of the same width */
-            bool same = value_in[s] >= 0 && nnl_width(g->p->value[value_in[s]].form.dtype) == (size_t)link->out.width;
+        for (int s = 0; s < NNL_CHAIN_SLOTS;
+             s++) { /* a loop may write over an input of the same width */
+            bool same = value_in[s] >= 0 &&
+                        nnl_width(g->p->value[value_in[s]].form.dtype) == (size_t)link->out.width;
             if (busy_until[s] < m || (busy_until[s] == m && same)) value_in[s] = busy_until[s] = -1;
         }
-        for (int s = 0; s < NNL_CHAIN_SLOTS; s++) { /* written again: what was there is read no more */
+        for (int s = 0; s < NNL_CHAIN_SLOTS;
+             s++) { /* written again: what was there is read no more */
             if (value_in[s] == link->out.value) value_in[s] = busy_until[s] = -1;
         }
         if (!stays_inside(g, link->out.value)) continue;
@@ -268,8 +290,10 @@ static int64_t block_of(const nnl_chain *chain)
         for (int i = 0; i < link->inputs; i++) width = NNL_MAX(width, link->in[i].width);
     }
     int64_t block = NNL_CHAIN_SLOT_BYTES / width;
-    if (chain->row > 0 && chain->row <= block / 2) block = block / chain->row * chain->row;
-    else if (chain->row > 0) block = NNL_MIN(block, chain->row);
+    if (chain->row > 0 && chain->row <= block / 2)
+        block = block / chain->row * chain->row;
+    else if (chain->row > 0)
+        block = NNL_MIN(block, chain->row);
     return block;
 }
 
@@ -289,7 +313,8 @@ static nnl_status outer_values(nnl_program *p, nnl_step *step, const nnl_chain *
     }
     step->n_in = (int16_t)n_in;
     step->n_out = (int16_t)n_out;
-    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t) * (size_t)NNL_MAX(n_in + n_out, 1), &step->in));
+    NNL_TRY(
+        nnl_bump_alloc(&p->bump, sizeof(int32_t) * (size_t)NNL_MAX(n_in + n_out, 1), &step->in));
     step->out = step->in + n_in;
     memcpy(step->in, in, sizeof(int32_t) * (size_t)n_in);
     memcpy(step->out, out, sizeof(int32_t) * (size_t)n_out);
@@ -307,7 +332,8 @@ static nnl_status close_chain(gathering *g)
     chain->n_links = g->count;
     chain->numel = g->numel;
     chain->row = g->row;
-    for (int m = 0; m < g->count; m++) chain->work += chain->link[m].map >= NNL_MAP_reciprocal ? 8 : 2;
+    for (int m = 0; m < g->count; m++)
+        chain->work += chain->link[m].map >= NNL_MAP_reciprocal ? 8 : 2;
     assign_slots(g, chain);
     chain->block = block_of(chain);
     NNL_TRY(outer_values(p, &g->member[g->count - 1], chain));
@@ -327,8 +353,10 @@ static nnl_status gather(gathering *g, const nnl_step *step)
     int64_t row;
     bool maps = as_link(g->p, step, &link, &row);
     if (maps && g->count > 0 && !joins(g, &link, row)) {
-        if (is_apart(g, step)) maps = false;
-        else NNL_TRY(close_chain(g));
+        if (is_apart(g, step))
+            maps = false;
+        else
+            NNL_TRY(close_chain(g));
     }
     if (maps && !add_rows(g, &link)) {
         NNL_TRY(close_chain(g));
@@ -367,7 +395,8 @@ nnl_status nnl_program_fuse(nnl_program *p)
 {
     nnl_runtime *rt = p->rt;
     void *block;
-    size_t uses = sizeof(int32_t) * (size_t)(p->n_buffers + 1), steps = sizeof(nnl_step) * (size_t)(p->n_steps + 1);
+    size_t uses = sizeof(int32_t) * (size_t)(p->n_buffers + 1),
+           steps = sizeof(nnl_step) * (size_t)(p->n_steps + 1);
     NNL_TRY(nnl_alloc_zeroed(rt, sizeof(gathering) + uses + steps, &block));
     gathering *g = block;
     g->p = p;

@@ -1,5 +1,5 @@
-/* Places of temporary buffers in one arena: largest first, each at the lowest place where nothing lies that lives
- * at the same time. */
+/* Places of temporary buffers in one arena: largest first, each at the lowest place where nothing
+ * lies that lives at the same time. */
 #include "program.h"
 
 #include <string.h>
@@ -33,7 +33,8 @@ static void sift(const nnl_program *p, int32_t *order, int at, int count)
     for (;;) {
         int child = 2 * at + 1;
         if (child >= count) break;
-        if (child + 1 < count && p->buffer[order[child + 1]].bytes < p->buffer[order[child]].bytes) child++;
+        if (child + 1 < count && p->buffer[order[child + 1]].bytes < p->buffer[order[child]].bytes)
+            child++;
         if (p->buffer[order[child]].bytes >= p->buffer[item].bytes) break;
         order[at] = order[child];
         at = child;
@@ -44,7 +45,8 @@ static void sift(const nnl_program *p, int32_t *order, int at, int count)
 static void sort_by_size(const nnl_program *p, int32_t *order, int count)
 {
     for (int i = count / 2 - 1; i >= 0; i--) sift(p, order, i, count);
-    for (int end = count - 1; end > 0; end--) { /* a heap with the smallest on top: the result descends */
+    for (int end = count - 1; end > 0;
+         end--) { /* a heap with the smallest on top: the result descends */
         int32_t top = order[0];
         order[0] = order[end];
         order[end] = top;
@@ -52,7 +54,10 @@ static void sort_by_size(const nnl_program *p, int32_t *order, int count)
     }
 }
 
-static int64_t room_of(const nnl_buffer *b) { return (int64_t)((b->bytes + ALIGN - 1) / ALIGN * ALIGN); }
+static int64_t room_of(const nnl_buffer *b)
+{
+    return (int64_t)((b->bytes + ALIGN - 1) / ALIGN * ALIGN);
+}
 
 /* The lowest place for buffer `b` beside those placed before it, which are kept sorted by place. */
 static int64_t lowest(const nnl_program *p, const nnl_buffer *b, const int32_t *placed, int count)
@@ -84,7 +89,8 @@ nnl_status nnl_program_plan(nnl_program *p)
         nnl_buffer *b = &p->buffer[order[i]];
         b->place = lowest(p, b, placed, i);
         int at = i;
-        for (; at > 0 && p->buffer[placed[at - 1]].place > b->place; at--) placed[at] = placed[at - 1];
+        for (; at > 0 && p->buffer[placed[at - 1]].place > b->place; at--)
+            placed[at] = placed[at - 1];
         placed[at] = order[i];
         p->arena_bytes = NNL_MAX(p->arena_bytes, (size_t)(b->place + room_of(b)));
     }

@@ -1,5 +1,6 @@
-/* Takes down the calls of a function, as they pass the door, as steps of a program.  Nothing is computed: the
- * tensors have shapes and no values, and all that is changed outside is put back at the end. */
+/* Takes down the calls of a function, as they pass the door, as steps of a program.  Nothing is
+ * computed: the tensors have shapes and no values, and all that is changed outside is put back at
+ * the end. */
 #include "program.h"
 
 #include "../ops/composed.h"
@@ -9,7 +10,7 @@
 typedef struct recording {
     nnl_recorder recorder; /* first: the door hands it back */
     nnl_program *p;
-    int32_t *table;        /* storages by address: buffer + 1, 0 where empty */
+    int32_t *table; /* storages by address: buffer + 1, 0 where empty */
     size_t table_size;
     uint64_t random_base;
     int32_t live;
@@ -22,7 +23,8 @@ static recording *current(nnl_runtime *rt) { return (recording *)(void *)rt->eng
 static size_t place_of(const recording *r, const nnl_storage *s)
 {
     size_t at = ((uintptr_t)s >> 6) * 0x9e3779b1u & (r->table_size - 1);
-    while (r->table[at] && r->p->buffer[r->table[at] - 1].storage != s) at = (at + 1) & (r->table_size - 1);
+    while (r->table[at] && r->p->buffer[r->table[at] - 1].storage != s)
+        at = (at + 1) & (r->table_size - 1);
     return at;
 }
 
@@ -35,24 +37,33 @@ static nnl_status widen_table(recording *r)
     nnl_free(r->p->rt, r->table, old * sizeof(int32_t));
     r->table = block;
     r->table_size = size;
-    for (int b = 0; b < r->p->n_buffers; b++) r->table[place_of(r, r->p->buffer[b].storage)] = b + 1;
+    for (int b = 0; b < r->p->n_buffers; b++)
+        r->table[place_of(r, r->p->buffer[b].storage)] = b + 1;
     return NNL_OK;
 }
 
-static nnl_status add_buffer(recording *r, nnl_storage *s, nnl_buffer_kind kind, int source, int32_t *out)
+static nnl_status add_buffer(recording *r, nnl_storage *s, nnl_buffer_kind kind, int source,
+                             int32_t *out)
 {
     nnl_program *p = r->p;
     NNL_TRY(widen_table(r));
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_buffer), p->n_buffers, &p->buffer));
     s->refs++;
     r->table[place_of(r, s)] = p->n_buffers + 1;
-    p->buffer[p->n_buffers] = (nnl_buffer){.kind = kind, .source = source, .storage = s, .bytes = s->bytes,
-                                           .version = s->version, .first = -1, .last = -1, .first_value = -1};
+    p->buffer[p->n_buffers] = (nnl_buffer){.kind = kind,
+                                           .source = source,
+                                           .storage = s,
+                                           .bytes = s->bytes,
+                                           .version = s->version,
+                                           .first = -1,
+                                           .last = -1,
+                                           .first_value = -1};
     *out = p->n_buffers++;
     return NNL_OK;
 }
 
-/* The buffer of a storage; one not met before was made outside, or filled during capture, or is a result. */
+/* The buffer of a storage; one not met before was made outside, or filled during capture, or is a
+ * result. */
 static nnl_status buffer_of(recording *r, nnl_storage *s, bool result, int32_t *out)
 {
     if (r->table_size) {
@@ -60,7 +71,9 @@ static nnl_status buffer_of(recording *r, nnl_storage *s, bool result, int32_t *
         *out = found - 1;
         if (found) return NNL_OK;
     }
-    nnl_buffer_kind kind = !s->unset ? NNL_BUFFER_OUTER : result ? NNL_BUFFER_TEMP : NNL_BUFFER_CONST;
+    nnl_buffer_kind kind = !s->unset ? NNL_BUFFER_OUTER
+                           : result  ? NNL_BUFFER_TEMP
+                                     : NNL_BUFFER_CONST;
     return add_buffer(r, s, kind, 0, out);
 }
 
@@ -85,7 +98,8 @@ static nnl_status value_of(recording *r, nnl_tensor *t, bool result, int32_t *ou
     }
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_program_value), p->n_values, &p->value));
     nnl_program_value *value = &p->value[p->n_values];
-    *value = (nnl_program_value){.buffer = buffer, .next = p->buffer[buffer].first_value, .offset = offset, .form = *t};
+    *value = (nnl_program_value){
+        .buffer = buffer, .next = p->buffer[buffer].first_value, .offset = offset, .form = *t};
     value->form.data = NULL;
     value->form.storage = NULL;
     value->form.node = NULL;
@@ -96,7 +110,8 @@ static nnl_status value_of(recording *r, nnl_tensor *t, bool result, int32_t *ou
     return NNL_OK;
 }
 
-static nnl_status values_of(recording *r, nnl_tensor *const *tensors, int count, bool results, int32_t **out)
+static nnl_status values_of(recording *r, nnl_tensor *const *tensors, int count, bool results,
+                            int32_t **out)
 {
     NNL_TRY(nnl_bump_alloc(&r->p->bump, sizeof(int32_t) * (size_t)NNL_MAX(count, 1), out));
     for (int i = 0; i < count; i++) NNL_TRY(value_of(r, tensors[i], results, &(*out)[i]));
@@ -109,12 +124,15 @@ static nnl_status copy_attributes(recording *r, const nnl_call *c, nnl_step *ste
 {
     nnl_bump *bump = &r->p->bump;
     step->n_attr = c->sig->attrs;
-    NNL_TRY(nnl_bump_alloc(bump, sizeof(nnl_value) * (size_t)NNL_MAX(step->n_attr, 1), &step->attr));
+    NNL_TRY(
+        nnl_bump_alloc(bump, sizeof(nnl_value) * (size_t)NNL_MAX(step->n_attr, 1), &step->attr));
     for (int i = 0; i < step->n_attr; i++) {
         nnl_value *v = &step->attr[i];
         *v = c->attr[i];
         size_t bytes = v->kind == NNL_KIND_STRING ? strlen(v->as.s) + 1
-                       : v->kind == NNL_KIND_INTS || v->kind == NNL_KIND_FLOATS ? 8 * (size_t)v->count : 0;
+                       : v->kind == NNL_KIND_INTS || v->kind == NNL_KIND_FLOATS
+                           ? 8 * (size_t)v->count
+                           : 0;
         if (!bytes) continue;
         void *copy;
         NNL_TRY(nnl_bump_alloc(bump, bytes, &copy));
@@ -124,14 +142,16 @@ static nnl_status copy_attributes(recording *r, const nnl_call *c, nnl_step *ste
     return NNL_OK;
 }
 
-/* A gradient that draws an earlier call's numbers again says so in attributes named call and seed. */
+/* A gradient that draws an earlier call's numbers again says so in attributes named call and seed.
+ */
 static void note_random(recording *r, const nnl_call *c, nnl_step *step)
 {
     step->call_attr = -1;
     step->draws = (c->op->traits & NNL_RANDOM) != 0;
     step->random = c->random - r->random_base;
     for (int i = 0; i + 1 < c->sig->attrs; i++) {
-        bool pair = strcmp(c->sig->attr[i]->name, "call") == 0 && strcmp(c->sig->attr[i + 1]->name, "seed") == 0;
+        bool pair = strcmp(c->sig->attr[i]->name, "call") == 0 &&
+                    strcmp(c->sig->attr[i + 1]->name, "seed") == 0;
         if (!pair || (uint64_t)step->attr[i].as.i < r->random_base) continue;
         step->call_attr = (int16_t)i;
         step->attr[i].as.i -= (int64_t)r->random_base;
@@ -156,7 +176,8 @@ static nnl_status note_where(recording *r, nnl_step *step)
     return NNL_OK;
 }
 
-/* A copy over all of a tensor that no step has seen yet makes it: what stood there does not matter. */
+/* A copy over all of a tensor that no step has seen yet makes it: what stood there does not matter.
+ */
 static nnl_status note_target(recording *r, const nnl_call *c)
 {
     const nnl_tensor *t = c->in[0];
@@ -174,8 +195,13 @@ static nnl_status record_call(nnl_recorder *recorder, nnl_call *c)
     if (c->op->run == nnl_run_define) return nnl_run_define(c); /* its parts are taken down */
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_step), p->n_steps, &p->step));
     nnl_step *step = &p->step[p->n_steps];
-    *step = (nnl_step){.op = c->op, .n_in = (int16_t)c->n_in, .n_out = (int16_t)c->n_out, .live = r->live,
-                       .index_base = (int8_t)c->index_base, .inplace = c->inplace, .keep = c->keep,
+    *step = (nnl_step){.op = c->op,
+                       .n_in = (int16_t)c->n_in,
+                       .n_out = (int16_t)c->n_out,
+                       .live = r->live,
+                       .index_base = (int8_t)c->index_base,
+                       .inplace = c->inplace,
+                       .keep = c->keep,
                        .run_again = p->rt->engine->keeping.run};
     r->live = -1;
     NNL_TRY(note_target(r, c));
@@ -211,7 +237,11 @@ static nnl_status touch_grad(nnl_recorder *recorder, nnl_tensor *leaf, bool read
     }
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_slot), p->n_slots, &p->slot));
     nnl_slot *slot = &p->slot[p->n_slots];
-    *slot = (nnl_slot){.leaf = nnl_tensor_ref(leaf), .input = -1, .read = read, .present = leaf->grad != NULL, .value = -1,
+    *slot = (nnl_slot){.leaf = nnl_tensor_ref(leaf),
+                       .input = -1,
+                       .read = read,
+                       .present = leaf->grad != NULL,
+                       .value = -1,
                        .entry = -1};
     for (int i = 0; i < p->n_inputs; i++) {
         if (p->input[i] == leaf) slot->input = i;
@@ -263,8 +293,10 @@ static nnl_status stand_in(nnl_runtime *rt, nnl_tensor *t, nnl_tensor **out)
 static nnl_status begin(recording *r, nnl_tensor *const *inputs, nnl_tensor **stand_ins)
 {
     nnl_program *p = r->p;
-    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(nnl_tensor *) * (size_t)NNL_MAX(p->n_inputs, 1), &p->input));
-    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t) * (size_t)NNL_MAX(p->n_inputs, 1), &p->input_value));
+    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(nnl_tensor *) * (size_t)NNL_MAX(p->n_inputs, 1),
+                           &p->input));
+    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t) * (size_t)NNL_MAX(p->n_inputs, 1),
+                           &p->input_value));
     for (int i = 0; i < p->n_inputs; i++) {
         int32_t buffer;
         NNL_TRY(stand_in(p->rt, inputs[i], &p->input[i]));
@@ -284,7 +316,8 @@ static void recording_free(nnl_runtime *rt)
     nnl_free(rt, r, sizeof *r);
 }
 
-nnl_status nnl_capture_begin(nnl_runtime *rt, nnl_tensor *const *inputs, int n_inputs, nnl_tensor **stand_ins)
+nnl_status nnl_capture_begin(nnl_runtime *rt, nnl_tensor *const *inputs, int n_inputs,
+                             nnl_tensor **stand_ins)
 {
     if (rt->engine->recorder) return NNL_FAIL(rt, NNL_ESTATE, "capture: a capture is under way");
     void *block, *program;
@@ -295,7 +328,10 @@ nnl_status nnl_capture_begin(nnl_runtime *rt, nnl_tensor *const *inputs, int n_i
         return status;
     }
     recording *r = block;
-    *r = (recording){.recorder = {record_call, touch_grad}, .p = program, .random_base = rt->random_call, .live = -1};
+    *r = (recording){.recorder = {record_call, touch_grad},
+                     .p = program,
+                     .random_base = rt->random_call,
+                     .live = -1};
     *r->p = (nnl_program){.rt = rt, .bump = {.rt = rt}, .refs = 1, .n_inputs = n_inputs};
     rt->engine->recorder = &r->recorder;
     rt->capturing = true;
@@ -356,7 +392,9 @@ static void drop_stand_ins(nnl_program *p)
         p->input[i] = NULL;
     }
     for (int b = 0; b < p->n_buffers; b++) {
-        if (p->buffer[b].kind == NNL_BUFFER_OUTER || p->buffer[b].kind == NNL_BUFFER_CONST || !p->buffer[b].storage) continue;
+        if (p->buffer[b].kind == NNL_BUFFER_OUTER || p->buffer[b].kind == NNL_BUFFER_CONST ||
+            !p->buffer[b].storage)
+            continue;
         nnl_storage_unref(p->buffer[b].storage);
         p->buffer[b].storage = NULL;
     }
@@ -367,7 +405,8 @@ static void drop_stand_ins(nnl_program *p)
     }
 }
 
-nnl_status nnl_capture_take(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out)
+nnl_status nnl_capture_take(nnl_runtime *rt, nnl_tensor *const *results, int n_results,
+                            nnl_program **out)
 {
     recording *r = current(rt);
     *out = NULL;
@@ -390,7 +429,8 @@ nnl_status nnl_capture_take(nnl_runtime *rt, nnl_tensor *const *results, int n_r
     return NNL_OK;
 }
 
-nnl_status nnl_capture_end(nnl_runtime *rt, nnl_tensor *const *results, int n_results, nnl_program **out)
+nnl_status nnl_capture_end(nnl_runtime *rt, nnl_tensor *const *results, int n_results,
+                           nnl_program **out)
 {
     NNL_TRY(nnl_capture_take(rt, results, n_results, out));
     nnl_status status = nnl_program_finish(*out);
@@ -443,13 +483,15 @@ bool nnl_same_attribute(const nnl_value *a, const nnl_value *b)
     }
 }
 
-static bool same_values(const nnl_program *a, const nnl_program *b, const int32_t *x, const int32_t *y, int n)
+static bool same_values(const nnl_program *a, const nnl_program *b, const int32_t *x,
+                        const int32_t *y, int n)
 {
     for (int i = 0; i < n; i++) {
         if (x[i] != y[i]) return false;
         if (x[i] < 0) continue;
         const nnl_program_value *v = &a->value[x[i]], *w = &b->value[y[i]];
-        if (v->buffer != w->buffer || v->offset != w->offset || !nnl_same_form(&v->form, &w->form)) return false;
+        if (v->buffer != w->buffer || v->offset != w->offset || !nnl_same_form(&v->form, &w->form))
+            return false;
     }
     return true;
 }
@@ -457,12 +499,13 @@ static bool same_values(const nnl_program *a, const nnl_program *b, const int32_
 static bool same_structure(const nnl_program *a, const nnl_program *b, int i)
 {
     const nnl_step *s = &a->step[i], *t = &b->step[i];
-    return s->op == t->op && s->n_in == t->n_in && s->n_out == t->n_out && s->inplace == t->inplace &&
-           s->random == t->random && same_values(a, b, s->in, t->in, s->n_in) &&
-           same_values(a, b, s->out, t->out, s->n_out);
+    return s->op == t->op && s->n_in == t->n_in && s->n_out == t->n_out &&
+           s->inplace == t->inplace && s->random == t->random &&
+           same_values(a, b, s->in, t->in, s->n_in) && same_values(a, b, s->out, t->out, s->n_out);
 }
 
-bool nnl_program_agrees(const nnl_program *a, const nnl_program *b, bool *number, const char **where)
+bool nnl_program_agrees(const nnl_program *a, const nnl_program *b, bool *number,
+                        const char **where)
 {
     *number = false;
     *where = NULL;
@@ -477,7 +520,8 @@ bool nnl_program_agrees(const nnl_program *a, const nnl_program *b, bool *number
     }
     for (int i = 0; i < a->n_slots; i++) {
         const nnl_slot *s = &a->slot[i], *t = &b->slot[i];
-        if (s->leaf != t->leaf || s->input != t->input || s->set != t->set || s->value != t->value) return false;
+        if (s->leaf != t->leaf || s->input != t->input || s->set != t->set || s->value != t->value)
+            return false;
     }
     if (!same_values(a, b, a->result, b->result, a->n_results)) return false;
     for (int i = 0; i < a->n_steps; i++) {
@@ -490,11 +534,13 @@ bool nnl_program_agrees(const nnl_program *a, const nnl_program *b, bool *number
         }
         for (int k = 0; k < s->n_in; k++) {
             if (s->in[k] < 0) continue;
-            const nnl_buffer *x = &a->buffer[a->value[s->in[k]].buffer], *y = &b->buffer[b->value[t->in[k]].buffer];
+            const nnl_buffer *x = &a->buffer[a->value[s->in[k]].buffer],
+                             *y = &b->buffer[b->value[t->in[k]].buffer];
             if (x->kind != y->kind) return false;
             if (x->kind == NNL_BUFFER_OUTER && x->storage != y->storage) return false;
             if (x->kind != NNL_BUFFER_CONST) continue;
-            if (x->bytes == y->bytes && memcmp(x->storage->data, y->storage->data, x->bytes) == 0) continue;
+            if (x->bytes == y->bytes && memcmp(x->storage->data, y->storage->data, x->bytes) == 0)
+                continue;
             *number = true;
             *where = t->where;
             return false;

@@ -1,13 +1,14 @@
-/* relu's gradient behind that of max pooling changes places with it: where a window's maximum came from, relu's result is
- * that maximum, so the mask may be made from the pooled values, a quarter of the elements.  Every gradient is kept or
- * set to zero whole, whichever comes first: same bits. */
+/* relu's gradient behind that of max pooling changes places with it: where a window's maximum came
+ * from, relu's result is that maximum, so the mask may be made from the pooled values, a quarter of
+ * the elements.  Every gradient is kept or set to zero whole, whichever comes first: same bits. */
 #include "program.h"
 
 #include <string.h>
 
 static bool is_max_pool(const nnl_op *op)
 {
-    static const nnl_op *const pools[] = {&nnl_op_max_pool1d, &nnl_op_max_pool2d, &nnl_op_max_pool3d, &nnl_op_adaptive_max_pool1d,
+    static const nnl_op *const pools[] = {&nnl_op_max_pool1d,          &nnl_op_max_pool2d,
+                                          &nnl_op_max_pool3d,          &nnl_op_adaptive_max_pool1d,
                                           &nnl_op_adaptive_max_pool2d, &nnl_op_adaptive_max_pool3d};
     for (int i = 0; i < NNL_COUNT(pools); i++) {
         if (op == pools[i]) return true;
@@ -42,13 +43,15 @@ static int readers(const nnl_program *p, int32_t value)
     return count;
 }
 
-/* The pooling step of which `back` is the gradient and relu's result, `mask`, the input; NULL when that is not so. */
+/* The pooling step of which `back` is the gradient and relu's result, `mask`, the input; NULL when
+ * that is not so. */
 static const nnl_step *pooling_of(const nnl_program *p, int back, int32_t mask)
 {
     int maker = only_maker(p, p->step[back].in[1], back);
     if (maker < 0) return NULL;
     const nnl_step *pool = &p->step[maker];
-    if (!is_max_pool(pool->op) || pool->out[1] != p->step[back].in[1] || pool->in[0] != mask) return NULL;
+    if (!is_max_pool(pool->op) || pool->out[1] != p->step[back].in[1] || pool->in[0] != mask)
+        return NULL;
     return only_maker(p, mask, maker) >= 0 && only_maker(p, pool->out[0], back) >= 0 ? pool : NULL;
 }
 
@@ -58,9 +61,14 @@ static nnl_status add_temporary(nnl_program *p, int32_t like, int32_t *out)
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_buffer), p->n_buffers, &p->buffer));
     NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_program_value), p->n_values, &p->value));
     const nnl_tensor *form = &p->value[like].form;
-    p->buffer[p->n_buffers] = (nnl_buffer){.kind = NNL_BUFFER_TEMP, .bytes = (size_t)form->numel * nnl_width(form->dtype),
-                                           .written = true, .first = -1, .last = -1, .first_value = p->n_values};
-    p->value[p->n_values] = (nnl_program_value){.buffer = p->n_buffers++, .next = -1, .form = *form};
+    p->buffer[p->n_buffers] = (nnl_buffer){.kind = NNL_BUFFER_TEMP,
+                                           .bytes = (size_t)form->numel * nnl_width(form->dtype),
+                                           .written = true,
+                                           .first = -1,
+                                           .last = -1,
+                                           .first_value = p->n_values};
+    p->value[p->n_values] =
+        (nnl_program_value){.buffer = p->n_buffers++, .next = -1, .form = *form};
     *out = p->n_values++;
     return NNL_OK;
 }
@@ -93,9 +101,13 @@ nnl_status nnl_program_reorder(nnl_program *p)
         const nnl_step *relu = &p->step[i];
         if (relu->op != &nnl_op_relu_backward || relu->inplace) continue;
         int back = only_maker(p, relu->in[0], i);
-        const nnl_buffer *between = &p->buffer[p->value[relu->in[0]].buffer], *result = &p->buffer[p->value[relu->out[0]].buffer];
-        if (back < 0 || p->step[back].op != &nnl_op_max_pool_backward || readers(p, relu->in[0]) != 1) continue;
-        if (between->kind != NNL_BUFFER_TEMP || between->escapes || result->kind != NNL_BUFFER_TEMP) continue;
+        const nnl_buffer *between = &p->buffer[p->value[relu->in[0]].buffer],
+                         *result = &p->buffer[p->value[relu->out[0]].buffer];
+        if (back < 0 || p->step[back].op != &nnl_op_max_pool_backward ||
+            readers(p, relu->in[0]) != 1)
+            continue;
+        if (between->kind != NNL_BUFFER_TEMP || between->escapes || result->kind != NNL_BUFFER_TEMP)
+            continue;
         if (!nnl_same_form(&p->value[relu->in[0]].form, &p->value[relu->out[0]].form)) continue;
         const nnl_step *pool = pooling_of(p, back, relu->in[1]);
         if (pool) NNL_TRY(exchange(p, back, i, pool));

@@ -1,5 +1,6 @@
-/* Steps whose results nobody needs are left out, and those that compute what an earlier one did.  Random numbers keep
- * their places: a step's is counted from the run's first, whatever goes before it. */
+/* Steps whose results nobody needs are left out, and those that compute what an earlier one did.
+ * Random numbers keep their places: a step's is counted from the run's first, whatever goes before
+ * it. */
 #include "program.h"
 
 #include <string.h>
@@ -45,7 +46,8 @@ typedef struct merging {
     nnl_program *p;
     uint32_t *writes;     /* one a buffer: steps so far that wrote into it */
     uint32_t *all_writes; /* by all steps */
-    uint32_t outside;     /* writes so far into what lies outside, where two buffers may be the same memory */
+    uint32_t outside;     /* writes so far into what lies outside, where two buffers may be the same
+                             memory */
     uint32_t **seen;      /* one a step: .writes of its inputs when it ran */
     int32_t *same;        /* one a value: the one that stands for it */
     int32_t *before;      /* one a step: an earlier one in its bucket, -1 ends it */
@@ -62,13 +64,15 @@ static bool same_step(const merging *m, int i, int k)
 {
     const nnl_step *a = &m->p->step[i], *b = &m->p->step[k];
     const nnl_sig *sig = m->p->rt->engine->sig[a->op->id];
-    bool same = a->op == b->op && a->n_in == b->n_in && a->n_out == b->n_out && a->index_base == b->index_base &&
-                a->keep == b->keep && a->run_again == b->run_again && !b->inplace && !b->draws &&
-                b->call_attr < 0 && b->live < 0;
+    bool same = a->op == b->op && a->n_in == b->n_in && a->n_out == b->n_out &&
+                a->index_base == b->index_base && a->keep == b->keep &&
+                a->run_again == b->run_again && !b->inplace && !b->draws && b->call_attr < 0 &&
+                b->live < 0;
     for (int n = 0; same && n < a->n_in; n++)
         same = a->in[n] == b->in[n] && (a->in[n] < 0 || m->seen[i][n] == m->seen[k][n]);
     for (int n = 0; same && n < a->n_attr; n++) same = nnl_same_attribute(&a->attr[n], &b->attr[n]);
-    if (same && a->start) same = memcmp(a->start, b->start, sizeof(int16_t) * (size_t)(sig->tensors + 1)) == 0;
+    if (same && a->start)
+        same = memcmp(a->start, b->start, sizeof(int16_t) * (size_t)(sig->tensors + 1)) == 0;
     for (int n = 0; same && n < a->n_out; n++) {
         int32_t v = b->out[n];
         same = (a->out[n] < 0) == (v < 0);
@@ -88,7 +92,8 @@ static void move_values(const merging *m, int32_t from, int32_t to)
     for (int32_t v = p->buffer[from].first_value, next; v >= 0; v = next) {
         next = p->value[v].next;
         int32_t w = p->buffer[to].first_value;
-        while (w >= 0 && (p->value[w].offset != p->value[v].offset || !nnl_same_form(&p->value[w].form, &p->value[v].form)))
+        while (w >= 0 && (p->value[w].offset != p->value[v].offset ||
+                          !nnl_same_form(&p->value[w].form, &p->value[v].form)))
             w = p->value[w].next;
         if (w >= 0) {
             m->same[v] = m->same[w];
@@ -125,14 +130,19 @@ static nnl_status merge_steps(merging *m, nnl_bump *bump)
     for (int i = 0; i < p->n_steps; i++) {
         nnl_step *step = &p->step[kept];
         *step = p->step[i];
-        for (int k = 0; k < step->n_in; k++) step->in[k] = step->in[k] < 0 ? -1 : m->same[step->in[k]];
-        NNL_TRY(nnl_bump_alloc(bump, sizeof(uint32_t) * (size_t)NNL_MAX(step->n_in, 1), &m->seen[kept]));
-        for (int k = 0; k < step->n_in; k++) m->seen[kept][k] = step->in[k] < 0 ? 0 : writes_of(m, step->in[k]);
+        for (int k = 0; k < step->n_in; k++)
+            step->in[k] = step->in[k] < 0 ? -1 : m->same[step->in[k]];
+        NNL_TRY(nnl_bump_alloc(bump, sizeof(uint32_t) * (size_t)NNL_MAX(step->n_in, 1),
+                               &m->seen[kept]));
+        for (int k = 0; k < step->n_in; k++)
+            m->seen[kept][k] = step->in[k] < 0 ? 0 : writes_of(m, step->in[k]);
         unsigned bucket = bucket_of(step);
         int equal = find_equal(m, kept, bucket);
         if (equal >= 0) {
             for (int k = 0; k < step->n_out; k++) {
-                if (step->out[k] >= 0) move_values(m, p->value[step->out[k]].buffer, p->value[p->step[equal].out[k]].buffer);
+                if (step->out[k] >= 0)
+                    move_values(m, p->value[step->out[k]].buffer,
+                                p->value[p->step[equal].out[k]].buffer);
             }
             continue;
         }

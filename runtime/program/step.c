@@ -1,7 +1,10 @@
 /* What passes ask about one step of a program. */
 #include "program.h"
 
-bool nnl_buffer_is_outside(const nnl_buffer *b) { return b->kind != NNL_BUFFER_TEMP && b->kind != NNL_BUFFER_CONST; }
+bool nnl_buffer_is_outside(const nnl_buffer *b)
+{
+    return b->kind != NNL_BUFFER_TEMP && b->kind != NNL_BUFFER_CONST;
+}
 
 int nnl_step_count_writes(const nnl_program *p, const nnl_step *step, uint32_t *writes)
 {
@@ -22,7 +25,8 @@ bool nnl_step_is_pure(const nnl_program *p, const nnl_step *step, const uint32_t
     for (int k = 0; k < step->n_out; k++) {
         if (step->out[k] < 0) continue;
         int32_t b = p->value[step->out[k]].buffer;
-        if (p->buffer[b].kind != NNL_BUFFER_TEMP || p->buffer[b].escapes || writes[b] != 1) return false;
+        if (p->buffer[b].kind != NNL_BUFFER_TEMP || p->buffer[b].escapes || writes[b] != 1)
+            return false;
     }
     return step->n_out > 0;
 }

@@ -3,8 +3,8 @@
 
 #include <string.h>
 
-/* Elements in a chunk of nnl_loop_run: large enough that claiming it is nothing, small enough that a chunk
- * of four f32 operands stays in L2. */
+/* Elements in a chunk of nnl_loop_run: large enough that claiming it is nothing, small enough that
+ * a chunk of four f32 operands stays in L2. */
 #define CHUNK 16384
 
 static void drop_ones(nnl_loop *loop, int ndim)
@@ -35,7 +35,8 @@ static void swap_dims(nnl_loop *loop, int a, int b)
 static void sort_dims(nnl_loop *loop)
 {
     for (int d = 1; d < loop->ndim; d++) {
-        for (int e = d; e > 0 && loop->step[0][e - 1] < loop->step[0][e]; e--) swap_dims(loop, e - 1, e);
+        for (int e = d; e > 0 && loop->step[0][e - 1] < loop->step[0][e]; e--)
+            swap_dims(loop, e - 1, e);
     }
 }
 
@@ -56,7 +57,8 @@ static void join_dims(nnl_loop *loop)
     loop->ndim = last + 1;
 }
 
-void nnl_loop_plan(nnl_loop *loop, int ndim, const int64_t *shape, int operands, nnl_tensor *const *tensors)
+void nnl_loop_plan(nnl_loop *loop, int ndim, const int64_t *shape, int operands,
+                   nnl_tensor *const *tensors)
 {
     loop->operands = operands;
     loop->numel = nnl_shape_numel(ndim, shape);
@@ -80,7 +82,8 @@ void nnl_loop_plan(nnl_loop *loop, int ndim, const int64_t *shape, int operands,
         int64_t width = (int64_t)nnl_width(t->dtype);
         int missing = ndim - t->ndim;
         for (int d = 0; d < ndim; d++)
-            loop->step[o][d] = d < missing || t->shape[d - missing] == 1 ? 0 : t->strides[d - missing] * width;
+            loop->step[o][d] =
+                d < missing || t->shape[d - missing] == 1 ? 0 : t->strides[d - missing] * width;
     }
     drop_ones(loop, ndim);
     if (loop->ndim == 0) {
@@ -167,8 +170,10 @@ static nnl_status run_walk(nnl_runtime *rt, walk *w, int work, int64_t each)
     const nnl_loop *loop = w->loop;
     if (loop->numel == 0) return NNL_OK;
     if (loop->numel * each <= nnl_serial_work(rt) / work) {
-        if (loop->outer == 1) w->body(w->context, w->whole, loop->data, loop->inner);
-        else walk_rows(w, 0, loop->outer);
+        if (loop->outer == 1)
+            w->body(w->context, w->whole, loop->data, loop->inner);
+        else
+            walk_rows(w, 0, loop->outer);
         return NNL_OK;
     }
     const int64_t chunk = NNL_MAX(1, CHUNK / each);
@@ -181,13 +186,15 @@ static nnl_status run_walk(nnl_runtime *rt, walk *w, int work, int64_t each)
     return nnl_parallel(rt, (loop->outer + w->rows - 1) / w->rows, rows_task, w);
 }
 
-nnl_status nnl_loop_run(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body, void *context)
+nnl_status nnl_loop_run(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body,
+                        void *context)
 {
     walk w = {.loop = loop, .whole = loop, .body = body, .context = context};
     return run_walk(rt, &w, work, 1);
 }
 
-nnl_status nnl_loop_run_rows(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body, void *context)
+nnl_status nnl_loop_run_rows(nnl_runtime *rt, const nnl_loop *loop, int work, nnl_loop_body *body,
+                             void *context)
 {
     if (loop->numel == 0) return NNL_OK;
     nnl_loop rows = *loop;

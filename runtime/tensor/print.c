@@ -1,12 +1,14 @@
-/* Tensors as text: shape and type, then aligned values, elided in the middle when there are many. */
+/* Tensors as text: shape and type, then aligned values, elided in the middle when there are many.
+ */
 #include "tensor.h"
 
 #include <math.h>
 #include <string.h>
 
-#define EDGE 3         /* rows and columns shown at either end of a long dimension, fewer when that is too much */
-#define FULL 1000      /* up to so many elements everything is shown */
-#define COLUMNS 100    /* a line's length */
+#define EDGE \
+    3 /* rows and columns shown at either end of a long dimension, fewer when that is too much */
+#define FULL 1000   /* up to so many elements everything is shown */
+#define COLUMNS 100 /* a line's length */
 
 typedef struct text {
     char *buffer;
@@ -16,8 +18,10 @@ typedef struct text {
 static void add(text *out, const char *piece)
 {
     size_t n = strlen(piece);
-    if (out->length + n < out->size) memcpy(out->buffer + out->length, piece, n + 1);
-    else if (out->length < out->size) out->buffer[out->length] = 0;
+    if (out->length + n < out->size)
+        memcpy(out->buffer + out->length, piece, n + 1);
+    else if (out->length < out->size)
+        out->buffer[out->length] = 0;
     out->length += n;
 }
 
@@ -30,7 +34,7 @@ static void add_spaces(text *out, int count)
 typedef struct style {
     bool integers; /* floats without a fraction, too */
     bool exponent;
-    int digits;    /* behind the point */
+    int digits; /* behind the point */
     int width;
 } style;
 
@@ -42,10 +46,14 @@ static void element_text(const nnl_tensor *t, int64_t offset, const style *s, ch
         nnl_format(piece, 48, "%lld", (long long)nnl_element_int(t, offset));
     } else {
         double value = nnl_element_double(t, offset);
-        if (!isfinite(value)) nnl_format(piece, 48, "%s", value != value ? "nan" : value > 0 ? "inf" : "-inf");
-        else if (s->exponent) nnl_format(piece, 48, "%.*e", s->digits, value);
-        else if (s->integers) nnl_format(piece, 48, "%.0f.", value);
-        else nnl_format(piece, 48, "%.*f", s->digits, value);
+        if (!isfinite(value))
+            nnl_format(piece, 48, "%s", value != value ? "nan" : value > 0 ? "inf" : "-inf");
+        else if (s->exponent)
+            nnl_format(piece, 48, "%.*e", s->digits, value);
+        else if (s->integers)
+            nnl_format(piece, 48, "%.0f.", value);
+        else
+            nnl_format(piece, 48, "%.*f", s->digits, value);
     }
 }
 
@@ -110,7 +118,8 @@ static style choose_style(const nnl_tensor *t, int edge)
         range r = {.smallest = INFINITY};
         visit(t, 0, 0, edge, see_range, &r);
         s.integers = !r.fraction && r.largest < 1e9;
-        s.exponent = !s.integers && (r.largest >= 1e8 || (r.largest > 0 && r.largest < 1e-3) || r.largest > r.smallest * 1e8);
+        s.exponent = !s.integers && (r.largest >= 1e8 || (r.largest > 0 && r.largest < 1e-3) ||
+                                     r.largest > r.smallest * 1e8);
         if (s.integers) s.digits = 0;
     }
     widest w = {.s = &s};
@@ -119,7 +128,8 @@ static style choose_style(const nnl_tensor *t, int edge)
     return s;
 }
 
-static void add_row(text *out, const nnl_tensor *t, int64_t offset, const style *s, int edge, int indent)
+static void add_row(text *out, const nnl_tensor *t, int64_t offset, const style *s, int edge,
+                    int indent)
 {
     int64_t n = t->shape[t->ndim - 1], step = t->strides[t->ndim - 1];
     int column = indent;
@@ -145,7 +155,8 @@ static void add_row(text *out, const nnl_tensor *t, int64_t offset, const style 
     add(out, "}");
 }
 
-static void add_level(text *out, const nnl_tensor *t, int dim, int64_t offset, const style *s, int edge)
+static void add_level(text *out, const nnl_tensor *t, int dim, int64_t offset, const style *s,
+                      int edge)
 {
     if (dim == t->ndim - 1) {
         add_row(out, t, offset, s, edge, dim);
@@ -179,8 +190,10 @@ size_t nnl_tensor_print(const nnl_tensor *t, char *buffer, size_t size)
         style s = choose_style(t, 0);
         s.integers = false;
         if (nnl_is_float((nnl_dtype)t->dtype)) {
-            if (t->dtype == NNL_F32) nnl_format_float(piece, sizeof piece, *(const float *)t->data);
-            else nnl_format_double(piece, sizeof piece, *(const double *)t->data);
+            if (t->dtype == NNL_F32)
+                nnl_format_float(piece, sizeof piece, *(const float *)t->data);
+            else
+                nnl_format_double(piece, sizeof piece, *(const double *)t->data);
         } else {
             element_text(t, 0, &s, piece);
         }
@@ -191,8 +204,9 @@ size_t nnl_tensor_print(const nnl_tensor *t, char *buffer, size_t size)
         style s = choose_style(t, edge);
         add_level(&out, t, 0, 0, &s, edge);
     }
-    nnl_format(head, sizeof head, "%s[%s %s%s]", t->ndim == 0 || t->numel == 0 ? "  " : "\n", nnl_dtype_name((nnl_dtype)t->dtype),
-               nnl_shape_text(shape, t->ndim, t->shape), t->requires_grad ? ", requires_grad" : "");
+    nnl_format(head, sizeof head, "%s[%s %s%s]", t->ndim == 0 || t->numel == 0 ? "  " : "\n",
+               nnl_dtype_name((nnl_dtype)t->dtype), nnl_shape_text(shape, t->ndim, t->shape),
+               t->requires_grad ? ", requires_grad" : "");
     add(&out, head);
     return out.length;
 }
