@@ -475,3 +475,37 @@ describe("a captured product", function()
     end
   end)
 end)
+
+describe("captured attention", function()
+  it("splits and joins heads without a copy on either way, with eager's bits", function()
+    for _, first in ipairs {true, false} do
+      nn.manual_seed(5)
+      local net, x = nn.MultiheadAttention(32, 4, {batch_first = first}), nn.randn(3, 150, 32)
+      local function gradients(input)
+        net:zero_grad()
+        local y = net(input, input, input, {need_weights = false})
+        y:square():sum():backward()
+        return y:detach()
+      end
+      local y, wanted = gradients(x), {}
+      for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
+      local f = nn.compile(gradients)
+      for _ = 1, 2 do
+        assert.is_true(same(y, f(x)))
+        for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
+      end
+      assert.equal(1, count_of(f, "attention_backward"))
+      assert.equal(0, count_of(f, "reshape"))
+    end
+  end)
+
+  it("hands out results that lie as eager's do", function()
+    local function heads(x) return nn.F.scaled_dot_product_attention(x, x, x) end
+    local x = nn.randn(2, 9, 3, 8):transpose(2, 3)
+    local wanted, f = heads(x), nn.compile(heads)
+    for _ = 1, 2 do
+      local y = f(x)
+      assert.is_true(same(wanted, y) and y:transpose(2, 3):is_contiguous())
+    end
+  end)
+end)

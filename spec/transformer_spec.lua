@@ -81,6 +81,70 @@ describe("attention", function()
     assert.is_true(attend(heads(q), heads(k), heads(v), {is_causal = true}):equal(wanted))
   end)
 
+  -- Result and gradients of attention must be those of dense operands, bit for bit; order says for each of them as what
+  -- permutation it is contiguous, where that is another one.
+  local function assert_laid(order, options, q, k, v)
+    local inputs, wanted, laid = {q, k, v}, {}, {}
+    nn.manual_seed(8)
+    local ends = nn.randn(attend(q, k, v, options).shape):to(q.dtype)
+    for _, dense in ipairs {true, false} do
+      local leaves, seen = {}, dense and wanted or laid
+      for i, x in ipairs(inputs) do
+        leaves[i] = (dense and x:contiguous() or x):detach():requires_grad_()
+        local watched = leaves[i]:narrow(1, 1, x:size(1)) -- what a leaf keeps is made dense
+        watched:register_hook(function(gradient) seen[i + 1] = gradient end)
+        leaves[i] = watched
+      end
+      nn.manual_seed(9)
+      seen[1] = attend(leaves[1], leaves[2], leaves[3], options)
+      seen[1]:backward(ends)
+    end
+    for i, x in ipairs(laid) do
+      assert.is_true(x:equal(wanted[i]) and wanted[i]:is_contiguous(), ("result %d"):format(i))
+      local dims = order[i]
+      assert.is_true((dims and x:permute(dims) or x):is_contiguous(), ("result %d lies otherwise"):format(i))
+    end
+  end
+
+  local inside = {1, 3, 2, 4} -- heads inside positions
+
+  it("lays results and gradients out in memory as queries, keys and values lie", function()
+    local function packed(batch, positions, heads, width, dtype)
+      local x = nn.randn(batch, positions, 3 * heads * width):to(dtype or "f32")
+      local list = {}
+      for i, part in ipairs {x:split(heads * width, -1)} do
+        list[i] = part:unflatten(-1, {heads, width}):transpose(2, 3)
+      end
+      return table.unpack(list)
+    end
+    for _, dtype in ipairs {"f32", "f64"} do
+      for _, causal in ipairs {false, true} do
+        assert_laid({inside, inside, inside, inside}, {is_causal = causal}, packed(2, 300, 3, 8, dtype))
+      end
+    end
+    assert_laid({inside, inside, inside, inside}, {dropout_p = 0.3}, packed(2, 70, 3, 16))
+    local mask = nn.ones(70, 70):tril(3):gt(0)
+    assert_laid({inside, inside, inside, inside}, {attn_mask = mask}, packed(2, 70, 3, 16))
+    for _, shape in ipairs {{2, 1, 3, 8}, {2, 5, 1, 8}, {1, 5, 3, 1}, {1, 5, 3, 8}, {0, 5, 3, 8}, {2, 0, 3, 8}} do
+      assert_laid({inside, inside, inside, inside}, {}, packed(table.unpack(shape)))
+    end
+  end)
+
+  it("lays each one out in its own order", function()
+    local q = nn.randn(2, 20, 4, 8):transpose(2, 3)
+    local k, v = nn.randn(2, 4, 30, 8), nn.randn(30, 2, 4, 6):permute(2, 3, 1, 4)
+    assert_laid({inside, inside, nil, {3, 1, 2, 4}}, {}, q, k, v)
+    assert_laid({nil, nil, inside, {3, 1, 2, 4}}, {}, q:contiguous(), k:transpose(2, 3):contiguous():transpose(2, 3), v)
+    local shared = nn.randn(2, 30, 2, 8):transpose(2, 3) -- two heads serve four
+    assert_laid({inside, inside, inside, inside}, {enable_gqa = true}, q, shared, shared)
+    -- gradients of what was shared among the batch are sums, and dense
+    assert_laid({inside, nil, nil, {3, 1, 2, 4}}, {}, q:narrow(1, 1, 1), nn.randn(1, 30, 4, 8):transpose(2, 3), v)
+    local columns = nn.randn(2, 4, 8, 20):transpose(3, 4) -- whose rows are not adjacent: results are dense
+    assert_laid({}, {}, columns, k, k)
+    local one = nn.randn(20, 4, 8):transpose(1, 2) -- without a batch
+    assert_laid({{2, 1, 3}, {2, 1, 3}, {2, 1, 3}, {2, 1, 3}}, {is_causal = true}, one, one, one)
+  end)
+
   it("of a causal mask and is_causal is the same", function()
     nn.manual_seed(4)
     local q, k, v = nn.randn(3, 200, 16), nn.randn(3, 200, 16), nn.randn(3, 200, 16)

@@ -36,14 +36,15 @@ nnl_status nnl_sig_of(nnl_runtime *rt, const nnl_op *op, const nnl_sig **out)
     return NNL_OK;
 }
 
-/* ---------------------------------------------------------------- what a call holds while it runs */
+/* ---------------------------------------------------------------- what a call holds while it runs
+ */
 
 typedef struct visit {
     nnl_call call;
-    nnl_tensor *target;   /* of an in-place call */
-    nnl_tensor **owned;   /* converted inputs, by place; NULL where the caller's own stands */
+    nnl_tensor *target; /* of an in-place call */
+    nnl_tensor **owned; /* converted inputs, by place; NULL where the caller's own stands */
     nnl_tensor *owned_[NNL_CALL_INLINE];
-    void *input_block;    /* when there are more inputs than fit */
+    void *input_block; /* when there are more inputs than fit */
     size_t input_block_size;
     int64_t dims_[NNL_MAX_ATTRS][NNL_MAX_DIMS]; /* normalised dimensions */
     bool any_owned, tracked;
@@ -70,7 +71,7 @@ nnl_status nnl_call_results(nnl_call *c, int n)
     }
     for (int i = 0; i < n; i++) {
         c->out[i] = NULL;
-        c->spec[i].view = c->spec[i].channels_last = false;
+        nnl_spec_plain(&c->spec[i]);
     }
     c->n_out = n;
     return NNL_OK;
@@ -87,7 +88,8 @@ static const nnl_param *param_of(const nnl_call *c, int place)
     return sig->tensor[sig->tensors - 1];
 }
 
-/* ---------------------------------------------------------------- inputs: presence, type, promotion */
+/* ---------------------------------------------------------------- inputs: presence, type,
+ * promotion */
 
 static nnl_status own(visit *v, int place, nnl_tensor *converted)
 {
@@ -103,7 +105,8 @@ static nnl_status own(visit *v, int place, nnl_tensor *converted)
 static nnl_status convert(visit *v, int place, nnl_dtype dtype)
 {
     nnl_call *c = &v->call;
-    nnl_request request = {.op = &nnl_op_to, .in = &c->in[place], .n_in = 1, .attr = &V_INT(dtype), .n_attr = 1};
+    nnl_request request = {
+        .op = &nnl_op_to, .in = &c->in[place], .n_in = 1, .attr = &V_INT(dtype), .n_attr = 1};
     nnl_results results;
     NNL_TRY(nnl_request_run(c->rt, &request, &results));
     return own(v, place, results.out[0]);
@@ -112,15 +115,20 @@ static nnl_status convert(visit *v, int place, nnl_dtype dtype)
 static nnl_status wrong_type(visit *v, int place)
 {
     static const char *const wanted[] = {
-        [NNL_T_NUMBER] = "a number type, not bool", [NNL_T_FLOAT] = "f32 or f64", [NNL_T_REAL] = "f32 or f64",
-        [NNL_T_INTEGRAL] = "an integer type (u8, i32 or i64)", [NNL_T_BOOL] = "bool",
+        [NNL_T_NUMBER] = "a number type, not bool",
+        [NNL_T_FLOAT] = "f32 or f64",
+        [NNL_T_REAL] = "f32 or f64",
+        [NNL_T_INTEGRAL] = "an integer type (u8, i32 or i64)",
+        [NNL_T_BOOL] = "bool",
         [NNL_T_INDEX] = "positions of an integer type",
     };
     nnl_call *c = &v->call;
     const nnl_param *p = param_of(c, place);
-    const char *hint = p->type == NNL_T_FLOAT ? "; convert it with :to(\"f32\")"
+    const char *hint = p->type == NNL_T_FLOAT  ? "; convert it with :to(\"f32\")"
                        : p->type == NNL_T_BOOL ? "; compare it, as in x:ne(0)"
-                       : p->type == NNL_T_INDEX || p->type == NNL_T_INTEGRAL ? "; convert it with :to(\"i64\")" : "";
+                       : p->type == NNL_T_INDEX || p->type == NNL_T_INTEGRAL
+                           ? "; convert it with :to(\"i64\")"
+                           : "";
     return nnl_call_fail(c, NNL_ETYPE, "%s must be %s, but it is %s%s", p->name, wanted[p->type],
                          nnl_dtype_name((nnl_dtype)c->in[place]->dtype), hint);
 }
@@ -133,14 +141,17 @@ static nnl_status check_inputs(visit *v, const nnl_request *request)
         const nnl_param *p = param_of(c, i);
         if (!t) {
             bool number = request->numbers && nnl_given(&request->numbers[i]);
-            if (!number && !p->optional) return nnl_call_fail(c, NNL_EINVAL, "%s is missing", p->name);
+            if (!number && !p->optional)
+                return nnl_call_fail(c, NNL_EINVAL, "%s is missing", p->name);
             continue;
         }
         if (NNL_UNLIKELY(t->rt != c->rt))
             return nnl_call_fail(c, NNL_EINVAL, "%s belongs to another runtime", p->name);
-        if (NNL_UNLIKELY(t->storage->unset && (!c->rt->capturing || t->storage->unset != c->rt->capture)))
+        if (NNL_UNLIKELY(t->storage->unset &&
+                         (!c->rt->capturing || t->storage->unset != c->rt->capture)))
             return nnl_call_fail(c, NNL_ESTATE,
-                                 "%s was made inside a captured function%s, where nothing is computed; return it from the function",
+                                 "%s was made inside a captured function%s, where nothing is "
+                                 "computed; return it from the function",
                                  p->name, c->rt->capturing ? " when it ran before" : "");
         if (NNL_UNLIKELY(!(takes[p->type] >> t->dtype & 1u))) {
             if (p->type != NNL_T_REAL) return wrong_type(v, i);
@@ -150,7 +161,8 @@ static nnl_status check_inputs(visit *v, const nnl_request *request)
     return NNL_OK;
 }
 
-/* The type to which a reduction brings its input first, where the call names one: torch's option dtype. */
+/* The type to which a reduction brings its input first, where the call names one: torch's option
+ * dtype. */
 static nnl_status cast_input(visit *v, const nnl_request *request)
 {
     nnl_call *c = &v->call;
@@ -159,18 +171,20 @@ static nnl_status cast_input(visit *v, const nnl_request *request)
     if (!c->in[0] || place >= request->n_attr || !nnl_given(&request->attr[place])) return NNL_OK;
     nnl_dtype dtype = (nnl_dtype)request->attr[place].as.i;
     if (!(takes[param_of(c, 0)->type] >> dtype & 1u))
-        return nnl_call_fail(c, NNL_ETYPE, "dtype must be f32 or f64, got %s", nnl_dtype_name(dtype));
+        return nnl_call_fail(c, NNL_ETYPE, "dtype must be f32 or f64, got %s",
+                             nnl_dtype_name(dtype));
     return c->in[0]->dtype == dtype ? NNL_OK : convert(v, 0, dtype);
 }
 
 static int category(nnl_dtype d) { return d == NNL_BOOL ? 0 : nnl_is_int(d) ? 1 : 2; }
 
-/* The common type, by torch's rule: tensors with dimensions decide, then those without, then numbers; a later
- * group has a say only when its category (bool, integer, float) is higher. */
+/* The common type, by torch's rule: tensors with dimensions decide, then those without, then
+ * numbers; a later group has a say only when its category (bool, integer, float) is higher. */
 static bool common_type(const nnl_call *c, const nnl_request *request, nnl_dtype *out)
 {
     int with = -1, without = -1, number = -1;
-    bool rounded = request->n_attr > 0 && nnl_given(&request->attr[0]) && request->attr[0].as.i != 0;
+    bool rounded =
+        request->n_attr > 0 && nnl_given(&request->attr[0]) && request->attr[0].as.i != 0;
     bool real = c->op->traits & NNL_TRUE_QUOTIENT && !rounded;
     for (int i = 0; i < c->n_in; i++) {
         const nnl_param *p = param_of(c, i);
@@ -189,7 +203,8 @@ static bool common_type(const nnl_call *c, const nnl_request *request, nnl_dtype
     int type = with;
     if (without >= 0 && (type < 0 || category((nnl_dtype)without) > category((nnl_dtype)type)))
         type = NNL_MAX(type, without);
-    if (number >= 0 && (type < 0 || category((nnl_dtype)number) > category((nnl_dtype)type))) type = number;
+    if (number >= 0 && (type < 0 || category((nnl_dtype)number) > category((nnl_dtype)type)))
+        type = number;
     if (type < 0) return false;
     if (real && type < NNL_F32) type = NNL_F32;
     *out = (nnl_dtype)type;
@@ -199,12 +214,14 @@ static bool common_type(const nnl_call *c, const nnl_request *request, nnl_dtype
 /* A bound beyond an integer type bounds nothing, and must not wrap around. */
 static nnl_value saturated(nnl_dtype dtype, nnl_value number)
 {
-    const int64_t lowest = dtype == NNL_U8 ? 0 : INT32_MIN, highest = dtype == NNL_U8 ? UINT8_MAX : INT32_MAX;
+    const int64_t lowest = dtype == NNL_U8 ? 0 : INT32_MIN,
+                  highest = dtype == NNL_U8 ? UINT8_MAX : INT32_MAX;
     if ((dtype != NNL_U8 && dtype != NNL_I32) || number.kind != NNL_KIND_INT) return number;
     return V_INT(NNL_MAX(lowest, NNL_MIN(highest, number.as.i)));
 }
 
-/* The common type is input 0's: a number takes it, a tensor of a higher category would lose what it says. */
+/* The common type is input 0's: a number takes it, a tensor of a higher category would lose what it
+ * says. */
 static nnl_status first_type(nnl_call *c, nnl_dtype *out)
 {
     *out = (nnl_dtype)c->in[0]->dtype;
@@ -212,8 +229,9 @@ static nnl_status first_type(nnl_call *c, nnl_dtype *out)
         const nnl_param *p = param_of(c, i);
         if (!c->in[i] || p->type == NNL_T_BOOL || p->type == NNL_T_INDEX) continue;
         if (category((nnl_dtype)c->in[i]->dtype) > category(*out))
-            return nnl_call_fail(c, NNL_ETYPE, "%s is %s and cannot be written into a tensor of %s", p->name,
-                                 nnl_dtype_name((nnl_dtype)c->in[i]->dtype), nnl_dtype_name(*out));
+            return nnl_call_fail(c, NNL_ETYPE, "%s is %s and cannot be written into a tensor of %s",
+                                 p->name, nnl_dtype_name((nnl_dtype)c->in[i]->dtype),
+                                 nnl_dtype_name(*out));
     }
     return NNL_OK;
 }
@@ -232,7 +250,9 @@ static nnl_status promote(visit *v, const nnl_request *request)
         } else if (request->numbers && nnl_given(&request->numbers[i])) {
             nnl_tensor *number;
             bool bound = c->op->traits & NNL_SATURATE;
-            NNL_TRY(nnl_tensor_scalar(c->rt, common, bound ? saturated(common, request->numbers[i]) : request->numbers[i], &number));
+            NNL_TRY(nnl_tensor_scalar(
+                c->rt, common, bound ? saturated(common, request->numbers[i]) : request->numbers[i],
+                &number));
             NNL_TRY(own(v, i, number));
         }
     }
@@ -251,8 +271,9 @@ static nnl_status one_dim(nnl_call *c, const nnl_param *p, int ndim, int64_t giv
         char text[NNL_NAMED_TEXT];
         bool of_input = p->type != NNL_T_NEWDIM && c->n_in > 0 && c->in[0];
         const char *input = of_input ? nnl_call_input_text(c, 0, text) : "the result";
-        return nnl_call_fail(c, NNL_EINVAL, "%s is %lld, but %s has dimensions %d to %d (or -%d to -1)", p->name,
-                             (long long)(given < 0 ? given : given + base), input, base, range - 1 + base, range);
+        return nnl_call_fail(
+            c, NNL_EINVAL, "%s is %lld, but %s has dimensions %d to %d (or -%d to -1)", p->name,
+            (long long)(given < 0 ? given : given + base), input, base, range - 1 + base, range);
     }
     *out = dim;
     return NNL_OK;
@@ -267,13 +288,15 @@ static nnl_status normalise_dims(visit *v, int place)
     if (p->type == NNL_T_NEWDIM) ndim += value->kind == NNL_KIND_INTS ? value->count : 1;
     if (value->kind == NNL_KIND_INT) return one_dim(c, p, ndim, value->as.i, &value->as.i);
     if (value->kind != NNL_KIND_INTS) return NNL_OK;
-    if (value->count > NNL_MAX_DIMS) return nnl_call_fail(c, NNL_EINVAL, "%s names %d dimensions", p->name, value->count);
+    if (value->count > NNL_MAX_DIMS)
+        return nnl_call_fail(c, NNL_EINVAL, "%s names %d dimensions", p->name, value->count);
     for (int i = 0; i < value->count; i++) {
         int64_t *dim = &v->dims_[place][i];
         NNL_TRY(one_dim(c, p, ndim, value->as.ints[i], dim));
         for (int j = 0; j < i; j++) {
             if (v->dims_[place][j] == *dim)
-                return nnl_call_fail(c, NNL_EINVAL, "%s names dimension %d twice", p->name, (int)*dim + c->index_base);
+                return nnl_call_fail(c, NNL_EINVAL, "%s names dimension %d twice", p->name,
+                                     (int)*dim + c->index_base);
         }
     }
     value->as.ints = v->dims_[place];
@@ -285,9 +308,11 @@ static nnl_status attributes(visit *v, const nnl_request *request)
     nnl_call *c = &v->call;
     for (int i = 0; i < c->sig->attrs; i++) {
         const nnl_param *p = c->sig->attr[i];
-        c->attr[i] = i < request->n_attr && nnl_given(&request->attr[i]) ? request->attr[i] : p->value;
+        c->attr[i] =
+            i < request->n_attr && nnl_given(&request->attr[i]) ? request->attr[i] : p->value;
         if (!nnl_given(&c->attr[i])) {
-            if (!p->optional && !p->variadic) return nnl_call_fail(c, NNL_EINVAL, "%s is missing", p->name);
+            if (!p->optional && !p->variadic)
+                return nnl_call_fail(c, NNL_EINVAL, "%s is missing", p->name);
             continue;
         }
         if (p->type == NNL_T_DIM || p->type == NNL_T_NEWDIM) NNL_TRY(normalise_dims(v, i));
@@ -298,7 +323,8 @@ static nnl_status attributes(visit *v, const nnl_request *request)
 /* ---------------------------------------------------------------- results */
 
 /* While calls are only noted down, their results need no memory. */
-static nnl_status make_result(nnl_call *c, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out)
+static nnl_status make_result(nnl_call *c, const nnl_spec *spec, nnl_tensor *source,
+                              nnl_tensor **out)
 {
     if (NNL_UNLIKELY(c->rt->capturing)) return nnl_tensor_make_hollow(c->rt, spec, source, out);
     return nnl_tensor_make(c->rt, spec, source, out);
@@ -337,8 +363,12 @@ static void drop_results(nnl_call *c)
     }
 }
 
-/* A comparison in place of floats leaves nothing of what they were: its gradient, zeros, ends their history. */
-static bool ends_history(const nnl_call *c) { return c->inplace && c->op->grad && nnl_is_float((nnl_dtype)c->in[0]->dtype); }
+/* A comparison in place of floats leaves nothing of what they were: its gradient, zeros, ends their
+ * history. */
+static bool ends_history(const nnl_call *c)
+{
+    return c->inplace && c->op->grad && nnl_is_float((nnl_dtype)c->in[0]->dtype);
+}
 
 static bool is_tracked(const nnl_call *c)
 {
@@ -369,8 +399,10 @@ static nnl_status look_for_anomaly(nnl_call *c)
         if (!nnl_is_float((nnl_dtype)c->out[i]->dtype) || all_finite(c->out[i])) continue;
         bool from_inputs = false;
         for (int j = 0; j < c->n_in; j++)
-            from_inputs |= c->in[j] && nnl_is_float((nnl_dtype)c->in[j]->dtype) && !all_finite(c->in[j]);
-        return nnl_call_fail(c, NNL_EINVAL, "the result contains NaN or infinity%s (anomaly detection)",
+            from_inputs |=
+                c->in[j] && nnl_is_float((nnl_dtype)c->in[j]->dtype) && !all_finite(c->in[j]);
+        return nnl_call_fail(c, NNL_EINVAL,
+                             "the result contains NaN or infinity%s (anomaly detection)",
                              from_inputs ? ", as an input does" : ", though the inputs are finite");
     }
     return NNL_OK;
@@ -388,7 +420,8 @@ static nnl_status run_op(nnl_call *c)
     row->calls++;
     row->nanoseconds += nnl_now_ns() - start;
     for (int i = 0; i < c->n_in; i++) {
-        if (c->in[i]) row->bytes += (uint64_t)c->in[i]->numel * nnl_dtype_size((nnl_dtype)c->in[i]->dtype);
+        if (c->in[i])
+            row->bytes += (uint64_t)c->in[i]->numel * nnl_dtype_size((nnl_dtype)c->in[i]->dtype);
     }
     for (int i = 0; i < c->n_out; i++)
         row->bytes += (uint64_t)c->out[i]->numel * nnl_dtype_size((nnl_dtype)c->out[i]->dtype);
@@ -408,25 +441,38 @@ static nnl_status check_target(visit *v)
     nnl_call *c = &v->call;
     nnl_tensor *target = v->target;
     if (c->rt->engine->grad_enabled && target->requires_grad && !target->node)
-        return nnl_call_fail(c, NNL_ESTATE, "a leaf that requires grad cannot be changed in place; do it inside no_grad");
-    if (c->rt->engine->grad_enabled && target->base && target->base->requires_grad && !target->base->node)
+        return nnl_call_fail(
+            c, NNL_ESTATE,
+            "a leaf that requires grad cannot be changed in place; do it inside no_grad");
+    if (c->rt->engine->grad_enabled && target->base && target->base->requires_grad &&
+        !target->base->node)
+        return nnl_call_fail(
+            c, NNL_ESTATE,
+            "a view of a leaf that requires grad cannot be changed in place; do it inside no_grad");
+    if (c->rt->engine->grad_enabled && target->base && target->base->requires_grad &&
+        !nnl_tracks(target))
         return nnl_call_fail(c, NNL_ESTATE,
-                             "a view of a leaf that requires grad cannot be changed in place; do it inside no_grad");
-    if (c->rt->engine->grad_enabled && target->base && target->base->requires_grad && !nnl_tracks(target))
-        return nnl_call_fail(c, NNL_ESTATE,
-                             "this view was made inside no_grad, so that gradients of its base would miss the change; make it outside");
+                             "this view was made inside no_grad, so that gradients of its base "
+                             "would miss the change; make it outside");
     for (int d = 0; d < target->ndim; d++) {
         if (target->strides[d] == 0 && target->shape[d] > 1)
-            return nnl_call_fail(c, NNL_ESTATE, "an expanded tensor holds its elements once and cannot be changed in place; clone it first");
+            return nnl_call_fail(c, NNL_ESTATE,
+                                 "an expanded tensor holds its elements once and cannot be changed "
+                                 "in place; clone it first");
     }
     const nnl_spec *spec = &c->spec[0];
-    if (spec->ndim != target->ndim || memcmp(spec->shape, target->shape, sizeof(int64_t) * target->ndim) != 0) {
+    if (spec->ndim != target->ndim ||
+        memcmp(spec->shape, target->shape, sizeof(int64_t) * target->ndim) != 0) {
         char a[NNL_SHAPE_TEXT], b[NNL_SHAPE_TEXT];
-        return nnl_call_fail(c, NNL_ESHAPE, "the result (%s) does not fit into the tensor (%s) that is changed in place",
-                             nnl_shape_text(a, spec->ndim, spec->shape), nnl_shape_text(b, target->ndim, target->shape));
+        return nnl_call_fail(
+            c, NNL_ESHAPE,
+            "the result (%s) does not fit into the tensor (%s) that is changed in place",
+            nnl_shape_text(a, spec->ndim, spec->shape),
+            nnl_shape_text(b, target->ndim, target->shape));
     }
     if (category(spec->dtype) > category((nnl_dtype)target->dtype))
-        return nnl_call_fail(c, NNL_ETYPE, "the result is %s and cannot be written into a tensor of %s",
+        return nnl_call_fail(c, NNL_ETYPE,
+                             "the result is %s and cannot be written into a tensor of %s",
                              nnl_dtype_name(spec->dtype), nnl_dtype_name((nnl_dtype)target->dtype));
     return NNL_OK;
 }
@@ -453,7 +499,8 @@ static nnl_status keep_old_value(visit *v)
     const nnl_op *op = c->op;
     bool saved = op->define || (op->saves & NNL_SAVE_INPUT(0) && !(op->saves & NNL_SAVE_CROSS));
     for (int i = 1; i < c->n_in; i++)
-        saved |= (op->saves & NNL_SAVE_CROSS) && (op->saves & NNL_SAVE_INPUT(0)) && c->in[i] && nnl_tracks(c->in[i]);
+        saved |= (op->saves & NNL_SAVE_CROSS) && (op->saves & NNL_SAVE_INPUT(0)) && c->in[i] &&
+                 nnl_tracks(c->in[i]);
     if (!v->tracked || !saved) return NNL_OK;
     NNL_TRY(nnl_tape_refresh(c->in[0])); /* its base may have been rewritten since */
     nnl_tensor *copy;
@@ -481,7 +528,8 @@ static nnl_status run_beside(visit *v)
     NNL_TRY(make_result(c, &c->spec[0], NULL, &result));
     c->out[0] = result;
     nnl_status status = run_op(c);
-    if (status == NNL_OK && c->rt->engine->anomaly && !c->rt->capturing) status = look_for_anomaly(c);
+    if (status == NNL_OK && c->rt->engine->anomaly && !c->rt->capturing)
+        status = look_for_anomaly(c);
     c->out[0] = nnl_tensor_ref(target);
     if (status == NNL_OK && v->tracked) status = nnl_tape_prepare(c, &record);
     if (status == NNL_OK) status = nnl_poll_cancel(c->rt);
@@ -504,8 +552,10 @@ static nnl_status run_in_place(visit *v)
     nnl_tensor *target = v->target;
     NNL_TRY(check_target(v));
     NNL_TRY(keep_old_value(v));
-    bool direct = !v->tracked && c->spec[0].dtype == target->dtype && c->in[0] == target && !c->rt->engine->anomaly;
-    const bool elementwise = c->op->traits & NNL_ELEMENTWISE; /* reads every element before it is written */
+    bool direct = !v->tracked && c->spec[0].dtype == target->dtype && c->in[0] == target &&
+                  !c->rt->engine->anomaly;
+    const bool elementwise =
+        c->op->traits & NNL_ELEMENTWISE; /* reads every element before it is written */
     for (int i = 1; i < c->n_in && direct; i++) {
         const nnl_tensor *t = c->in[i];
         direct = !t || t->storage != target->storage || (elementwise && same_place(t, target));
@@ -519,13 +569,13 @@ static nnl_status run_in_place(visit *v)
     return status;
 }
 
-/* A result that is a view of what nobody else holds, without history, becomes the owner: its memory is then seen to be
- * its own by who counts what may be given back. */
+/* A result that is a view of what nobody else holds, without history, becomes the owner: its memory
+ * is then seen to be its own by who counts what may be given back. */
 static void own_result(nnl_tensor *t)
 {
     nnl_tensor *base = t ? t->base : NULL;
-    if (!base || t->refs > 1 || base->refs > 1 || base->node || t->node || t->requires_grad || base->requires_grad ||
-        base->hooks || t->rt->capturing)
+    if (!base || t->refs > 1 || base->refs > 1 || base->node || t->node || t->requires_grad ||
+        base->requires_grad || base->hooks || t->rt->capturing)
         return;
     t->base = NULL;
     t->history = 0;
@@ -537,10 +587,19 @@ static nnl_status run_define(nnl_call *c)
 {
     nnl_scope s;
     nnl_scope_open(&s, c->rt, c->index_base);
-    nnl_define d = {.s = &s, .op = c->op, .n_in = c->n_in, .n_out = c->n_out, .in = c->in, .out = c->out,
-                    .attr = c->attr, .start = c->start, .random = c->random, .seed = c->rt->seed};
+    nnl_define d = {.s = &s,
+                    .op = c->op,
+                    .n_in = c->n_in,
+                    .n_out = c->n_out,
+                    .in = c->in,
+                    .out = c->out,
+                    .attr = c->attr,
+                    .start = c->start,
+                    .random = c->random,
+                    .seed = c->rt->seed};
     c->op->define(&d);
-    for (int i = 0; i < c->n_out; i++) c->out[i] = s.status == NNL_OK && c->out[i] ? nnl_tensor_ref(c->out[i]) : NULL;
+    for (int i = 0; i < c->n_out; i++)
+        c->out[i] = s.status == NNL_OK && c->out[i] ? nnl_tensor_ref(c->out[i]) : NULL;
     nnl_status status = nnl_scope_close(&s);
     for (int i = 0; i < c->n_out && status == NNL_OK; i++) own_result(c->out[i]);
     return status;
@@ -580,7 +639,8 @@ static nnl_status enter(visit *v, nnl_runtime *rt, const nnl_request *request)
     if (c->sig->list_input) {
         for (int p = 0; p <= c->sig->tensors; p++) c->start[p] = request->start[p];
     } else if (NNL_UNLIKELY(c->n_in != c->sig->tensors)) {
-        return nnl_call_fail(c, NNL_EINVAL, "%d tensors given, %d wanted", c->n_in, c->sig->tensors);
+        return nnl_call_fail(c, NNL_EINVAL, "%d tensors given, %d wanted", c->n_in,
+                             c->sig->tensors);
     }
     return NNL_OK;
 }
@@ -594,7 +654,8 @@ static nnl_status pass(visit *v, const nnl_request *request)
         if (!(c->op->traits & NNL_INPLACE_OK))
             return nnl_call_fail(c, NNL_EUNSUPPORTED, "%s has no in-place form", c->op->name);
         v->target = c->n_in > 0 ? c->in[0] : NULL;
-        if (!v->target) return nnl_call_fail(c, NNL_EINVAL, "only a tensor can be changed in place");
+        if (!v->target)
+            return nnl_call_fail(c, NNL_EINVAL, "only a tensor can be changed in place");
     }
     if (c->op->traits & NNL_CAST) NNL_TRY(cast_input(v, request));
     NNL_TRY(check_inputs(v, request));
@@ -603,12 +664,14 @@ static nnl_status pass(visit *v, const nnl_request *request)
     c->n_out = c->sig->results;
     for (int i = 0; i < c->n_out; i++) {
         c->out[i] = NULL;
-        c->spec[i].view = c->spec[i].channels_last = false;
+        nnl_spec_plain(&c->spec[i]);
     }
     if (c->sig->list_result) c->n_out = 0;
     if (c->op->traits & NNL_COMPLETE_RUN) NNL_TRY(nnl_call_needs_values(c));
-    if (c->op->infer) NNL_TRY(c->op->infer(c)); /* ops that are nothing but a composition need none */
-    if (c->op->traits & NNL_RANDOM) c->random = request->random ? request->random - 1 : rt->random_call;
+    if (c->op->infer)
+        NNL_TRY(c->op->infer(c)); /* ops that are nothing but a composition need none */
+    if (c->op->traits & NNL_RANDOM)
+        c->random = request->random ? request->random - 1 : rt->random_call;
     bool composition = !c->op->run && c->op->define;
     if (NNL_UNLIKELY(request->by_define || composition)) return run_define(c);
     v->tracked = is_tracked(c);
@@ -644,8 +707,10 @@ nnl_status nnl_request_run(nnl_runtime *rt, const nnl_request *request, nnl_resu
         void *block;
         results->block_size = (size_t)c->n_out * sizeof(nnl_tensor *);
         status = nnl_alloc(rt, results->block_size, &block);
-        if (status == NNL_OK) results->many = block;
-        else results->block_size = 0;
+        if (status == NNL_OK)
+            results->many = block;
+        else
+            results->block_size = 0;
     }
     if (status == NNL_OK) {
         for (int i = 0; i < c->n_out; i++) results->many[i] = c->out[i];

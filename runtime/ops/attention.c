@@ -25,7 +25,7 @@ static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* ---------------------------------------------------------------- what a call computes */
 
-/* Matrices in a stack: their rows row elements apart, elements of a row side by side. */
+/* Matrices in a stack, an input's or a result's: rows row elements apart, elements of a row side by side. */
 typedef struct operand {
     nnl_tensor *dense; /* reference, when t's rows are not */
     char *data;
@@ -82,13 +82,17 @@ static bool batch_shape(nnl_tensor *const *in, bool grouped, int *dims, int64_t 
     return true;
 }
 
-static nnl_status open_operand(const attention *a, operand *o, nnl_tensor *t, int64_t group)
+static bool side_by_side(const nnl_tensor *t) { return t->shape[t->ndim - 1] <= 1 || t->strides[t->ndim - 1] == 1; }
+
+/* A result lies in memory as the input does that it belongs to, so that what split heads off puts them together again
+ * without a copy. */
+static void lay_out(nnl_spec *spec, const nnl_tensor *input)
 {
-    bool side_by_side = t->shape[t->ndim - 1] <= 1 || t->strides[t->ndim - 1] == 1;
-    if (!side_by_side) {
-        NNL_TRY(nnl_dense(t, &o->dense));
-        t = o->dense;
-    }
+    if (!input->contiguous && side_by_side(input)) nnl_spec_laid_like(spec, input);
+}
+
+static void place_operand(const attention *a, operand *o, const nnl_tensor *t, int64_t group)
+{
     o->data = t->data;
     o->row = t->strides[t->ndim - 2];
     o->group = group;
@@ -97,6 +101,15 @@ static nnl_status open_operand(const attention *a, operand *o, nnl_tensor *t, in
         bool shared = d < missing || (t->shape[d - missing] == 1 && (group == 1 || d < a->batch_dims - 1));
         o->batch[d] = shared ? 0 : t->strides[d - missing];
     }
+}
+
+static nnl_status open_operand(const attention *a, operand *o, nnl_tensor *t, int64_t group)
+{
+    if (!side_by_side(t)) {
+        NNL_TRY(nnl_dense(t, &o->dense));
+        t = o->dense;
+    }
+    place_operand(a, o, t, group);
     return NNL_OK;
 }
 
@@ -241,6 +254,7 @@ static nnl_status attention_infer(nnl_call *c)
     NNL_TRY(check_mask(c, dims + 2, shape));
     shape[dims + 1] = v->shape[v->ndim - 1];
     nnl_spec_set(&c->spec[0], type_of(q), dims + 2, shape);
+    lay_out(&c->spec[0], q);
     for (int i = 1; i <= 2; i++) nnl_spec_set(&c->spec[i], type_of(q), dims + 1, shape);
     return NNL_OK;
 }
@@ -397,7 +411,8 @@ static double work_of(const attention *a)
 
 typedef struct forward {
     attention a;
-    char *out, *top, *inverse;
+    operand out;
+    char *top, *inverse;
     int64_t row_tasks; /* of an item */
     int64_t keys, values, scores, bias, max, sum; /* parts of the workspace */
 } forward;
@@ -406,14 +421,14 @@ static void forward_block(const forward *f, block *b, factor keys, factor values
 {
     const attention *a = &f->a;
     char *s = workspace + f->scores, *q = row_of(a, &a->in[QUERY], b->item, b->first);
-    int64_t row = b->item * a->queries + b->first, in_task = b->first % TASK_ROWS;
-    char *out = f->out + row * a->value_width * a->size, *max = workspace + f->max + in_task * a->size;
+    int64_t in_task = b->first % TASK_ROWS;
+    char *out = row_of(a, &f->out, b->item, b->first), *max = workspace + f->max + in_task * a->size;
     double *sum = (double *)(void *)(workspace + f->sum) + in_task;
     find_bias(a, b, workspace + f->bias);
     multiply(a, s, COLUMNS, q, a->in[QUERY].row, false, keys, b->rows, b->columns, a->width, a->scale, false);
-    a->kernels->attention_soften(a->dtype, &b->scores, s, out, a->value_width, a->value_width, max, sum);
+    a->kernels->attention_soften(a->dtype, &b->scores, s, out, f->out.row, a->value_width, max, sum);
     if (a->dropout > 0) drop(a, b, s, s);
-    multiply(a, out, a->value_width, s, COLUMNS, false, values, b->rows, a->value_width, b->columns, 1, b->from > 0);
+    multiply(a, out, f->out.row, s, COLUMNS, false, values, b->rows, a->value_width, b->columns, 1, b->from > 0);
 }
 
 static void forward_task(void *context, int64_t task, char *workspace)
@@ -440,16 +455,17 @@ static void forward_task(void *context, int64_t task, char *workspace)
         }
     }
     int64_t row = item * a->queries + first;
-    a->kernels->attention_finish(a->dtype, f->out + row * a->value_width * a->size, f->top + row * a->size,
-                                 f->inverse + row * a->size, a->value_width, a->value_width, workspace + f->max, sum, end - first);
+    a->kernels->attention_finish(a->dtype, row_of(a, &f->out, item, first), f->top + row * a->size, f->inverse + row * a->size,
+                                 f->out.row, a->value_width, workspace + f->max, sum, end - first);
 }
 
 static nnl_status attention_run(nnl_call *c)
 {
-    forward f = {.out = c->out[0]->data, .top = c->out[1]->data, .inverse = c->out[2]->data};
+    forward f = {.top = c->out[1]->data, .inverse = c->out[2]->data};
     if (group_of(c->in, c->attr[GROUPED].as.i) == 0) return nnl_run_define(c);
     NNL_TRY(open_attention(&f.a, c->rt, c->in, c->attr, nnl_stream_of(c->rt, c->random)));
     const attention *a = &f.a;
+    place_operand(a, &f.out, c->out[0], 1);
     int64_t bytes = 0, scores = ROWS * COLUMNS * a->size;
     f.keys = part(&bytes, packed_bytes(a, a->width, COLUMNS));
     f.values = part(&bytes, packed_bytes(a, COLUMNS, a->value_width));
@@ -472,15 +488,14 @@ enum { CALL = GROUPED + 1, SEED };
 /* A task takes every splits-th block of keys of one key head, for all queries that share it. */
 typedef struct backward {
     attention a;
-    operand dy;
-    const char *out, *top, *inverse;
-    char *dq, *dk, *dv;
+    operand dy, out, dq, dk, dv;
+    const char *top, *inverse;
     char *partial;      /* dq of the second, third ... split */
     int64_t splits, dq_bytes;
     int64_t delta, keys, key_rows, values, queries, dy_rows, weights, dropped, grads, bias; /* parts of the workspace */
 } backward;
 
-/* The key block's factors. */
+/* The key block's factors, and where its gradients begin. */
 typedef struct key_block {
     factor keys, key_rows, values;
     char *dk, *dv;
@@ -488,8 +503,8 @@ typedef struct key_block {
 
 /* With P the weights and D their dropout: dv += (D P)^T dy, dP = D (dy v^T), dS = P (dP - delta), dk += dS^T q,
  * dq += dS k; delta_i = sum_j P_ij dP_ij = dy_i out_i. */
-static void backward_block(const backward *w, block *b, const key_block *k, const char *delta, char *dq, bool add_keys,
-                           bool add_query, char *workspace)
+static void backward_block(const backward *w, block *b, const key_block *k, const char *delta, const operand *dq,
+                           bool add_keys, bool add_query, char *workspace)
 {
     const attention *a = &w->a;
     const operand *query = &a->in[QUERY];
@@ -508,10 +523,15 @@ static void backward_block(const backward *w, block *b, const key_block *k, cons
     a->kernels->attention_back_scores(a->dtype, &b->scores, ds, p, delta);
     factor dy_rows = right_factor(a, workspace + w->dy_rows, dy, w->dy.row, b->rows, a->value_width);
     factor q_rows = right_factor(a, workspace + w->queries, q, query->row, b->rows, a->width);
-    multiply(a, k->dv, a->value_width, dropped, COLUMNS, true, dy_rows, b->columns, a->value_width, b->rows, 1, add_keys);
-    multiply(a, k->dk, a->width, ds, COLUMNS, true, q_rows, b->columns, a->width, b->rows, a->scale, add_keys);
-    multiply(a, dq + b->first * a->width * a->size, a->width, ds, COLUMNS, false, k->key_rows, b->rows, a->width, b->columns,
+    multiply(a, k->dv, w->dv.row, dropped, COLUMNS, true, dy_rows, b->columns, a->value_width, b->rows, 1, add_keys);
+    multiply(a, k->dk, w->dk.row, ds, COLUMNS, true, q_rows, b->columns, a->width, b->rows, a->scale, add_keys);
+    multiply(a, row_of(a, dq, b->item, b->first), dq->row, ds, COLUMNS, false, k->key_rows, b->rows, a->width, b->columns,
              a->scale, add_query);
+}
+
+static void clear_rows(const attention *a, char *at, int64_t row, int64_t rows, int64_t width)
+{
+    for (int64_t i = 0; i < rows; i++) memset(at + i * row * a->size, 0, (size_t)(width * a->size));
 }
 
 /* Packs the block's keys and values, and sets their gradients to 0 from key `covered` on. */
@@ -519,14 +539,14 @@ static key_block open_keys(const backward *w, int64_t unit, int64_t from, int64_
 {
     const attention *a = &w->a;
     const operand *key = &a->in[KEY], *value = &a->in[VALUE];
-    int64_t item = unit * a->group, columns = NNL_MIN(COLUMNS, a->keys - from), row = unit * a->keys + from;
+    int64_t item = unit * a->group, columns = NNL_MIN(COLUMNS, a->keys - from);
     const char *k = row_of(a, key, item, from), *v = row_of(a, value, item, from);
-    key_block b = {.dk = w->dk + row * a->width * a->size, .dv = w->dv + row * a->value_width * a->size};
+    key_block b = {.dk = row_of(a, &w->dk, item, from), .dv = row_of(a, &w->dv, item, from)};
     b.keys = packed(a, workspace + w->keys, k, key->row, true, a->width, columns);
     b.key_rows = right_factor(a, workspace + w->key_rows, k, key->row, columns, a->width);
     b.values = packed(a, workspace + w->values, v, value->row, true, a->value_width, columns);
-    memset(b.dk + covered * a->width * a->size, 0, (size_t)((columns - covered) * a->width * a->size));
-    memset(b.dv + covered * a->value_width * a->size, 0, (size_t)((columns - covered) * a->value_width * a->size));
+    clear_rows(a, b.dk + covered * w->dk.row * a->size, w->dk.row, columns - covered, a->width);
+    clear_rows(a, b.dv + covered * w->dv.row * a->size, w->dv.row, columns - covered, a->value_width);
     return b;
 }
 
@@ -535,14 +555,15 @@ static void backward_task(void *context, int64_t task, char *workspace)
     const backward *w = context;
     const attention *a = &w->a;
     int64_t unit = task / w->splits, split = task % w->splits, item = unit * a->group;
-    int64_t head_bytes = a->queries * a->width * a->size;
-    char *dq = (split == 0 ? w->dq : w->partial + (split - 1) * w->dq_bytes) + item * head_bytes, *delta = workspace + w->delta;
+    char *delta = workspace + w->delta;
+    operand dq = w->dq;
+    if (split > 0) dq.data = w->partial + (split - 1) * w->dq_bytes;
     /* the first keys are seen by every query: their block writes all of dq */
     bool written = split == 0 && a->keys > 0;
-    if (!written) memset(dq, 0, (size_t)(a->group * head_bytes));
+    for (int64_t g = 0; g < a->group && !written; g++)
+        clear_rows(a, row_of(a, &dq, item + g, 0), dq.row, a->queries, a->width);
     for (int64_t g = 0; g < a->group; g++)
-        a->kernels->attention_dots(a->dtype, delta + g * a->queries * a->size,
-                                   w->out + (item + g) * a->queries * a->value_width * a->size, a->value_width,
+        a->kernels->attention_dots(a->dtype, delta + g * a->queries * a->size, row_of(a, &w->out, item + g, 0), w->out.row,
                                    row_of(a, &w->dy, item + g, 0), w->dy.row, a->queries, a->value_width);
     for (int64_t from = split * COLUMNS; from < a->keys; from += w->splits * COLUMNS) {
         int64_t start = a->causal ? from / ROWS * ROWS : 0;
@@ -551,7 +572,7 @@ static void backward_task(void *context, int64_t task, char *workspace)
         for (int64_t g = 0; g < a->group; g++) {
             for (int64_t row = start; row < a->queries; row += ROWS) {
                 block b = block_of(a, item + g, row, a->queries, from);
-                backward_block(w, &b, &k, delta + (g * a->queries + row) * a->size, dq + g * head_bytes, g > 0 || row > start,
+                backward_block(w, &b, &k, delta + (g * a->queries + row) * a->size, &dq, g > 0 || row > start,
                                !written || from > 0, workspace);
             }
         }
@@ -596,12 +617,16 @@ static nnl_status run_backward(nnl_call *c, backward *w)
 
 static nnl_status attention_backward_run(nnl_call *c)
 {
-    backward w = {.dq = c->out[0]->data, .dk = c->out[1]->data, .dv = c->out[2]->data, .out = c->in[OUT]->data,
-                  .top = c->in[TOP]->data, .inverse = c->in[INVERSE]->data};
+    backward w = {.top = c->in[TOP]->data, .inverse = c->in[INVERSE]->data};
     nnl_stream stream = {c->rt->kernels, (uint64_t)c->attr[SEED].as.i, (uint64_t)c->attr[CALL].as.i};
     NNL_TRY(open_attention(&w.a, c->rt, c->in + FROM_QUERY, c->attr, stream));
-    nnl_status status = open_operand(&w.a, &w.dy, c->in[DY], 1);
+    place_operand(&w.a, &w.dq, c->out[0], 1);
+    place_operand(&w.a, &w.dk, c->out[1], w.a.group);
+    place_operand(&w.a, &w.dv, c->out[2], w.a.group);
+    nnl_status status = open_operand(&w.a, &w.out, c->in[OUT], 1);
+    if (status == NNL_OK) status = open_operand(&w.a, &w.dy, c->in[DY], 1);
     if (status == NNL_OK) status = run_backward(c, &w);
+    nnl_tensor_unref(w.out.dense);
     nnl_tensor_unref(w.dy.dense);
     close_attention(&w.a);
     return status;
@@ -623,6 +648,7 @@ static nnl_status attention_backward_infer(nnl_call *c)
     nnl_spec_set(&c->spec[1], type_of(q), dims + 2, shape);
     shape[dims + 1] = v->shape[v->ndim - 1];
     nnl_spec_set(&c->spec[2], type_of(q), dims + 2, shape);
+    for (int i = QUERY; i <= VALUE; i++) lay_out(&c->spec[i], in[i]);
     return NNL_OK;
 }
 
@@ -704,8 +730,9 @@ NNL_OP(scaled_dot_product_attention,
            "1 / sqrt(E), if not given.  attn_mask broadcasts to the scores ... x L x S: bool (true takes part) or numbers that "
            "are added.  is_causal: position i sees the positions up to i.  dropout_p: of the weights, always; pass 0 outside "
            "training.  enable_gqa: dimension -3 of query is a multiple of key's and value's, whose heads serve several.  The "
-           "scores are computed in tiles and never kept.  A query that sees nothing gets 0.  Vaswani et al., arXiv:1706.03762; "
-           "Dao et al., arXiv:2205.14135.",
+           "scores are computed in tiles and never kept.  A query that sees nothing gets 0.  The result's dimensions lie in "
+           "memory in query's order, so that heads split off by transpose are joined again without a copy.  Vaswani et al., "
+           "arXiv:1706.03762; Dao et al., arXiv:2205.14135.",
     .example = "nn.F.scaled_dot_product_attention(nn.randn(2, 4, 5, 8), nn.randn(2, 4, 7, 8), nn.randn(2, 4, 7, 8))",
     .infer = attention_infer,
     .run = attention_run,

@@ -4,19 +4,19 @@
 #include <math.h>
 #include <string.h>
 
-#define BLOCK 2048       /* elements gathered at a time when none are adjacent */
-#define PIECE 16384      /* of a long row, or elements of a task */
-#define STRIP 1024       /* columns of a task */
-#define DEEP 16          /* rows read side by side when a strip does not fit into L1 */
-#define MAX_PARTS 64     /* accumulators for each result at most */
-#define SHORT_ROW 4096   /* bytes: the processor fetches ahead within a page */
+#define BLOCK 2048     /* elements gathered at a time when none are adjacent */
+#define PIECE 16384    /* of a long row, or elements of a task */
+#define STRIP 1024     /* columns of a task */
+#define DEEP 16        /* rows read side by side when a strip does not fit into L1 */
+#define MAX_PARTS 64   /* accumulators for each result at most */
+#define SHORT_ROW 4096 /* bytes: the processor fetches ahead within a page */
 
 typedef struct dim {
     int64_t size, step; /* bytes */
 } dim;
 
-/* x as kept dimensions (in the order of the results) and reduced ones (the longest steps first).  The last
- * of each are walked by the kernels. */
+/* x as kept dimensions (in the order of the results) and reduced ones (the longest steps first).
+ * The last of each are walked by the kernels. */
 typedef struct plan {
     nnl_runtime *rt;
     const nnl_kernels *kernels;
@@ -25,19 +25,22 @@ typedef struct plan {
     const char *data;
     dim kept[NNL_MAX_DIMS + 1], reduced[NNL_MAX_DIMS + 1];
     int n_kept, n_reduced;
-    int64_t results, terms;      /* results, and elements that make one */
-    bool columns;                /* adjacent elements belong to different results */
-    bool gather;                 /* rows whose elements are not adjacent */
-    int64_t units, piece;        /* the reduced places, as pieces of the last reduced dimension */
-    int64_t pieces;              /* of one */
-    int64_t parts, per_part;     /* tasks that share the terms, units of each */
-    int64_t group, groups;       /* results of a task, tasks that share the results */
-    void *acc;                   /* parts x results */
+    int64_t results, terms;  /* results, and elements that make one */
+    bool columns;            /* adjacent elements belong to different results */
+    bool gather;             /* rows whose elements are not adjacent */
+    int64_t units, piece;    /* the reduced places, as pieces of the last reduced dimension */
+    int64_t pieces;          /* of one */
+    int64_t parts, per_part; /* tasks that share the terms, units of each */
+    int64_t group, groups;   /* results of a task, tasks that share the results */
+    void *acc;               /* parts x results */
     const double *parameter;
     bool parameter_each;
 } plan;
 
-static bool is_cheap(nnl_reduce_kind kind) { return kind != NNL_REDUCE_EXPS && kind != NNL_REDUCE_POWERS; }
+static bool is_cheap(nnl_reduce_kind kind)
+{
+    return kind != NNL_REDUCE_EXPS && kind != NNL_REDUCE_POWERS;
+}
 
 /* ---------------------------------------------------------------- making the plan */
 
@@ -65,11 +68,13 @@ static void collect(plan *p, const nnl_tensor *x, const bool *reduced)
         } else if (x->shape[d] != 1) {
             int at = count++;
             dim new = {x->shape[d], step};
-            for (; at > 0 && is_before(new, unsorted[at - 1]); at--) unsorted[at] = unsorted[at - 1];
+            for (; at > 0 && is_before(new, unsorted[at - 1]); at--)
+                unsorted[at] = unsorted[at - 1];
             unsorted[at] = new;
         }
     }
-    for (int i = 0; i < count; i++) push(p->reduced, &p->n_reduced, unsorted[i].size, unsorted[i].step);
+    for (int i = 0; i < count; i++)
+        push(p->reduced, &p->n_reduced, unsorted[i].size, unsorted[i].step);
     if (p->n_kept == 0) p->kept[p->n_kept++] = (dim){1, 0};
     if (p->n_reduced == 0) p->reduced[p->n_reduced++] = (dim){1, 0};
 }
@@ -86,15 +91,18 @@ static void share_out(plan *p)
     p->group = p->results;
     p->piece = p->columns ? NNL_MAX(DEEP, PIECE / column->size) : PIECE;
     if (total > limit) {
-        int64_t blocks = p->columns ? p->results / column->size * up(column->size, STRIP) : p->results;
+        int64_t blocks =
+            p->columns ? p->results / column->size * up(column->size, STRIP) : p->results;
         /* Short rows are read in the order in which they lie, whichever results they belong to. */
-        bool scattered = !p->columns && row->size * row->step < SHORT_ROW && outer >= 8 && p->terms > PIECE / 2;
+        bool scattered =
+            !p->columns && row->size * row->step < SHORT_ROW && outer >= 8 && p->terms > PIECE / 2;
         if (blocks >= 8 && !scattered) {
             p->group = p->columns ? NNL_MIN(STRIP, column->size) : NNL_MAX(1, PIECE / p->terms);
             p->groups = p->columns ? blocks : up(p->results, p->group);
         } else {
             p->parts = NNL_MIN(MAX_PARTS, up(total, 4 * PIECE));
-            p->piece = NNL_MIN(p->piece, NNL_MAX(1, PIECE / (p->columns ? NNL_MIN(column->size, STRIP) : 1)));
+            p->piece = NNL_MIN(p->piece,
+                               NNL_MAX(1, PIECE / (p->columns ? NNL_MIN(column->size, STRIP) : 1)));
         }
     }
     p->piece = NNL_MIN(p->piece, row->size);
@@ -122,7 +130,8 @@ static const double *parameter_at(const plan *p, int64_t result)
 }
 
 /* n elements of a row, step bytes apart, collected block by block */
-static void take_gathered(const plan *p, char *acc, const char *x, int64_t step, int64_t n, const double *parameter)
+static void take_gathered(const plan *p, char *acc, const char *x, int64_t step, int64_t n,
+                          const double *parameter)
 {
     _Alignas(64) char block[BLOCK * 8];
     for (int64_t i = 0; i < n; i += BLOCK) {
@@ -151,7 +160,8 @@ static void take(const plan *p, char *acc, int64_t result, int64_t count, int64_
         p->kernels->reduce_rows((int)p->kind, p->dtype, acc, x, column->step, count, n, parameter);
     } else {
         for (int64_t i = 0; i < count; i++)
-            take_gathered(p, acc + i * 8, x + i * column->step, row->step, n, parameter_at(p, result + i));
+            take_gathered(p, acc + i * 8, x + i * column->step, row->step, n,
+                          parameter_at(p, result + i));
     }
 }
 
@@ -160,15 +170,26 @@ static void start(const plan *p, void *acc, int64_t count)
     double f = 0;
     int64_t i = 0;
     switch (p->kind) {
-    case NNL_REDUCE_PROD: f = 1; i = 1; break;
+    case NNL_REDUCE_PROD:
+        f = 1;
+        i = 1;
+        break;
     case NNL_REDUCE_MIN_ABS:
-    case NNL_REDUCE_MIN: f = HUGE_VAL; i = INT64_MAX; break;
-    case NNL_REDUCE_MAX: f = -HUGE_VAL; i = INT64_MIN; break;
+    case NNL_REDUCE_MIN:
+        f = HUGE_VAL;
+        i = INT64_MAX;
+        break;
+    case NNL_REDUCE_MAX:
+        f = -HUGE_VAL;
+        i = INT64_MIN;
+        break;
     default: break;
     }
     for (int64_t k = 0; k < count; k++) {
-        if (nnl_is_float((nnl_dtype)p->dtype)) ((double *)acc)[k] = f;
-        else ((int64_t *)acc)[k] = i;
+        if (nnl_is_float((nnl_dtype)p->dtype))
+            ((double *)acc)[k] = f;
+        else
+            ((int64_t *)acc)[k] = i;
     }
 }
 
@@ -190,7 +211,8 @@ static void reduce_task(void *context, int64_t index)
     while (first < end) {
         int64_t count = NNL_MIN(end, (first / column->size + 1) * column->size) - first;
         if (p->columns) count = NNL_MIN(count, STRIP);
-        for (int64_t unit = part * p->per_part; unit < unit_end; unit++) take(p, acc + first * 8, first, count, unit);
+        for (int64_t unit = part * p->per_part; unit < unit_end; unit++)
+            take(p, acc + first * 8, first, count, unit);
         first += count;
     }
 }
@@ -225,8 +247,10 @@ static void join_parts(const plan *p)
     int64_t *n = p->acc;
     for (int64_t part = p->results; part < p->parts * p->results; part += p->results) {
         for (int64_t k = 0; k < p->results; k++) {
-            if (is_float) f[k] = join_f64(p->kind, f[k], f[part + k]);
-            else n[k] = join_i64(p->kind, n[k], n[part + k]);
+            if (is_float)
+                f[k] = join_f64(p->kind, f[k], f[part + k]);
+            else
+                n[k] = join_i64(p->kind, n[k], n[part + k]);
         }
     }
 }
@@ -234,8 +258,10 @@ static void join_parts(const plan *p)
 static nnl_status run_plan(plan *p)
 {
     int64_t tasks = p->parts * p->groups;
-    if (p->terms == 0) start(p, p->acc, p->results);
-    else if (p->results > 0) NNL_TRY(nnl_parallel(p->rt, tasks, reduce_task, p));
+    if (p->terms == 0)
+        start(p, p->acc, p->results);
+    else if (p->results > 0)
+        NNL_TRY(nnl_parallel(p->rt, tasks, reduce_task, p));
     if (p->terms > 0) join_parts(p);
     return NNL_OK;
 }
@@ -259,28 +285,36 @@ void nnl_reduce_spec(nnl_call *c, int place, nnl_dtype dtype, const nnl_value *d
     nnl_dim_flags(dims, x->ndim, reduced);
     spec->dtype = dtype;
     spec->ndim = 0;
-    spec->view = spec->channels_last = false;
+    nnl_spec_plain(spec);
     for (int d = 0; d < x->ndim; d++) {
-        if (!reduced[d]) spec->shape[spec->ndim++] = x->shape[d];
-        else if (keepdim) spec->shape[spec->ndim++] = 1;
+        if (!reduced[d])
+            spec->shape[spec->ndim++] = x->shape[d];
+        else if (keepdim)
+            spec->shape[spec->ndim++] = 1;
     }
 }
 
-static void make_plan(plan *p, nnl_runtime *rt, nnl_reduce_kind kind, const nnl_tensor *x, const bool *reduced)
+static void make_plan(plan *p, nnl_runtime *rt, nnl_reduce_kind kind, const nnl_tensor *x,
+                      const bool *reduced)
 {
-    *p = (plan){.rt = rt, .kernels = rt->kernels, .kind = kind, .dtype = x->dtype, .data = x->data,
+    *p = (plan){.rt = rt,
+                .kernels = rt->kernels,
+                .kind = kind,
+                .dtype = x->dtype,
+                .data = x->data,
                 .width = (int)nnl_dtype_size((nnl_dtype)x->dtype)};
     collect(p, x, reduced);
     p->results = p->terms = 1;
     for (int d = 0; d < p->n_kept; d++) p->results *= p->kept[d].size;
     for (int d = 0; d < p->n_reduced; d++) p->terms *= p->reduced[d].size;
-    p->columns = p->reduced[p->n_reduced - 1].step != p->width && p->kept[p->n_kept - 1].step == p->width;
+    p->columns =
+        p->reduced[p->n_reduced - 1].step != p->width && p->kept[p->n_kept - 1].step == p->width;
     p->gather = !p->columns && p->reduced[p->n_reduced - 1].step != p->width;
     if (p->results > 0 && p->terms > 0) share_out(p);
 }
 
-/* A layout that fits neither rows nor columns, but where some other dimension has adjacent elements: a copy
- * is cheaper than picking them one by one. */
+/* A layout that fits neither rows nor columns, but where some other dimension has adjacent
+ * elements: a copy is cheaper than picking them one by one. */
 static bool wants_copy(const plan *p)
 {
     if (!p->gather || p->terms < 8) return false;
@@ -290,8 +324,9 @@ static bool wants_copy(const plan *p)
     return false;
 }
 
-nnl_status nnl_reduce_accumulate(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, const bool *reduced,
-                                 const double *parameter, bool each, nnl_accumulators *acc)
+nnl_status nnl_reduce_accumulate(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x,
+                                 const bool *reduced, const double *parameter, bool each,
+                                 nnl_accumulators *acc)
 {
     plan p;
     nnl_tensor *copy = NULL;
@@ -354,7 +389,8 @@ static void find_task(void *context, int64_t index)
             place[k] = -1;
             for (int64_t i = 0; i < row->size && place[k] < 0; i += BLOCK) {
                 int64_t n = NNL_MIN(BLOCK, row->size - i);
-                p->kernels->copy_strided(p->width, block, p->width, x + k * column->step + i * row->step, row->step, n);
+                p->kernels->copy_strided(p->width, block, p->width,
+                                         x + k * column->step + i * row->step, row->step, n);
                 p->kernels->find_rows(p->dtype, &place[k], block, 0, 1, n, value + k * 8);
                 if (place[k] >= 0) place[k] += i;
             }
@@ -363,8 +399,8 @@ static void find_task(void *context, int64_t index)
     for (int64_t k = 0; k < count; k++) place[k] += f->base;
 }
 
-nnl_status nnl_reduce_find(nnl_runtime *rt, nnl_tensor *x, const bool *reduced, const nnl_accumulators *acc,
-                           int base, nnl_tensor *places)
+nnl_status nnl_reduce_find(nnl_runtime *rt, nnl_tensor *x, const bool *reduced,
+                           const nnl_accumulators *acc, int base, nnl_tensor *places)
 {
     plan p;
     nnl_tensor *copy = NULL;
@@ -394,7 +430,8 @@ nnl_status nnl_reduce_find(nnl_runtime *rt, nnl_tensor *x, const bool *reduced, 
 
 /* ---------------------------------------------------------------- from accumulators to results */
 
-static void store(nnl_runtime *rt, double *a, int64_t count, bool is_float, nnl_reduce_end end, double scale, nnl_tensor *out)
+static void store(nnl_runtime *rt, double *a, int64_t count, bool is_float, nnl_reduce_end end,
+                  double scale, nnl_tensor *out)
 {
     if (end == NNL_END_SCALE) {
         for (int64_t i = 0; i < count; i++) a[i] *= scale;
@@ -404,14 +441,14 @@ static void store(nnl_runtime *rt, double *a, int64_t count, bool is_float, nnl_
     rt->kernels->convert(out->dtype, is_float ? NNL_F64 : NNL_I64, out->data, a, count);
 }
 
-void nnl_accumulators_store(nnl_runtime *rt, nnl_accumulators *acc, bool is_float, nnl_reduce_end end, double scale,
-                            nnl_tensor *out)
+void nnl_accumulators_store(nnl_runtime *rt, nnl_accumulators *acc, bool is_float,
+                            nnl_reduce_end end, double scale, nnl_tensor *out)
 {
     store(rt, acc->data, acc->count, is_float, end, scale, out);
 }
 
-nnl_status nnl_reduce(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, const nnl_value *dims, nnl_reduce_end end,
-                      double scale, nnl_tensor *out)
+nnl_status nnl_reduce(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, const nnl_value *dims,
+                      nnl_reduce_end end, double scale, nnl_tensor *out)
 {
     bool reduced[NNL_MAX_DIMS];
     nnl_accumulators acc;
@@ -424,7 +461,8 @@ nnl_status nnl_reduce(nnl_runtime *rt, nnl_reduce_kind kind, nnl_tensor *x, cons
 
 /* ---------------------------------------------------------------- again and again */
 
-#define READY_BYTES 16384 /* of accumulators that are kept between runs; more are worth an allocation each time */
+#define READY_BYTES \
+    16384 /* of accumulators that are kept between runs; more are worth an allocation each time */
 
 typedef struct ready_plan {
     plan plan;
@@ -438,13 +476,17 @@ static nnl_status run_ready(nnl_ready *r)
     ready_plan *p = r->plan;
     nnl_tensor *out = r->call->out[0];
     p->plan.data = r->call->in[0]->data;
-    if (NNL_LIKELY(p->plan.parts * p->plan.groups == 1)) reduce_task(&p->plan, 0);
-    else NNL_TRY(run_plan(&p->plan));
-    store(p->plan.rt, p->acc, p->plan.results, nnl_is_float((nnl_dtype)p->plan.dtype), p->end, p->scale, out);
+    if (NNL_LIKELY(p->plan.parts * p->plan.groups == 1))
+        reduce_task(&p->plan, 0);
+    else
+        NNL_TRY(run_plan(&p->plan));
+    store(p->plan.rt, p->acc, p->plan.results, nnl_is_float((nnl_dtype)p->plan.dtype), p->end,
+          p->scale, out);
     return NNL_OK;
 }
 
-nnl_status nnl_reduce_ready(nnl_ready *r, nnl_reduce_kind kind, const nnl_value *dims, nnl_reduce_end end, double scale)
+nnl_status nnl_reduce_ready(nnl_ready *r, nnl_reduce_kind kind, const nnl_value *dims,
+                            nnl_reduce_end end, double scale)
 {
     nnl_call *c = r->call;
     const nnl_tensor *x = c->in[0];

@@ -10,11 +10,14 @@ int64_t nnl_shape_numel(int ndim, const int64_t *shape)
     return numel;
 }
 
-nnl_status nnl_shape_check(nnl_runtime *rt, const char *who, nnl_dtype dtype, int ndim, const int64_t *shape)
+nnl_status nnl_shape_check(nnl_runtime *rt, const char *who, nnl_dtype dtype, int ndim,
+                           const int64_t *shape)
 {
     if (ndim < 0 || ndim > NNL_MAX_DIMS)
-        return NNL_FAIL(rt, NNL_ESHAPE, "%s: %d dimensions, but at most %d are possible", who, ndim, NNL_MAX_DIMS);
-    if (ndim > 0 && !shape) return NNL_FAIL(rt, NNL_EINVAL, "%s: %d dimensions, but the shape is NULL", who, ndim);
+        return NNL_FAIL(rt, NNL_ESHAPE, "%s: %d dimensions, but at most %d are possible", who, ndim,
+                        NNL_MAX_DIMS);
+    if (ndim > 0 && !shape)
+        return NNL_FAIL(rt, NNL_EINVAL, "%s: %d dimensions, but the shape is NULL", who, ndim);
     /* Strides of empty tensors are computed too, so that the product skips sizes of 0. */
     int64_t bytes = (int64_t)nnl_dtype_size(dtype);
     for (int d = 0; d < ndim; d++) {
@@ -76,6 +79,24 @@ bool nnl_is_channels_last(const nnl_tensor *t)
     return true;
 }
 
+void nnl_strides_like(int ndim, const int64_t *shape, const nnl_tensor *t, int64_t *strides)
+{
+    int64_t step[NNL_MAX_DIMS], widest = 0; /* in t's memory */
+    int missing = ndim - t->ndim;
+    for (int d = ndim - 1; d >= 0; d--) {
+        bool told = d >= missing && t->shape[d - missing] > 1 && t->strides[d - missing] != 0;
+        step[d] = told ? t->strides[d - missing] : widest;
+        widest = NNL_MAX(widest, step[d]);
+    }
+    for (int d = 0; d < ndim; d++) {
+        strides[d] = 1;
+        for (int e = 0; e < ndim; e++) {
+            bool inside = step[e] < step[d] || (step[e] == step[d] && e > d);
+            if (inside && shape[e] > 1) strides[d] *= shape[e];
+        }
+    }
+}
+
 bool nnl_broadcast(int *ndim, int64_t *shape, int b_ndim, const int64_t *b_shape)
 {
     if (b_ndim > *ndim) {
@@ -113,15 +134,19 @@ bool nnl_reshape_strides(int ndim, const int64_t *shape, const int64_t *strides,
         nnl_strides_contiguous(new_ndim, new_shape, new_strides);
         return true;
     }
-    /* Groups of old dimensions that lie one behind the other are matched with groups of new ones. */
+    /* Groups of old dimensions that lie one behind the other are matched with groups of new ones.
+     */
     int o = 0, n = 0;
     while (o < ndim || n < new_ndim) {
         int o_end = o, n_end = n;
         int64_t old_size = 1, new_size = 1;
         do {
-            if (old_size <= new_size && o_end < ndim) old_size *= shape[o_end++];
-            else if (n_end < new_ndim) new_size *= new_shape[n_end++];
-            else old_size *= shape[o_end++];
+            if (old_size <= new_size && o_end < ndim)
+                old_size *= shape[o_end++];
+            else if (n_end < new_ndim)
+                new_size *= new_shape[n_end++];
+            else
+                old_size *= shape[o_end++];
         } while (old_size != new_size);
         while (o_end < ndim && shape[o_end] == 1) o_end++;
         while (n_end < new_ndim && new_shape[n_end] == 1) n_end++;
@@ -130,8 +155,10 @@ bool nnl_reshape_strides(int ndim, const int64_t *shape, const int64_t *strides,
         bool first = true;
         for (int d = o_end - 1; d >= o; d--) {
             if (shape[d] == 1) continue;
-            if (first) step = strides[d];
-            else if (strides[d] != step * size) return false;
+            if (first)
+                step = strides[d];
+            else if (strides[d] != step * size)
+                return false;
             first = false;
             size *= shape[d];
         }

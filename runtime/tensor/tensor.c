@@ -14,13 +14,21 @@ static nnl_status storage_new(nnl_runtime *rt, size_t bytes, bool hollow, nnl_st
     size_t block_size = HEADER + (hollow ? 0 : bytes);
     NNL_TRY(nnl_alloc(rt, block_size, &block));
     nnl_storage *storage = block;
-    *storage = (nnl_storage){.refs = 1, .bytes = bytes, .data = (char *)block + HEADER, .block_size = block_size, .rt = rt,
-                             .unset = rt->capturing ? rt->capture : 0, .hollow = hollow};
+    *storage = (nnl_storage){.refs = 1,
+                             .bytes = bytes,
+                             .data = (char *)block + HEADER,
+                             .block_size = block_size,
+                             .rt = rt,
+                             .unset = rt->capturing ? rt->capture : 0,
+                             .hollow = hollow};
     *out = storage;
     return NNL_OK;
 }
 
-nnl_status nnl_storage_new(nnl_runtime *rt, size_t bytes, nnl_storage **out) { return storage_new(rt, bytes, false, out); }
+nnl_status nnl_storage_new(nnl_runtime *rt, size_t bytes, nnl_storage **out)
+{
+    return storage_new(rt, bytes, false, out);
+}
 
 void nnl_storage_unref(nnl_storage *storage)
 {
@@ -29,7 +37,8 @@ void nnl_storage_unref(nnl_storage *storage)
     nnl_free(storage->rt, storage, storage->block_size);
 }
 
-static nnl_status header_new(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, nnl_tensor **out)
+static nnl_status header_new(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape,
+                             nnl_tensor **out)
 {
     void *block;
     NNL_TRY(nnl_alloc(rt, sizeof(nnl_tensor), &block));
@@ -59,7 +68,8 @@ static void header_free(nnl_tensor *t)
     nnl_free(t->rt, t, sizeof(nnl_tensor));
 }
 
-static nnl_status make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, bool hollow, nnl_tensor **out)
+static nnl_status make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, bool hollow,
+                       nnl_tensor **out)
 {
     nnl_tensor *t;
     NNL_TRY(header_new(rt, spec->dtype, spec->ndim, spec->shape, &t));
@@ -70,14 +80,18 @@ static nnl_status make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source
         t->storage->refs++;
         t->data = source->data + spec->offset * (int64_t)nnl_width(spec->dtype);
     } else {
-        if (NNL_UNLIKELY(spec->channels_last)) {
-            nnl_strides_channels_last(spec->ndim, t->shape, t->strides);
+        if (NNL_UNLIKELY(spec->channels_last || spec->ordered)) {
+            if (spec->ordered)
+                memcpy(t->strides, spec->strides, sizeof(int64_t) * (size_t)spec->ndim);
+            else
+                nnl_strides_channels_last(spec->ndim, t->shape, t->strides);
             t->contiguous = nnl_is_contiguous(spec->ndim, t->shape, t->strides);
         } else {
             nnl_strides_contiguous(spec->ndim, t->shape, t->strides);
             t->contiguous = true;
         }
-        nnl_status status = storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), hollow, &t->storage);
+        nnl_status status =
+            storage_new(rt, (size_t)t->numel * nnl_width(spec->dtype), hollow, &t->storage);
         if (status != NNL_OK) {
             header_free(t);
             return status;
@@ -88,23 +102,27 @@ static nnl_status make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source
     return NNL_OK;
 }
 
-nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out)
+nnl_status nnl_tensor_make(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source,
+                           nnl_tensor **out)
 {
     return make(rt, spec, source, false, out);
 }
 
-nnl_status nnl_tensor_make_hollow(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source, nnl_tensor **out)
+nnl_status nnl_tensor_make_hollow(nnl_runtime *rt, const nnl_spec *spec, nnl_tensor *source,
+                                  nnl_tensor **out)
 {
     return make(rt, spec, source, true, out);
 }
 
 /* What a host asks for: a place for the result, a type, a shape. */
-static nnl_status check_wish(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, nnl_tensor **out)
+static nnl_status check_wish(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape,
+                             nnl_tensor **out)
 {
     if (!out) return NNL_FAIL(rt, NNL_EINVAL, "tensor: the place for the result is NULL");
     *out = NULL;
     if (!rt) return NNL_EINVAL;
-    if ((unsigned)dtype >= NNL_DTYPES) return NNL_FAIL(rt, NNL_ETYPE, "tensor: type %d does not exist", (int)dtype);
+    if ((unsigned)dtype >= NNL_DTYPES)
+        return NNL_FAIL(rt, NNL_ETYPE, "tensor: type %d does not exist", (int)dtype);
     return nnl_shape_check(rt, "tensor", dtype, ndim, shape);
 }
 
@@ -112,10 +130,12 @@ static nnl_status check_data(nnl_runtime *rt, int ndim, const int64_t *shape, co
 {
     int64_t numel = nnl_shape_numel(ndim, shape);
     if (data || numel == 0) return NNL_OK;
-    return NNL_FAIL(rt, NNL_EINVAL, "tensor: the address of its %lld elements is NULL", (long long)numel);
+    return NNL_FAIL(rt, NNL_EINVAL, "tensor: the address of its %lld elements is NULL",
+                    (long long)numel);
 }
 
-nnl_status nnl_tensor_new(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, nnl_tensor **out)
+nnl_status nnl_tensor_new(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape,
+                          nnl_tensor **out)
 {
     NNL_TRY(check_wish(rt, dtype, ndim, shape, out));
     nnl_spec spec = {.dtype = dtype, .ndim = ndim};
@@ -123,15 +143,16 @@ nnl_status nnl_tensor_new(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int6
     return nnl_tensor_make(rt, &spec, NULL, out);
 }
 
-nnl_status nnl_tensor_zeros(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, nnl_tensor **out)
+nnl_status nnl_tensor_zeros(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape,
+                            nnl_tensor **out)
 {
     NNL_TRY(nnl_tensor_new(rt, dtype, ndim, shape, out));
     memset((*out)->data, 0, (*out)->storage->bytes);
     return NNL_OK;
 }
 
-nnl_status nnl_tensor_from(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, const void *data,
-                           nnl_tensor **out)
+nnl_status nnl_tensor_from(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape,
+                           const void *data, nnl_tensor **out)
 {
     NNL_TRY(check_wish(rt, dtype, ndim, shape, out));
     NNL_TRY(check_data(rt, ndim, shape, data));
@@ -140,13 +161,15 @@ nnl_status nnl_tensor_from(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int
     return NNL_OK;
 }
 
-nnl_status nnl_tensor_wrap(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape, void *data,
-                           void (*release)(void *user, void *data), void *user, nnl_tensor **out)
+nnl_status nnl_tensor_wrap(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int64_t *shape,
+                           void *data, void (*release)(void *user, void *data), void *user,
+                           nnl_tensor **out)
 {
     NNL_TRY(check_wish(rt, dtype, ndim, shape, out));
     NNL_TRY(check_data(rt, ndim, shape, data));
     if ((uintptr_t)data % nnl_dtype_size(dtype) != 0)
-        return NNL_FAIL(rt, NNL_EINVAL, "tensor: the memory is not aligned to its elements of type %s",
+        return NNL_FAIL(rt, NNL_EINVAL,
+                        "tensor: the memory is not aligned to its elements of type %s",
                         nnl_dtype_name(dtype));
     nnl_tensor *t;
     NNL_TRY(header_new(rt, dtype, ndim, shape, &t));
@@ -159,8 +182,12 @@ nnl_status nnl_tensor_wrap(nnl_runtime *rt, nnl_dtype dtype, int ndim, const int
     nnl_strides_contiguous(ndim, t->shape, t->strides);
     t->contiguous = true;
     t->storage = block;
-    *t->storage = (nnl_storage){.refs = 1, .bytes = (size_t)t->numel * nnl_dtype_size(dtype), .data = data,
-                                .block_size = sizeof(nnl_storage), .rt = rt, .release = release,
+    *t->storage = (nnl_storage){.refs = 1,
+                                .bytes = (size_t)t->numel * nnl_dtype_size(dtype),
+                                .data = data,
+                                .block_size = sizeof(nnl_storage),
+                                .rt = rt,
+                                .release = release,
                                 .release_user = user};
     t->data = data;
     *out = t;
@@ -186,7 +213,9 @@ nnl_status nnl_tensor_scalar(nnl_runtime *rt, nnl_dtype dtype, nnl_value number,
     NNL_TRY(nnl_tensor_make(rt, &spec, NULL, out));
     void *data = (*out)->data;
     switch (dtype) {
-    case NNL_BOOL: *(uint8_t *)data = number.kind == NNL_KIND_FLOAT ? number.as.f != 0 : number.as.i != 0; break;
+    case NNL_BOOL:
+        *(uint8_t *)data = number.kind == NNL_KIND_FLOAT ? number.as.f != 0 : number.as.i != 0;
+        break;
     case NNL_U8: *(uint8_t *)data = (uint8_t)nnl_value_int(&number); break;
     case NNL_I32: *(int32_t *)data = (int32_t)nnl_value_int(&number); break;
     case NNL_I64: *(int64_t *)data = nnl_value_int(&number); break;
@@ -226,15 +255,20 @@ void *nnl_tensor_data(nnl_tensor *t)
     return t->storage->hollow ? NULL : t->data;
 }
 
-const void *nnl_tensor_const_data(const nnl_tensor *t) { return t->storage->hollow ? NULL : t->data; }
+const void *nnl_tensor_const_data(const nnl_tensor *t)
+{
+    return t->storage->hollow ? NULL : t->data;
+}
 
 nnl_status nnl_tensor_read(nnl_tensor *t, nnl_dtype dtype, void *buffer, size_t bytes)
 {
     if (!t) return NNL_EINVAL;
-    if ((unsigned)dtype >= NNL_DTYPES) return NNL_FAIL(t->rt, NNL_ETYPE, "read: type %d does not exist", (int)dtype);
+    if ((unsigned)dtype >= NNL_DTYPES)
+        return NNL_FAIL(t->rt, NNL_ETYPE, "read: type %d does not exist", (int)dtype);
     size_t need = (size_t)t->numel * nnl_dtype_size(dtype);
     if (bytes < need)
-        return NNL_FAIL(t->rt, NNL_EINVAL, "read: the buffer has %zu bytes, but the elements take %zu", bytes, need);
+        return NNL_FAIL(t->rt, NNL_EINVAL,
+                        "read: the buffer has %zu bytes, but the elements take %zu", bytes, need);
     if (!buffer && need > 0) return NNL_FAIL(t->rt, NNL_EINVAL, "read: the buffer is NULL");
     nnl_tensor *target;
     NNL_TRY(nnl_tensor_wrap(t->rt, dtype, t->ndim, t->shape, buffer, NULL, NULL, &target));
