@@ -34,15 +34,56 @@ VEC_INLINE const T *T_(residual_at)(const nnl_gemm_block *g, const T *c)
     return g->residual ? (const T *)g->residual + (c - (const T *)g->c) : NULL;
 }
 
+/* What store_tile() does with a residual, or of a transposed A with more than sums: one function
+ * for all sizes, which keeps the library small. */
+__attribute__((noinline)) static void T_(store_beside)(const nnl_gemm_block *g, const V *sums,
+                                                       int rows, int vectors, T *c, const T *bias,
+                                                       int64_t rest)
+{
+    const V alpha = V_(set1)((T)g->alpha);
+    const T *residual = T_(residual_at)(g, c);
+    for (int v = 0; v < vectors; v++) {
+        const int64_t n = v < vectors - 1 ? LANES : rest;
+        V shift = V_(zero)();
+        if (bias && g->bias_step == 0)
+            shift = V_(set1)(*bias);
+        else if (bias)
+            shift = n == LANES ? V_(load)(bias + v * LANES) : V_(load_n)(bias + v * LANES, n);
+        for (int i = 0; i < rows; i++) {
+            const int64_t place = i * g->c_row + v * LANES;
+            V value = sums[i * vectors + v] * alpha;
+            if (g->add)
+                value = (n == LANES ? V_(load)(c + place) : V_(load_n)(c + place, n)) + value;
+            if (bias) value = value + shift;
+            if (residual)
+                value = value +
+                        (n == LANES ? V_(load)(residual + place) : V_(load_n)(residual + place, n));
+            if (g->relu) value = V_(max)(V_(zero)(), value);
+            if (n == LANES)
+                V_(store)(c + place, value);
+            else
+                T_(store_part)(c + place, value, n);
+        }
+    }
+}
+
 /* Stores ROWS x VECTORS sums, of which the last vector has `rest` columns. */
-VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const nnl_gemm_block *g,
-                               V (*sum)[TILE_VECTORS], T *c, const T *bias, int64_t rest)
+VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const bool BY_ROW,
+                               const nnl_gemm_block *g, V (*sum)[TILE_VECTORS], T *c, const T *bias,
+                               int64_t rest)
 {
     const int64_t c_row = g->c_row;
     const bool add = g->add, relu = g->relu, whole = rest == LANES;
     const V alpha = V_(set1)((T)g->alpha);
-    const T *residual = T_(residual_at)(g, c);
-    if (!add && !relu && !bias && !residual) {
+    if (g->residual || (!BY_ROW && (relu || bias))) {
+        V sums[TILE_ROWS * TILE_VECTORS];
+        UNROLL_FOR (i, ROWS) {
+            UNROLL_FOR (v, VECTORS) sums[i * VECTORS + v] = sum[i][v];
+        }
+        T_(store_beside)(g, sums, ROWS, VECTORS, c, bias, rest);
+        return;
+    }
+    if (!add && !relu && !bias) {
         UNROLL_FOR (i, ROWS) {
             UNROLL_FOR (v, VECTORS) {
                 T *to = c + i * c_row + v * LANES;
@@ -66,10 +107,6 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const nnl_gemm
             V value = sum[i][v] * alpha;
             if (add) value = (all ? V_(load)(to) : V_(load_n)(to, rest)) + value;
             if (bias) value = value + shift;
-            if (residual) {
-                const T *from = residual + i * c_row + v * LANES;
-                value = value + (all ? V_(load)(from) : V_(load_n)(from, rest));
-            }
             if (relu) value = V_(max)(V_(zero)(), value);
             if (all)
                 V_(store)(to, value);
@@ -107,7 +144,7 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
         a += a_depth;
         b += b_step;
     }
-    T_(store_tile)(ROWS, VECTORS, g, sum, c, bias, columns - (VECTORS - 1) * LANES);
+    T_(store_tile)(ROWS, VECTORS, BY_ROW, g, sum, c, bias, columns - (VECTORS - 1) * LANES);
 }
 
 #define TILE(rows, vectors)                                                                      \
@@ -639,7 +676,7 @@ VEC_INLINE void T_(deep_body)(const int ROWS, const nnl_gemm_block *g)
             total[i][0] = total[i][0] + piece;
         }
     }
-    T_(store_tile)(ROWS, 1, g, total, g->c, g->bias, columns);
+    T_(store_tile)(ROWS, 1, true, g, total, g->c, g->bias, columns);
 }
 
 void K(T_(gemm_deep))(const nnl_gemm_block *g)
