@@ -1,20 +1,8 @@
 /* Captured programs through nnlua.h: the bits of the calls themselves, no allocation but the
  * results, failing allocations, one program in several threads. */
-#include "training.h"
+#include "host.h"
 
 #define STEPS 8
-
-static nnl_runtime *runtime_with(ledger *l, int threads)
-{
-    nnl_runtime_config config = nnl_runtime_defaults();
-    nnl_runtime *rt;
-    ledger_open(l);
-    config.allocate = ledger_allocate;
-    config.allocate_user = l;
-    config.threads = threads;
-    if (nnl_runtime_new(&config, &rt) != NNL_OK) exit(2);
-    return rt;
-}
 
 /* The calls of one step, on what stands for the network's batch; *loss is a new reference. */
 static nnl_status step_calls(network *n, nnl_tensor *x, nnl_tensor *labels, bool update,
@@ -64,7 +52,7 @@ static void train_by_calls(int threads, float loss[STEPS], float *params[PARAMS]
 {
     ledger l;
     network n;
-    nnl_runtime *rt = runtime_with(&l, threads);
+    nnl_runtime *rt = open_with(&l, threads);
     network_new(&n, rt, 24, 70, 90, 11);
     nnl_manual_seed(rt, 3);
     for (int i = 0; i < STEPS; i++) {
@@ -85,7 +73,7 @@ static void train_by_program(int threads, const float loss[STEPS], float *const 
     network n;
     nnl_program *program;
     nnl_context *context;
-    nnl_runtime *rt = runtime_with(&l, threads);
+    nnl_runtime *rt = open_with(&l, threads);
     network_new(&n, rt, 24, 70, 90, 11);
     nnl_manual_seed(rt, 3);
     CHECK(capture(&n, true, &program) == NNL_OK, "capture: %s", nnl_error_message(rt));
@@ -130,7 +118,7 @@ static void every_allocation_fails_once(void)
 {
     ledger l;
     network n;
-    nnl_runtime *rt = runtime_with(&l, 1);
+    nnl_runtime *rt = open_with(&l, 1);
     network_new(&n, rt, 4, 6, 5, 3);
     float *before = elements_of(n.param[0]);
     int64_t tensors = memory_of(rt).tensors;
@@ -176,7 +164,7 @@ static void misuse(void)
     nnl_program *program;
     nnl_context *context;
     nnl_tensor *stand_in, *out, *other;
-    nnl_runtime *rt = runtime_with(&l, 1);
+    nnl_runtime *rt = open_with(&l, 1);
     network_new(&n, rt, 4, 6, 5, 3);
     CHECK(nnl_capture_begin(rt, &n.x, 1, &stand_in) == NNL_OK, "%s", nnl_error_message(rt));
     CHECK(nnl_capture_begin(rt, NULL, 0, NULL) == NNL_ESTATE &&
@@ -224,7 +212,7 @@ static void *read_weights(void *argument)
     ledger l;
     network own;
     nnl_context *context;
-    nnl_runtime *rt = runtime_with(&l, 1);
+    nnl_runtime *rt = open_with(&l, 1);
     nnl_manual_seed(rt, 9);
     network_new(&own, rt, 24, 70, 90, 11);
     r->good = nnl_context_new(r->program, rt, &context) == NNL_OK;
@@ -246,7 +234,7 @@ static void one_program_in_two_threads(void)
     pthread_t threads[2];
     pthread_barrier_t start;
     reader readers[2];
-    nnl_runtime *rt = runtime_with(&l, 1);
+    nnl_runtime *rt = open_with(&l, 1);
     network_new(&n, rt, 24, 70, 90, 11);
     CHECK(capture(&n, false, &program) == NNL_OK, "%s", nnl_error_message(rt));
     pthread_barrier_init(&start, NULL, 2);

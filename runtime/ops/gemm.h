@@ -6,8 +6,8 @@
 
 typedef enum nnl_activation { NNL_ACT_NONE, NNL_ACT_RELU } nnl_activation;
 
-/* For each matrix of the batch: C = act(alpha A B [+ C] + bias + residual).  C overlaps no operand.
- */
+/* For each matrix of the batch: C = act(alpha A B [+ C] + bias + residual), where C overlaps no
+ * operand. */
 typedef struct nnl_gemm_call {
     nnl_dtype dtype; /* F32 or F64 */
     /* A is m x k (stored k x m if trans), B is k x n (stored n x k if trans) */
