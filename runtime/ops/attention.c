@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define ROWS 64      /* queries of a block, ... */
+#define EDGE_ROWS 32 /* (fewer where a part of the keys is not seen: less is computed in vain) */
 #define COLUMNS 128  /* ... and keys: their scores stay in L1 */
 #define TASK_ROWS 256 /* queries of a forward task: they share the packed keys and values */
 #define LANES 16     /* workspaces at most; tasks take turns in them */
@@ -302,7 +303,8 @@ typedef struct block {
 
 static block block_of(const attention *a, int64_t item, int64_t first, int64_t end, int64_t from)
 {
-    block b = {.item = item, .first = first, .rows = NNL_MIN(ROWS, end - first), .from = from};
+    int64_t rows = a->causal && first < from + COLUMNS ? EDGE_ROWS : ROWS;
+    block b = {.item = item, .first = first, .rows = NNL_MIN(rows, end - first), .from = from};
     b.columns = NNL_MIN(COLUMNS, a->keys - from);
     if (a->causal) b.columns = NNL_MIN(b.columns, first + b.rows - from);
     b.scores = (nnl_scores){.rows = b.rows, .columns = b.columns, .step = COLUMNS,
@@ -448,10 +450,11 @@ static void forward_task(void *context, int64_t task, char *workspace)
         factor keys = packed(a, workspace + f->keys, row_of(a, &a->in[KEY], item, from), a->in[KEY].row, true, a->width, columns);
         factor values = right_factor(a, workspace + f->values, row_of(a, &a->in[VALUE], item, from), a->in[VALUE].row, columns,
                                      a->value_width);
-        for (int64_t row = first; row < end; row += ROWS) {
-            if (a->causal && NNL_MIN(row + ROWS, end) <= from) continue;
+        int64_t row = a->causal ? NNL_MAX(first, from) : first;
+        while (row < end) {
             block b = block_of(a, item, row, end, from);
             forward_block(f, &b, keys, values, workspace);
+            row += b.rows;
         }
     }
     int64_t row = item * a->queries + first;
@@ -566,12 +569,13 @@ static void backward_task(void *context, int64_t task, char *workspace)
         a->kernels->attention_dots(a->dtype, delta + g * a->queries * a->size, row_of(a, &w->out, item + g, 0), w->out.row,
                                    row_of(a, &w->dy, item + g, 0), w->dy.row, a->queries, a->value_width);
     for (int64_t from = split * COLUMNS; from < a->keys; from += w->splits * COLUMNS) {
-        int64_t start = a->causal ? from / ROWS * ROWS : 0;
+        int64_t start = a->causal ? from : 0;
         int64_t covered = start < a->queries ? block_of(a, item, start, a->queries, from).columns : 0;
         key_block k = open_keys(w, unit, from, covered, workspace);
         for (int64_t g = 0; g < a->group; g++) {
-            for (int64_t row = start; row < a->queries; row += ROWS) {
-                block b = block_of(a, item + g, row, a->queries, from);
+            block b;
+            for (int64_t row = start; row < a->queries; row += b.rows) {
+                b = block_of(a, item + g, row, a->queries, from);
                 backward_block(w, &b, &k, delta + (g * a->queries + row) * a->size, &dq, g > 0 || row > start,
                                !written || from > 0, workspace);
             }
