@@ -499,6 +499,51 @@ describe("captured attention", function()
     end
   end)
 
+  local function projected(width, heads, change)
+    local net = nn.Sequential(nn.Linear(width, width), nn.Linear(width, 3 * width))
+    local function split(y)
+      local batch, length = table.unpack(y.shape)
+      return y:reshape(batch, length, heads, width // heads):transpose(2, 3)
+    end
+    return net, function(x)
+      net:zero_grad()
+      local q, k, v = net(x):chunk(3, 3)
+      local y = nn.F.scaled_dot_product_attention(split(change(q)), split(k), split(v), nil, 0, true)
+      y:square():sum():backward()
+    end
+  end
+
+  local function check_gradients(net, gradients, x)
+    gradients(x)
+    local wanted, f = {}, nn.compile(gradients)
+    for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
+    for _ = 1, 2 do
+      f(x)
+      for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
+    end
+    return f
+  end
+
+  it("leaves the gradients of queries, keys and values where they belong in that of their projection", function()
+    local sizes = {{2, 9, 15, 3}, {1, 300, 8, 1}, {3, 1, 4, 2}, {12, 64, 128, 4}, {1, 140, 6, 6}}
+    for _, size in ipairs(sizes) do
+      for _, dtype in ipairs {"f32", "f64"} do
+        local batch, length, width, heads = table.unpack(size)
+        local net, gradients = projected(width, heads, function(q) return q end)
+        net:to(dtype)
+        local f = check_gradients(net, gradients, nn.randn(batch, length, width):to(dtype))
+        assert.equal(0, count_of(f, "= cat"), table.concat(size, " "))
+      end
+    end
+  end)
+
+  it("joins gradients that others see, or that other ops make, by a copy", function()
+    for _, change in ipairs {function(q) return q * 2 end, function(q) return q + q:sum(2, true) end} do
+      local net, gradients = projected(12, 3, change)
+      assert.equal(1, count_of(check_gradients(net, gradients, nn.randn(2, 7, 12)), "= cat"))
+    end
+  end)
+
   it("hands out results that lie as eager's do", function()
     local function heads(x) return nn.F.scaled_dot_product_attention(x, x, x) end
     local x = nn.randn(2, 9, 3, 8):transpose(2, 3)

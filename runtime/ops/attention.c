@@ -592,6 +592,14 @@ static nnl_status add_partial(const backward *w, nnl_tensor *dq)
     return NNL_OK;
 }
 
+/* Elements from its first to its last place. */
+static int64_t extent(const nnl_tensor *t)
+{
+    int64_t n = t->numel > 0;
+    for (int d = 0; d < t->ndim && n > 0; d++) n += (t->shape[d] - 1) * t->strides[d];
+    return n;
+}
+
 static nnl_status run_backward(nnl_call *c, backward *w)
 {
     const attention *a = &w->a;
@@ -608,7 +616,7 @@ static nnl_status run_backward(nnl_call *c, backward *w)
     w->bias = part(&bytes, a->mask ? scores : 0);
     w->splits = NNL_MIN(divide_up(BACK_TASKS, NNL_MAX(units, 1)), NNL_MIN(SPLITS, divide_up(a->keys, COLUMNS)));
     w->splits = NNL_MAX(w->splits, 1);
-    w->dq_bytes = c->out[0]->numel * a->size;
+    w->dq_bytes = extent(c->out[0]) * a->size;
     size_t partial = (size_t)((w->splits - 1) * w->dq_bytes);
     void *others = NULL;
     if (partial > 0) NNL_TRY(nnl_alloc(c->rt, partial, &others));
@@ -663,7 +671,7 @@ NNL_OP(attention_backward,
     .infer = attention_backward_infer,
     .run = attention_backward_run,
     NNL_NO_GRAD("second derivatives go by the composition"),
-    .traits = NNL_HIDDEN);
+    .traits = NNL_HIDDEN | NNL_ROWS_APART);
 
 static void attention_grad(nnl_grad *g)
 {

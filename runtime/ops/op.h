@@ -37,6 +37,8 @@ enum {
         1 << 13, /* positions in data are ids, of which negative ones do not count from the end */
     NNL_TAKES_RELU = 1 << 14,   /* run applies call->relu to result 0 in its last pass; or it has an
                                    attribute relu */
+    NNL_ROWS_APART = 1 << 15,   /* results may lie in other memory than dense one, as long as elements
+                                   of the last dimension are adjacent */
     NNL_TRUE_QUOTIENT = 1 << 12 /* with NNL_PROMOTE: integers and bool become f32, unless attribute
                                    0 says how to round */
 };

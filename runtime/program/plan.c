@@ -105,6 +105,7 @@ nnl_status nnl_program_finish(nnl_program *p)
     NNL_TRY(nnl_program_reorder(p));
     NNL_TRY(nnl_program_fold(p));
     NNL_TRY(nnl_program_absorb(p));
+    NNL_TRY(nnl_program_join(p));
     NNL_TRY(nnl_program_frame(p));
     NNL_TRY(nnl_program_winograd(p));
     NNL_TRY(nnl_program_fuse(p));

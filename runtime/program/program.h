@@ -1,6 +1,6 @@
 /* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c,
- * frame.c, winograd.c, fuse.c), laid out in memory (plan.c) and replayed (context.c) without Lua,
- * shape work or allocation.
+ * join.c, frame.c, winograd.c, fuse.c), laid out in memory (plan.c) and replayed (context.c)
+ * without Lua, shape work or allocation.
  *
  * A program is a list of steps over values.  A value is a tensor's form over a buffer; a buffer is
  * what was one storage during capture.  Programs do not change once they are made; what a replay
@@ -218,6 +218,7 @@ nnl_status nnl_program_fold(
     nnl_program *p); /* fold.c: normalisations and sums go into the last pass before them */
 nnl_status
 nnl_program_absorb(nnl_program *p); /* absorb.c: relu goes into the last pass of the op before it */
+nnl_status nnl_program_join(nnl_program *p); /* join.c: parts are made where cat would put them */
 nnl_status nnl_program_frame(
     nnl_program *p); /* frame.c: images between convolutions get columns of zeros beside them */
 nnl_status nnl_program_winograd(
