@@ -22,7 +22,7 @@ static const char usage[] =
     "  -e CODE              run CODE (nn is loaded)\n"
     "  -l MODULE            require MODULE first; -l NAME=MODULE calls it NAME\n"
     "  -i                   go on with the prompt afterwards\n"
-    "  -v                   print the version\n"
+    "  -v, --version        print the version\n"
     "  -h, --help           print this\n"
     "  -                    read the script from standard input\n"
     "  --threads N          threads, by default as many as there are processors\n"
@@ -209,7 +209,7 @@ static bool read_options(int argc, char **argv, nnl_runtime_config *config, opti
         const char *option = argv[i];
         if (strcmp(option, "-i") == 0)
             o->prompt = true;
-        else if (strcmp(option, "-v") == 0)
+        else if (strcmp(option, "-v") == 0 || strcmp(option, "--version") == 0)
             o->version = true;
         else if (strncmp(option, "-e", 2) == 0 || strncmp(option, "-l", 2) == 0) {
             o->code |= option[1] == 'e';

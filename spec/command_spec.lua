@@ -230,8 +230,10 @@ describe("options", function()
   end)
 
   it("-v, -h and -- are there", function()
-    local _, out = nnlua {"-v"}
-    assert.is_truthy(out:find "^nnlua %d+%.%d+%.%d+  %(Lua 5%.4")
+    for _, option in ipairs {"-v", "--version"} do
+      local _, out = nnlua {option}
+      assert.is_truthy(out:find "^nnlua %d+%.%d+%.%d+  %(Lua 5%.4")
+    end
     for _, option in ipairs {"-h", "--help"} do
       local status, text = nnlua {option}
       assert.equal(0, status)

@@ -554,3 +554,57 @@ describe("captured attention", function()
     end
   end)
 end)
+
+describe("captured gelu", function()
+  local function perceptron(options)
+    local net = nn.Sequential(nn.Linear(7, 33), nn.GELU(options), nn.Linear(33, 5))
+    return net, function(x)
+      net:zero_grad()
+      local y = net(x)
+      y:square():sum():backward()
+      return y:detach()
+    end
+  end
+
+  it("leaves its derivative for the way back, with eager's bits", function()
+    for _, rows in ipairs {1, 3, 700} do
+      for _, dtype in ipairs {"f32", "f64"} do
+        local net, gradients = perceptron()
+        net:to(dtype)
+        local x = (nn.randn(rows, 7) * 5):to(dtype)
+        local y, wanted, f = gradients(x), {}, nn.compile(gradients)
+        for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
+        for _ = 1, 2 do
+          assert.is_true(same(y, f(x)))
+          for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
+        end
+        assert.equal(1, count_of(f, "= gelu_slope"))
+        assert.equal(0, count_of(f, "gelu_backward"))
+      end
+    end
+  end)
+
+  it("stays by itself where nothing goes back, or with tanh, or where its input is changed between", function()
+    local x = nn.randn(4, 7)
+    local net = perceptron()
+    local plain = nn.compile(function(input) return net(input) end)
+    nn.no_grad(plain, x)
+    assert.equal(0, count_of(plain, "gelu_slope"))
+    local _, tanh = perceptron {approximate = "tanh"}
+    local f = nn.compile(tanh)
+    f(x)
+    assert.equal(0, count_of(f, "gelu_slope"))
+    local function changing(a)
+      local b = a * 3
+      local y = nn.F.gelu(b)
+      b:add_(1)
+      local c = b:detach():requires_grad_()
+      return y, (nn.grad(nn.F.gelu(c):sum(), c))
+    end
+    local y, dx = changing(x)
+    local g = nn.compile(changing)
+    local got, slope = g(x)
+    assert.is_true(same(y, got))
+    assert.is_true(same(dx, slope))
+  end)
+end)

@@ -173,6 +173,27 @@ CHAIN(gelu)
 CHAIN(gelu_tanh)
 CHAIN(mish)
 
+/* With the bits of the two loops. */
+#define GELU_SLOPE_LOOP(type, V, LANES)                                                            \
+    void K(gelu_slope_##type)(ELEMENT_##type * y, ELEMENT_##type * slope,                          \
+                              const ELEMENT_##type *x, int64_t n)                                  \
+    {                                                                                              \
+        int64_t i = 0;                                                                             \
+        for (; i + LANES <= n; i += LANES) {                                                       \
+            const V a = V##_load(x + i);                                                           \
+            V##_store(y + i, V##_gelu(a));                                                         \
+            V##_store(slope + i, V##_gelu_grad(a));                                                \
+        }                                                                                          \
+        if (i == n) return;                                                                        \
+        const V a = V##_load_n(x + i, n - i);                                                      \
+        V##_store_n(y + i, V##_gelu(a), n - i);                                                    \
+        V##_store_n(slope + i, V##_gelu_grad(a), n - i);                                           \
+    }
+#define ELEMENT_f32 float
+#define ELEMENT_f64 double
+GELU_SLOPE_LOOP(f32, vf, VF_LANES)
+GELU_SLOPE_LOOP(f64, vd, VD_LANES)
+
 VEC_INLINE vf vf_tanh_square(vf x) { vf t = vf_tanh(x); return t * t; }
 VEC_INLINE vd vd_tanh_square(vd x) { vd t = vd_tanh(x); return t * t; }
 MAP_FLOAT(tanhshrink_grad, 2, 0, x[0] * V_PICK(x[1], tanh_square)(x[1]))

@@ -127,22 +127,6 @@ static nnl_status fold_normalisation(folding *f, int i)
     return NNL_OK;
 }
 
-/* Whether a step from `first` up to `end` writes the buffer. */
-static bool is_written(const nnl_program *p, int32_t buffer, int first, int end)
-{
-    for (int i = first; i < end; i++) {
-        const nnl_step *step = &p->step[i];
-        if (!step->op) continue;
-        for (int k = 0; k < step->n_out; k++) {
-            if (buffer_of(p, step->out[k]) == buffer) return true;
-        }
-        for (int k = 0; k < step->n_in && step->op->traits & NNL_IN_PLACE; k++) {
-            if (buffer_of(p, step->in[k]) == buffer) return true;
-        }
-    }
-    return false;
-}
-
 /* Ops that add a residual to their result; beside: it may lie where the result will be. */
 static const struct adding {
     const nnl_op *plain, *op;
@@ -181,7 +165,7 @@ static int adder(const folding *f, int i, int k)
     if (place < 0 || other < 0 || !nnl_same_places(&p->value[other].form, &p->value[result].form))
         return -1;
     const struct adding *a = adding_of(p, &p->step[place]);
-    if (!a || is_written(p, buffer_of(p, other), place, i)) return -1;
+    if (!a || nnl_is_written(p, buffer_of(p, other), place, i)) return -1;
     if (other == result)
         return a->beside && !nnl_is_touched(p, buffer_of(p, other), place, i) ? place : -1;
     return is_new(f, value, i, result) ? place : -1;

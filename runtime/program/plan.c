@@ -103,6 +103,7 @@ nnl_status nnl_program_finish(nnl_program *p)
     if (p->n_steps == 0) return NNL_OK; /* arguments are handed on, at most */
     NNL_TRY(nnl_program_simplify(p));
     NNL_TRY(nnl_program_reorder(p));
+    NNL_TRY(nnl_program_slope(p));
     NNL_TRY(nnl_program_fold(p));
     NNL_TRY(nnl_program_absorb(p));
     NNL_TRY(nnl_program_join(p));

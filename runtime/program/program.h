@@ -1,6 +1,6 @@
-/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, fold.c, absorb.c,
- * join.c, frame.c, winograd.c, fuse.c), laid out in memory (plan.c) and replayed (context.c)
- * without Lua, shape work or allocation.
+/* Captured functions: calls taken down once (record.c), made simpler (simplify.c, slope.c, fold.c,
+ * absorb.c, join.c, frame.c, winograd.c, fuse.c), laid out in memory (plan.c) and replayed
+ * (context.c) without Lua, shape work or allocation.
  *
  * A program is a list of steps over values.  A value is a tensor's form over a buffer; a buffer is
  * what was one storage during capture.  Programs do not change once they are made; what a replay
@@ -203,6 +203,11 @@ int nnl_step_count_writes(const nnl_program *p, const nnl_step *step, uint32_t *
  * alone. */
 bool nnl_step_is_pure(const nnl_program *p, const nnl_step *step, const uint32_t *writes);
 
+/* Whether a step from `first` up to `end` writes the buffer. */
+bool nnl_is_written(const nnl_program *p, int32_t buffer, int first, int end);
+/* Adds a value like another one, over a temporary buffer of its own. */
+nnl_status nnl_program_temporary(nnl_program *p, int32_t like, int32_t *out);
+
 /* ---------------------------------------------------------------- passes: each keeps the meaning
  */
 
@@ -214,6 +219,8 @@ nnl_status nnl_program_constants(
     nnl_program *p); /* constants.c: what depends on constants only is computed now */
 nnl_status
 nnl_program_reorder(nnl_program *p); /* reorder.c: relu's gradient before that of max pooling */
+nnl_status
+nnl_program_slope(nnl_program *p); /* slope.c: gelu leaves its derivative to its gradient */
 nnl_status nnl_program_fold(
     nnl_program *p); /* fold.c: normalisations and sums go into the last pass before them */
 nnl_status

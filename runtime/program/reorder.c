@@ -55,29 +55,11 @@ static const nnl_step *pooling_of(const nnl_program *p, int back, int32_t mask)
     return only_maker(p, mask, maker) >= 0 && only_maker(p, pool->out[0], back) >= 0 ? pool : NULL;
 }
 
-/* A temporary like another value. */
-static nnl_status add_temporary(nnl_program *p, int32_t like, int32_t *out)
-{
-    NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_buffer), p->n_buffers, &p->buffer));
-    NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_program_value), p->n_values, &p->value));
-    const nnl_tensor *form = &p->value[like].form;
-    p->buffer[p->n_buffers] = (nnl_buffer){.kind = NNL_BUFFER_TEMP,
-                                           .bytes = (size_t)form->numel * nnl_width(form->dtype),
-                                           .written = true,
-                                           .first = -1,
-                                           .last = -1,
-                                           .first_value = p->n_values};
-    p->value[p->n_values] =
-        (nnl_program_value){.buffer = p->n_buffers++, .next = -1, .form = *form};
-    *out = p->n_values++;
-    return NNL_OK;
-}
-
 static nnl_status exchange(nnl_program *p, int back, int relu, const nnl_step *pool)
 {
     int32_t small, *in, *out;
     nnl_spec *spec;
-    NNL_TRY(add_temporary(p, pool->out[0], &small));
+    NNL_TRY(nnl_program_temporary(p, pool->out[0], &small));
     NNL_TRY(nnl_bump_alloc(&p->bump, 3 * sizeof(int32_t), &in));
     NNL_TRY(nnl_bump_alloc(&p->bump, 3 * sizeof(int32_t), &out));
     NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(nnl_spec), &spec));

@@ -1,4 +1,4 @@
-/* What passes ask about one step of a program. */
+/* What passes ask about the steps of a program, and add to it. */
 #include "program.h"
 
 bool nnl_buffer_is_outside(const nnl_buffer *b)
@@ -29,4 +29,41 @@ bool nnl_step_is_pure(const nnl_program *p, const nnl_step *step, const uint32_t
             return false;
     }
     return step->n_out > 0;
+}
+
+static bool writes_into(const nnl_program *p, int32_t value, int32_t buffer)
+{
+    return value >= 0 && p->value[value].buffer == buffer;
+}
+
+bool nnl_is_written(const nnl_program *p, int32_t buffer, int first, int end)
+{
+    for (int i = first; i < end; i++) {
+        const nnl_step *step = &p->step[i];
+        if (!step->op) continue;
+        for (int k = 0; k < step->n_out; k++) {
+            if (writes_into(p, step->out[k], buffer)) return true;
+        }
+        for (int k = 0; k < step->n_in && step->op->traits & NNL_IN_PLACE; k++) {
+            if (writes_into(p, step->in[k], buffer)) return true;
+        }
+    }
+    return false;
+}
+
+nnl_status nnl_program_temporary(nnl_program *p, int32_t like, int32_t *out)
+{
+    NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_buffer), p->n_buffers, &p->buffer));
+    NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_program_value), p->n_values, &p->value));
+    const nnl_tensor *form = &p->value[like].form;
+    p->buffer[p->n_buffers] = (nnl_buffer){.kind = NNL_BUFFER_TEMP,
+                                           .bytes = (size_t)form->numel * nnl_width(form->dtype),
+                                           .written = true,
+                                           .first = -1,
+                                           .last = -1,
+                                           .first_value = p->n_values};
+    p->value[p->n_values] =
+        (nnl_program_value){.buffer = p->n_buffers++, .next = -1, .form = *form};
+    *out = p->n_values++;
+    return NNL_OK;
 }
