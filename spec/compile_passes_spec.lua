@@ -375,6 +375,61 @@ describe("a captured product", function()
     end
   end)
 
+  local function gradients_of(net, change)
+    return function(x)
+      net:zero_grad()
+      local y = change(net, x)
+      y:square():sum():backward()
+      return y:detach()
+    end
+  end
+
+  local function check_all(f, net, x)
+    local y, wanted, g = f(x), {}, nn.compile(f)
+    for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
+    for _ = 1, 2 do
+      assert.is_true(same(y, g(x)))
+      for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
+    end
+    return g
+  end
+
+  it("takes the derivative behind a gradient's product into its last pass, with eager's bits", function()
+    local activations = {
+      nn.F.relu, nn.F.gelu, function(x) return x * (x:detach() - 1) end, function(x) return (x:detach() + 1) * x end,
+    }
+    local sizes = {{1, 5, 7, 3}, {64, 100, 128, 10}, {3, 9, 70, 1}, {300, 20, 600, 90}, {5, 2, 1, 2}}
+    for _, size in ipairs(sizes) do
+      local rows, from, hidden, to = table.unpack(size)
+      for i, activation in ipairs(activations) do
+        for _, dtype in ipairs {"f32", "f64"} do
+          local net = nn.Sequential(nn.Linear(from, hidden), nn.Linear(hidden, to)):to(dtype)
+          local f = gradients_of(net, function(layers, x) return layers[2](activation(layers[1](x))) end)
+          for _, x in ipairs {nn.randn(rows, from), nn.randn(2, rows, from)} do
+            local g = check_all(f, net, x:to(dtype))
+            assert.equal(1, count_of(g, "= gemm_beside"), i .. ": " .. table.concat(size, " "))
+          end
+        end
+      end
+    end
+  end)
+
+  it("leaves derivatives alone that stand elsewhere, or whose product others see", function()
+    local net = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3))
+    local turned, row = nn.randn(4, 5), nn.randn(4)
+    local changes = {
+      function(x) return x * x:exp() end,           -- two readers
+      function(x) return x * row end,               -- broadcast
+      function(x) return x * (turned * 2):t() end,  -- lies otherwise
+      function(x) return x:relu() + x end,
+      function(x) return x * 3 end,
+    }
+    for i, change in ipairs(changes) do
+      local f = gradients_of(net, function(layers, x) return layers[2](change(layers[1](x))) end)
+      assert.equal(0, count_of(check_all(f, net, nn.randn(5, 6)), "= gemm_beside"), "case " .. i)
+    end
+  end)
+
   it("leaves sums alone that a linear layer cannot make", function()
     local net, x, y = nn.Linear(5, 4), nn.randn(3, 5), nn.randn(3, 4)
     local others = {

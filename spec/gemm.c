@@ -71,7 +71,7 @@ static void *new_values(nnl_dtype dtype, int64_t n)
 /* Operands of a call, with C as it is before. */
 typedef struct problem {
     nnl_gemm_call call;
-    void *a, *b, *c, *bias, *residual;
+    void *a, *b, *c, *bias, *beside;
     int64_t c_size;
 } problem;
 
@@ -101,11 +101,12 @@ static problem new_problem(nnl_dtype dtype, int64_t m, int64_t n, int64_t k, int
     p.b = new_values(dtype, batch * (c.trans_b ? n : k) * c.ldb);
     p.c = new_values(dtype, p.c_size);
     p.bias = new_values(dtype, n);
-    p.residual = new_values(dtype, p.c_size);
+    p.beside = new_values(dtype, p.c_size);
     c.a = p.a;
     c.b = p.b;
     c.bias = flags & 16 ? p.bias : NULL;
-    c.residual = flags & 256 ? p.residual : NULL;
+    c.beside = flags & 256 ? p.beside : NULL;
+    c.how = (nnl_beside)(flags / 512 % 3);
     p.call = c;
     return p;
 }
@@ -116,7 +117,7 @@ static void free_problem(problem *p)
     free(p->b);
     free(p->c);
     free(p->bias);
-    free(p->residual);
+    free(p->beside);
 }
 
 /* A copy of C, in which what is not accumulated must not be read. */
@@ -157,9 +158,9 @@ static void *compute_ready(nnl_runtime *rt, const problem *p, bool fixed_b)
     c.bias = NULL;
     if (!fixed_b) c.b = NULL;
     if (nnl_gemm_ready(rt, &c, fixed_b, &plan, &bytes) != NNL_OK ||
-        nnl_gemm_run(rt, plan, p->call.a, p->call.b, first, p->call.bias, p->call.residual) !=
+        nnl_gemm_run(rt, plan, p->call.a, p->call.b, first, p->call.bias, p->call.beside) !=
             NNL_OK ||
-        nnl_gemm_run(rt, plan, p->call.a, p->call.b, second, p->call.bias, p->call.residual) !=
+        nnl_gemm_run(rt, plan, p->call.a, p->call.b, second, p->call.bias, p->call.beside) !=
             NNL_OK) {
         printf("%s\n", nnl_error_message(rt));
         failed++;
@@ -168,6 +169,19 @@ static void *compute_ready(nnl_runtime *rt, const problem *p, bool fixed_b)
     }
     free(first);
     return second;
+}
+
+/* What lies beside joins a sum and the size of its terms. */
+static void join(nnl_beside how, double beside, double *sum, double *size)
+{
+    if (how == NNL_BESIDE_PLUS) {
+        *sum += beside;
+        *size += fabs(beside);
+        return;
+    }
+    double factor = how == NNL_BESIDE_TIMES ? beside : beside > 0;
+    *sum *= factor;
+    *size *= fabs(factor);
 }
 
 /* |error| <= 8 eps sum |a| |b|, and what lies between C's rows untouched. */
@@ -198,9 +212,7 @@ static bool is_right(const problem *p, const void *result)
                 if (c->accumulate) sum += before, size += fabs(before);
                 if (c->bias)
                     sum += get(c->dtype, p->bias, j), size += fabs(get(c->dtype, p->bias, j));
-                if (c->residual)
-                    sum += get(c->dtype, p->residual, place),
-                        size += fabs(get(c->dtype, p->residual, place));
+                if (c->beside) join(c->how, get(c->dtype, p->beside, place), &sum, &size);
                 if (c->activation == NNL_ACT_RELU && sum < 0) sum = 0;
                 if (!(fabs(got - sum) <= 8 * eps * size)) return false;
             }
@@ -383,7 +395,7 @@ static void try_isa(nnl_isa isa)
             int64_t limit = i % 3 == 0 ? 12 : i % 3 == 1 ? 50 : 130;
             p = new_problem(dtype, 1 + draw_below(limit), 1 + draw_below(limit),
                             draw_below(limit * (i % 5 ? 1 : 4)), i % 4 ? 1 : 1 + draw_below(4),
-                            (int)draw_below(512), i % 2 == 0);
+                            (int)draw_below(3 * 512), i % 2 == 0);
             try_problem(rt, name, &p, true);
         }
         for (int trans = 0; trans < 4; trans += TRANS_STEP) {

@@ -12,9 +12,12 @@
 /* gemm_dot, gemm_apart: so many rows at most.  gemm_apart takes any steps of a. */
 #define NNL_GEMM_DOT_ROWS 12
 
-/* c = alpha a b, or c + alpha a b with `add`; then + bias, + residual and the activation, if any.  Steps are in
- * elements.  a: rows x depth, element (i, p) at a[i * a_row + p * a_depth], one of the two steps
- * is 1. */
+/* What lies beside c is added to it, multiplied by it, or keeps c where positive (else 0). */
+typedef enum nnl_beside { NNL_BESIDE_PLUS, NNL_BESIDE_TIMES, NNL_BESIDE_KEEPS } nnl_beside;
+
+/* c = alpha a b, or c + alpha a b with `add`; then + bias, what lies beside and the activation, if
+ * any.  Steps are in elements.  a: rows x depth, element (i, p) at a[i * a_row + p * a_depth], one
+ * of the two steps is 1. */
 typedef struct nnl_gemm_block {
     int64_t rows, columns, depth;
     const void *a;
@@ -32,7 +35,8 @@ typedef struct nnl_gemm_block {
     bool add, relu;
     const void *bias; /* columns values, or one for all with bias_step 0; or NULL */
     int64_t bias_step;
-    const void *residual; /* lies as c does, or NULL; gemm_rows: NULL */
+    const void *beside; /* lies as c does, or NULL; gemm_rows: NULL */
+    nnl_beside how;
 } nnl_gemm_block;
 
 #endif

@@ -28,20 +28,32 @@ VEC_INLINE void T_(store_part)(T *to, V x, int64_t n)
 #endif
 }
 
-/* The residual beside a place of c, or NULL. */
-VEC_INLINE const T *T_(residual_at)(const nnl_gemm_block *g, const T *c)
+/* What lies beside a place of c, or NULL. */
+VEC_INLINE const T *T_(beside_at)(const nnl_gemm_block *g, const T *c)
 {
-    return g->residual ? (const T *)g->residual + (c - (const T *)g->c) : NULL;
+    return g->beside ? (const T *)g->beside + (c - (const T *)g->c) : NULL;
+}
+VEC_INLINE V T_(with_beside)(nnl_beside how, V value, V beside)
+{
+    if (how == NNL_BESIDE_PLUS) return value + beside;
+    if (how == NNL_BESIDE_TIMES) return value * beside;
+    return V_(select)(V_(gt)(beside, V_(zero)()), value, V_(zero)());
+}
+VEC_INLINE T T_(with_one_beside)(nnl_beside how, T value, T beside)
+{
+    if (how == NNL_BESIDE_PLUS) return value + beside;
+    if (how == NNL_BESIDE_TIMES) return value * beside;
+    return beside > 0 ? value : 0;
 }
 
-/* What store_tile() does with a residual, or of a transposed A with more than sums: one function
- * for all sizes, which keeps the library small. */
+/* What store_tile() does with what lies beside, or of a transposed A with more than sums: one
+ * function for all sizes, which keeps the library small. */
 __attribute__((noinline)) static void T_(store_beside)(const nnl_gemm_block *g, const V *sums,
                                                        int rows, int vectors, T *c, const T *bias,
                                                        int64_t rest)
 {
     const V alpha = V_(set1)((T)g->alpha);
-    const T *residual = T_(residual_at)(g, c);
+    const T *beside = T_(beside_at)(g, c);
     for (int v = 0; v < vectors; v++) {
         const int64_t n = v < vectors - 1 ? LANES : rest;
         V shift = V_(zero)();
@@ -55,9 +67,10 @@ __attribute__((noinline)) static void T_(store_beside)(const nnl_gemm_block *g, 
             if (g->add)
                 value = (n == LANES ? V_(load)(c + place) : V_(load_n)(c + place, n)) + value;
             if (bias) value = value + shift;
-            if (residual)
-                value = value +
-                        (n == LANES ? V_(load)(residual + place) : V_(load_n)(residual + place, n));
+            if (beside)
+                value = T_(with_beside)(g->how, value,
+                                        n == LANES ? V_(load)(beside + place)
+                                                   : V_(load_n)(beside + place, n));
             if (g->relu) value = V_(max)(V_(zero)(), value);
             if (n == LANES)
                 V_(store)(c + place, value);
@@ -75,7 +88,7 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const bool BY_
     const int64_t c_row = g->c_row;
     const bool add = g->add, relu = g->relu, whole = rest == LANES;
     const V alpha = V_(set1)((T)g->alpha);
-    if (g->residual || (!BY_ROW && (relu || bias))) {
+    if (g->beside || (!BY_ROW && (relu || bias))) {
         V sums[TILE_ROWS * TILE_VECTORS];
         UNROLL_FOR (i, ROWS) {
             UNROLL_FOR (v, VECTORS) sums[i * VECTORS + v] = sum[i][v];
@@ -288,12 +301,12 @@ VEC_INLINE void T_(store_dots)(const int COLUMNS, const nnl_gemm_block *g, const
     const T alpha = (T)g->alpha;
     const bool add = g->add, relu = g->relu;
     const int64_t bias_step = g->bias_step;
-    const T *residual = T_(residual_at)(g, c);
+    const T *beside = T_(beside_at)(g, c);
     UNROLL_FOR (j, COLUMNS) {
         value[j] *= alpha;
         if (add) value[j] = c[j] + value[j];
         if (bias) value[j] = value[j] + bias[j * bias_step];
-        if (residual) value[j] = value[j] + residual[j];
+        if (beside) value[j] = T_(with_one_beside)(g->how, value[j], beside[j]);
         if (relu) value[j] = value[j] < 0 ? 0 : value[j];
     }
     UNROLL_FOR (j, COLUMNS) c[j] = value[j];
@@ -409,13 +422,13 @@ static void T_(sum_row)(T *sums, const nnl_gemm_block *g, const T *b, int64_t co
 /* Sums of one row into columns [j, j + columns) of c, finished as in store_tile(). */
 static void T_(store_row)(const nnl_gemm_block *g, T *c, int64_t j, int64_t columns, const T *sums)
 {
-    const T *bias = g->bias, *residual = T_(residual_at)(g, c + j);
+    const T *bias = g->bias, *beside = T_(beside_at)(g, c + j);
     const T alpha = (T)g->alpha;
     for (int64_t i = 0; i < columns; i++) {
         T value = sums[i] * alpha;
         if (g->add) value = c[j + i] + value;
         if (bias) value = value + bias[(j + i) * g->bias_step];
-        if (residual) value = value + residual[i];
+        if (beside) value = T_(with_one_beside)(g->how, value, beside[i]);
         c[j + i] = g->relu && value < 0 ? 0 : value;
     }
 }

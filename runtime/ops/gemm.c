@@ -139,7 +139,8 @@ static nnl_gemm_block describe(const plan *p, const tile *t)
                             .relu = c->activation == NNL_ACT_RELU,
                             .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
                             .bias_step = p->bias_step,
-                            .residual = c->residual ? element(p, c->residual, c_place) : NULL};
+                            .beside = c->beside ? element(p, c->beside, c_place) : NULL,
+                            .how = c->how};
 }
 
 /* One depth block [p0, p1) of a tile, with B in place for whole panels and packed for the others.
@@ -155,7 +156,7 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
     g.add = c->accumulate || p0 > 0;
     g.a = element(p, g.a, p0 * g.a_depth);
     if (p1 < c->k) {
-        g.bias = g.residual = NULL;
+        g.bias = g.beside = NULL;
         g.relu = false;
     }
     if (p->copy_a) {
@@ -187,7 +188,7 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
     g.b_panel = g.depth * p->width;
     g.c = (char *)g.c + whole * p->size;
     if (g.bias) g.bias = element(p, g.bias, whole * g.bias_step);
-    if (g.residual) g.residual = element(p, g.residual, whole);
+    if (g.beside) g.beside = element(p, g.beside, whole);
     g.columns -= whole;
     p->block(&g);
 }
@@ -286,7 +287,7 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
 {
     int64_t lanes = k->vector_bytes / (c->dtype == NNL_F32 ? 4 : 8);
     bool shallow = c->k > 0 && c->k <= NNL_GEMM_ROWS_DEPTH;
-    if (shallow && c->n <= lanes * k->gemm_tile_vectors() && !c->accumulate && !c->residual)
+    if (shallow && c->n <= lanes * k->gemm_tile_vectors() && !c->accumulate && !c->beside)
         return ROWS;
     if (c->m > 1 && c->m <= NNL_GEMM_DEEP_ROWS && c->n <= NNL_MIN(DEEP_COLUMNS, lanes) &&
         c->k >= DEEP_DEPTH)
@@ -496,7 +497,7 @@ static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
 }
 
 nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const void *b, void *c,
-                        const void *bias, const void *residual)
+                        const void *bias, const void *beside)
 {
     if (p->turned) {
         const void *first = a;
@@ -508,7 +509,7 @@ nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const 
         p->whole.b = b;
         p->whole.c = c;
         p->whole.bias = bias;
-        p->whole.residual = residual;
+        p->whole.beside = beside;
         p->run_whole(&p->whole);
         return NNL_OK;
     }
@@ -516,7 +517,7 @@ nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *p, const void *a, const 
     p->call.b = b;
     p->call.c = c;
     p->call.bias = bias;
-    p->call.residual = residual;
+    p->call.beside = beside;
     p->backwards = !p->backwards;
     return run_plan(rt, p);
 }
@@ -634,8 +635,8 @@ static nnl_status run_blas(nnl_runtime *rt, const nnl_gemm_call *call)
 
 static bool fits_blas(const nnl_gemm_call *c)
 {
-    return !c->residual && c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 &&
-           c->k <= INT32_MAX && c->lda <= INT32_MAX && c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
+    return !c->beside && c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 && c->k <= INT32_MAX &&
+           c->lda <= INT32_MAX && c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
 }
 
 #endif

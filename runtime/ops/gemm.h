@@ -3,11 +3,12 @@
 #define NNL_GEMM_H
 
 #include "../base/base.h"
+#include "../kernels/gemm_block.h"
 
 typedef enum nnl_activation { NNL_ACT_NONE, NNL_ACT_RELU } nnl_activation;
 
-/* For each matrix of the batch: C = act(alpha A B [+ C] + bias + residual), where C overlaps no
- * operand. */
+/* For each matrix of the batch: C = act((alpha A B [+ C] + bias) with what lies beside), where C
+ * overlaps no operand. */
 typedef struct nnl_gemm_call {
     nnl_dtype dtype; /* F32 or F64 */
     /* A is m x k (stored k x m if trans), B is k x n (stored n x k if trans) */
@@ -21,8 +22,9 @@ typedef struct nnl_gemm_call {
     int64_t ldc;
     bool accumulate; /* C += A B, else C = A B, whatever C holds */
     double alpha;
-    const void *bias;     /* n values added to each row, or NULL */
-    const void *residual; /* lies as C does; or NULL */
+    const void *bias;   /* n values added to each row, or NULL */
+    const void *beside; /* lies as C does; or NULL */
+    nnl_beside how;
     nnl_activation activation;
     /* batch >= 1; elements between matrices, 0 shares a or b */
     int64_t batch, stride_a, stride_b, stride_c;
@@ -41,7 +43,7 @@ nnl_status nnl_gemm_ready(nnl_runtime *rt, const nnl_gemm_call *call, bool fixed
                           nnl_gemm_plan **out, size_t *bytes);
 /* The bits, and the failures, of nnl_gemm().  A plan is run by one thread at a time. */
 nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *plan, const void *a, const void *b, void *c,
-                        const void *bias, const void *residual);
+                        const void *bias, const void *beside);
 
 /* Which code computes products: for specs and benchmarks, which compare the two.  nnl_gemm() uses
  * the own kernels for every shape: they are as fast as OpenBLAS or faster, and keep the promises

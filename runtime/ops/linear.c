@@ -46,7 +46,8 @@ static nnl_status linear_run(nnl_call *c)
     }
     nnl_status status = c->in[2] ? nnl_dense(c->in[2], &bias) : NNL_OK;
     if (status == NNL_OK)
-        status = nnl_product_with(&y, &x, false, w, true, bias, residual_of(c), 1, false, c->relu ? NNL_ACT_RELU : NNL_ACT_NONE);
+        status = nnl_product_with(&y, &x, false, w, true, bias, residual_of(c), NNL_BESIDE_PLUS, 1, false,
+                                  c->relu ? NNL_ACT_RELU : NNL_ACT_NONE);
     nnl_tensor_unref(dense);
     nnl_tensor_unref(bias);
     return status;
@@ -68,7 +69,7 @@ static nnl_status linear_ready(nnl_ready *r)
         return NNL_OK;
     nnl_tensor matrix = nnl_window(x, x->data, 2, (int64_t[]){rows, k}, strides);
     nnl_tensor flat = nnl_window(out, out->data, 2, (int64_t[]){rows, n}, (int64_t[]){NNL_MAX(n, 1), 1});
-    return nnl_product_ready(r, run_ready_linear, &flat, &matrix, false, w, true, residual_of(c));
+    return nnl_product_ready(r, run_ready_linear, &flat, &matrix, false, w, true, residual_of(c), NNL_BESIDE_PLUS);
 }
 
 static void linear_grad(nnl_grad *g)

@@ -11,6 +11,12 @@ static nnl_status run_ready_pair(nnl_ready *r)
     return nnl_gemm_run(c->rt, r->plan, c->in[0]->data, c->in[1]->data, c->out[0]->data, NULL, NULL);
 }
 
+static nnl_status run_ready_beside(nnl_ready *r)
+{
+    const nnl_call *c = r->call;
+    return nnl_gemm_run(c->rt, r->plan, c->in[0]->data, c->in[1]->data, c->out[0]->data, NULL, c->in[2]->data);
+}
+
 static nnl_status mismatch(nnl_call *c, int64_t columns, int64_t rows)
 {
     char a[NNL_NAMED_TEXT], b[NNL_NAMED_TEXT];
@@ -40,7 +46,8 @@ static nnl_status gemm_run(nnl_call *c)
 static nnl_status gemm_ready(nnl_ready *r)
 {
     nnl_call *c = r->call;
-    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], c->attr[0].as.i, c->in[1], c->attr[1].as.i, NULL);
+    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], c->attr[0].as.i, c->in[1], c->attr[1].as.i, NULL,
+                             NNL_BESIDE_PLUS);
 }
 
 /* Y = A B:  dA = dY B^T,  dB = A^T dY; with transposes accordingly. */
@@ -69,6 +76,55 @@ NNL_OP(gemm,
     .sample = "input:3x4 other:4x2; input:4x3 other:2x4 trans_a=true trans_b=true",
     .traits = NNL_PROMOTE | NNL_HIDDEN);
 
+/* ---------------------------------------------------------------- with the gradient that follows in a program */
+
+enum { TRANS_A, TRANS_B, KEEPS };
+
+static nnl_beside how_of(const nnl_call *c) { return c->attr[KEEPS].as.i ? NNL_BESIDE_KEEPS : NNL_BESIDE_TIMES; }
+
+static nnl_status gemm_beside_infer(nnl_call *c)
+{
+    const nnl_tensor *beside = c->in[2];
+    char text[NNL_NAMED_TEXT], wanted[NNL_SHAPE_TEXT];
+    NNL_TRY(gemm_infer(c));
+    const int64_t *shape = c->spec[0].shape;
+    if (beside->contiguous && beside->ndim == 2 && beside->shape[0] == shape[0] && beside->shape[1] == shape[1])
+        return NNL_OK;
+    return nnl_call_fail(c, NNL_ESHAPE, "%s must be contiguous and have the result's shape %s", nnl_call_input_text(c, 2, text),
+                         nnl_shape_text(wanted, 2, shape));
+}
+
+static nnl_status gemm_beside_run(nnl_call *c)
+{
+    return nnl_product_with(c->out[0], c->in[0], c->attr[TRANS_A].as.i, c->in[1], c->attr[TRANS_B].as.i, NULL, c->in[2],
+                            how_of(c), 1, false, NNL_ACT_NONE);
+}
+
+static nnl_status gemm_beside_ready(nnl_ready *r)
+{
+    nnl_call *c = r->call;
+    return nnl_product_ready(r, run_ready_beside, c->out[0], c->in[0], c->attr[TRANS_A].as.i, c->in[1], c->attr[TRANS_B].as.i,
+                             c->in[2], how_of(c));
+}
+
+static void gemm_beside_define(nnl_define *d)
+{
+    nnl_tensor *y = DO_WITH(d->s, gemm, (d->attr[TRANS_A], d->attr[TRANS_B]), d->in[0], d->in[1]);
+    if (d->attr[KEEPS].as.i) d->out[0] = DO(d->s, relu_backward, y, d->in[2]);
+    else d->out[0] = DO(d->s, mul, y, d->in[2]);
+}
+
+NNL_OP(gemm_beside,
+    .sig = "input:float, other:float, beside:float, trans_a:flag=false, trans_b:flag=false, keeps:flag=false -> same",
+    .doc = "The product of two matrices times beside, element by element; or kept where that is positive, else 0: what programs "
+           "make of a product and the derivative behind it, with the same bits.",
+    .infer = gemm_beside_infer,
+    .run = gemm_beside_run,
+    .ready = gemm_beside_ready,
+    .define = gemm_beside_define,
+    .sample = "input:3x4 other:4x2 beside:3x2; input:4x3 other:2x4 beside:3x2 trans_a=true trans_b=true keeps=true",
+    .traits = NNL_HIDDEN);
+
 static nnl_status mm_infer(nnl_call *c)
 {
     for (int i = 0; i < 2; i++) {
@@ -84,7 +140,7 @@ static nnl_status plain_run(nnl_call *c) { return nnl_product(c->out[0], c->in[0
 static nnl_status plain_ready(nnl_ready *r)
 {
     nnl_call *c = r->call;
-    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], false, c->in[1], false, NULL);
+    return nnl_product_ready(r, run_ready_pair, c->out[0], c->in[0], false, c->in[1], false, NULL, NNL_BESIDE_PLUS);
 }
 
 static void mm_grad(nnl_grad *g)
@@ -216,7 +272,7 @@ static nnl_status matmul_ready(nnl_ready *r)
     nnl_tensor a, b, out, *input = r->call->in[0];
     if (folds(input, r->call->in[1]) && !input->contiguous) return NNL_OK;
     matmul_headers(r->call, input, &a, &b, &out);
-    return nnl_product_ready(r, run_ready_pair, &out, &a, false, &b, false, NULL);
+    return nnl_product_ready(r, run_ready_pair, &out, &a, false, &b, false, NULL, NNL_BESIDE_PLUS);
 }
 
 static nnl_tensor *as_matrix(nnl_scope *s, nnl_tensor *t, bool column)
@@ -413,7 +469,8 @@ static nnl_status addmm_run(nnl_call *c)
         double param[] = {beta, 0};
         status = nnl_map_run(c->rt, NNL_MAP_scale_shift, 1, &c->in[0], target, param);
     }
-    if (status == NNL_OK) status = nnl_product_with(target, c->in[1], false, c->in[2], false, NULL, NULL, alpha, beta != 0, NNL_ACT_NONE);
+    if (status == NNL_OK) status = nnl_product_with(target, c->in[1], false, c->in[2], false, NULL, NULL, NNL_BESIDE_PLUS, alpha, beta != 0,
+                                                          NNL_ACT_NONE);
     if (inplace) {
         if (status == NNL_OK) status = nnl_copy(out, target);
         nnl_tensor_unref(target);

@@ -133,7 +133,7 @@ static nnl_status multiply_stacks(nnl_tensor *out, const stack *a, const stack *
                                   const int64_t *shape, nnl_gemm_call *call)
 {
     int64_t outer = 1, width = (int64_t)nnl_dtype_size((nnl_dtype)out->dtype);
-    const char *residual = call->residual;
+    const char *beside = call->beside;
     for (int d = 0; d < dims - 1; d++) outer *= shape[d];
     for (int64_t i = 0; i < outer && out->numel > 0; i++) {
         int64_t rest = i, offset_a = 0, offset_b = 0;
@@ -145,7 +145,7 @@ static nnl_status multiply_stacks(nnl_tensor *out, const stack *a, const stack *
         call->a = a->t->data + offset_a * width;
         call->b = b->t->data + offset_b * width;
         call->c = out->data + i * call->batch * call->stride_c * width;
-        if (residual) call->residual = residual + ((char *)call->c - out->data);
+        if (beside) call->beside = beside + ((char *)call->c - out->data);
         NNL_TRY(multiply(out->rt, call));
     }
     return NNL_OK;
@@ -167,8 +167,9 @@ static nnl_status narrow_product(nnl_tensor *out, nnl_tensor *a, bool trans_a, n
 }
 
 nnl_status nnl_product_with(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b,
-                            bool trans_b, const nnl_tensor *bias, const nnl_tensor *residual,
-                            double alpha, bool accumulate, nnl_activation activation)
+                            bool trans_b, const nnl_tensor *bias, const nnl_tensor *beside,
+                            nnl_beside how, double alpha, bool accumulate,
+                            nnl_activation activation)
 {
     if (is_narrow(out)) return narrow_product(out, a, trans_a, b, trans_b);
     int64_t shape[NNL_MAX_DIMS];
@@ -184,7 +185,8 @@ nnl_status nnl_product_with(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_te
         call.activation = activation;
         call.alpha = alpha;
         call.bias = bias ? bias->data : NULL;
-        call.residual = residual ? residual->data : NULL;
+        call.beside = beside ? beside->data : NULL;
+        call.how = how;
         status = multiply_stacks(out, &sa, &sb, dims, shape, &call);
     }
     nnl_tensor_unref(sa.copy);
@@ -194,12 +196,13 @@ nnl_status nnl_product_with(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_te
 
 nnl_status nnl_product(nnl_tensor *out, nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b)
 {
-    return nnl_product_with(out, a, trans_a, b, trans_b, NULL, NULL, 1, false, NNL_ACT_NONE);
+    return nnl_product_with(out, a, trans_a, b, trans_b, NULL, NULL, NNL_BESIDE_PLUS, 1, false,
+                            NNL_ACT_NONE);
 }
 
 nnl_status nnl_product_ready(nnl_ready *r, nnl_status (*run)(nnl_ready *), const nnl_tensor *out,
                              nnl_tensor *a, bool trans_a, nnl_tensor *b, bool trans_b,
-                             const nnl_tensor *residual)
+                             const nnl_tensor *beside, nnl_beside how)
 {
     stack sa, sb;
     bool trans;
@@ -215,7 +218,8 @@ nnl_status nnl_product_ready(nnl_ready *r, nnl_status (*run)(nnl_ready *), const
     if (dims > 1) return NNL_OK;
     nnl_gemm_call call = describe(out, &sa, trans_a, &sb, dims, dims > 0 ? shape[0] : 1);
     call.activation = r->call->relu ? NNL_ACT_RELU : NNL_ACT_NONE;
-    call.residual = residual; /* stands for its elements, which have no place yet */
+    call.beside = beside; /* stands for its elements, which have no place yet */
+    call.how = how;
     nnl_gemm_plan *plan;
     NNL_TRY(nnl_gemm_ready(out->rt, &call, r->fixed & 2u, &plan, &r->plan_bytes));
     r->plan = plan;

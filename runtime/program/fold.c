@@ -1,6 +1,7 @@
 /* Ops take into their last pass what follows them: convolutions a normalisation by given
  * statistics, then the sum with another image; linear layers and the gradients of normalisations a
- * sum.  (A relu behind that is absorb.c's.) Operations keep their order, and results their bits. */
+ * sum; products the derivative that they are multiplied by.  (A relu behind that is absorb.c's.)
+ * Operations keep their order, and results their bits. */
 #include "program.h"
 
 #include <string.h>
@@ -205,6 +206,77 @@ static nnl_status fold_sum(folding *f, int i)
     return NNL_OK;
 }
 
+/* ---------------------------------------------------------------- products and derivatives */
+
+static bool is_whole(const nnl_program *p, int32_t value, int32_t like)
+{
+    const nnl_program_value *v = &p->value[value];
+    return v->form.contiguous && v->offset == 0 && v->form.dtype == p->value[like].form.dtype &&
+           v->form.numel == p->value[like].form.numel;
+}
+
+/* The product of two matrices whose elements step i multiplies by those of `other`, or keeps by
+ * them, and which nobody else sees; -1 when there is none. */
+static int product_of(const folding *f, int i, int32_t value, int32_t other)
+{
+    const nnl_program *p = f->p;
+    if (value < 0 || other < 0) return -1;
+    int32_t result = p->step[i].out[0], from = buffer_of(p, value);
+    const nnl_touch *t = &f->touches[from];
+    if (p->buffer[from].kind != NNL_BUFFER_TEMP || p->buffer[from].escapes || t->count != 2 ||
+        t->maker < 0 || from == buffer_of(p, result) || from == buffer_of(p, other) ||
+        buffer_of(p, other) == buffer_of(p, result) || !is_new(f, value, i, result))
+        return -1;
+    const nnl_step *step = &p->step[t->maker];
+    if (p->buffer[buffer_of(p, other)].kind != NNL_BUFFER_TEMP) return -1; /* others may alias */
+    if (step->op != &nnl_op_gemm || nnl_is_written(p, buffer_of(p, other), t->maker, i)) return -1;
+    bool whole = is_whole(p, step->out[0], result) && is_whole(p, value, result) &&
+                 is_whole(p, other, result);
+    return whole && p->value[result].form.contiguous && p->value[result].offset == 0 &&
+                   nnl_same_shape(&p->value[value].form, &p->value[other].form)
+               ? t->maker
+               : -1;
+}
+
+static nnl_status take_beside(folding *f, int place, int i, int32_t other)
+{
+    nnl_program *p = f->p;
+    nnl_step *step = &p->step[place], *reader = &p->step[i];
+    int32_t *in, *out, product = step->out[0];
+    nnl_value *attr;
+    NNL_TRY(nnl_bump_alloc(&p->bump, 3 * sizeof(int32_t), &in));
+    NNL_TRY(nnl_bump_alloc(&p->bump, sizeof(int32_t), &out));
+    NNL_TRY(nnl_bump_alloc(&p->bump, 3 * sizeof(nnl_value), &attr));
+    in[0] = step->in[0];
+    in[1] = step->in[1];
+    NNL_TRY(nnl_program_view(p, other, product, &in[2]));
+    NNL_TRY(nnl_program_view(p, reader->out[0], product, &out[0]));
+    attr[0] = step->attr[0];
+    attr[1] = step->attr[1];
+    attr[2] = V_FLAG(reader->op == &nnl_op_relu_backward);
+    take_result(f, place, reader);
+    step->op = &nnl_op_gemm_beside;
+    step->in = in;
+    step->n_in = 3;
+    step->out = out;
+    step->attr = attr;
+    step->n_attr = 3;
+    return NNL_OK;
+}
+
+/* The derivative of what made a product's left operand, in the gradient's last pass. */
+static nnl_status fold_derivative(folding *f, int i)
+{
+    const nnl_step *step = &f->p->step[i];
+    int orders = step->op == &nnl_op_mul ? 2 : 1; /* a product's operands may change places */
+    if (step->n_in != 2 || step->inplace) return NNL_OK;
+    for (int k = 0; k < orders; k++) {
+        int place = product_of(f, i, step->in[k], step->in[1 - k]);
+        if (place >= 0) return take_beside(f, place, i, step->in[1 - k]);
+    }
+    return NNL_OK;
+}
+
 static nnl_status fold_all(folding *f)
 {
     nnl_program *p = f->p;
@@ -214,6 +286,8 @@ static nnl_status fold_all(folding *f)
             NNL_TRY(fold_normalisation(f, i));
         else if (p->step[i].op == &nnl_op_add)
             NNL_TRY(fold_sum(f, i));
+        else if (p->step[i].op == &nnl_op_mul || p->step[i].op == &nnl_op_relu_backward)
+            NNL_TRY(fold_derivative(f, i));
     }
     for (int i = 0; i < p->n_steps; i++) {
         if (p->step[i].op) p->step[kept++] = p->step[i];

@@ -207,6 +207,9 @@ bool nnl_step_is_pure(const nnl_program *p, const nnl_step *step, const uint32_t
 bool nnl_is_written(const nnl_program *p, int32_t buffer, int first, int end);
 /* Adds a value like another one, over a temporary buffer of its own. */
 nnl_status nnl_program_temporary(nnl_program *p, int32_t like, int32_t *out);
+/* A value where `of` lies, with the form of `like`, which has as many elements: `of`, or another.
+ */
+nnl_status nnl_program_view(nnl_program *p, int32_t of, int32_t like, int32_t *out);
 
 /* ---------------------------------------------------------------- passes: each keeps the meaning
  */

@@ -67,3 +67,17 @@ nnl_status nnl_program_temporary(nnl_program *p, int32_t like, int32_t *out)
     *out = p->n_values++;
     return NNL_OK;
 }
+
+nnl_status nnl_program_view(nnl_program *p, int32_t of, int32_t like, int32_t *out)
+{
+    *out = of;
+    if (nnl_same_form(&p->value[of].form, &p->value[like].form)) return NNL_OK;
+    NNL_TRY(nnl_bump_grow(&p->bump, sizeof(nnl_program_value), p->n_values, &p->value));
+    nnl_program_value *v = &p->value[p->n_values];
+    int32_t *first = &p->buffer[p->value[of].buffer].first_value;
+    *v = p->value[of];
+    v->form = p->value[like].form;
+    v->next = *first;
+    *out = *first = p->n_values++;
+    return NNL_OK;
+}
