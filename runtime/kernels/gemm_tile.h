@@ -28,6 +28,11 @@ VEC_INLINE void T_(store_part)(T *to, V x, int64_t n)
 #endif
 }
 
+VEC_INLINE V T_(load_part)(const T *x, int64_t n)
+{
+    return n == LANES ? V_(load)(x) : V_(load_n)(x, n);
+}
+
 /* What lies beside a place of c, or NULL. */
 VEC_INLINE const T *T_(beside_at)(const nnl_gemm_block *g, const T *c)
 {
@@ -47,35 +52,41 @@ VEC_INLINE T T_(with_one_beside)(nnl_beside how, T value, T beside)
 }
 
 /* What store_tile() does with what lies beside, or of a transposed A with more than sums: one
- * function for all sizes, which keeps the library small. */
-__attribute__((noinline)) static void T_(store_beside)(const nnl_gemm_block *g, const V *sums,
-                                                       int rows, int vectors, T *c, const T *bias,
+ * function for all sizes, which keeps the library small.  All is read before C is written: a load
+ * waits for a store to the same place of another page. */
+__attribute__((noinline)) static void T_(store_beside)(const nnl_gemm_block *g, V *sums, int rows,
+                                                       int vectors, T *c, const T *bias,
                                                        int64_t rest)
 {
     const V alpha = V_(set1)((T)g->alpha);
     const T *beside = T_(beside_at)(g, c);
+    const nnl_beside how = g->how;
+    const int64_t c_row = g->c_row;
+    const bool add = g->add, relu = g->relu;
     for (int v = 0; v < vectors; v++) {
-        const int64_t n = v < vectors - 1 ? LANES : rest;
+        const int64_t n = v < vectors - 1 ? LANES : rest, at = v * LANES;
         V shift = V_(zero)();
         if (bias && g->bias_step == 0)
             shift = V_(set1)(*bias);
         else if (bias)
-            shift = n == LANES ? V_(load)(bias + v * LANES) : V_(load_n)(bias + v * LANES, n);
+            shift = T_(load_part)(bias + at, n);
         for (int i = 0; i < rows; i++) {
-            const int64_t place = i * g->c_row + v * LANES;
             V value = sums[i * vectors + v] * alpha;
-            if (g->add)
-                value = (n == LANES ? V_(load)(c + place) : V_(load_n)(c + place, n)) + value;
+            if (add) value = T_(load_part)(c + i * c_row + at, n) + value;
             if (bias) value = value + shift;
             if (beside)
-                value = T_(with_beside)(g->how, value,
-                                        n == LANES ? V_(load)(beside + place)
-                                                   : V_(load_n)(beside + place, n));
-            if (g->relu) value = V_(max)(V_(zero)(), value);
-            if (n == LANES)
-                V_(store)(c + place, value);
+                value = T_(with_beside)(how, value, T_(load_part)(beside + i * c_row + at, n));
+            if (relu) value = V_(max)(V_(zero)(), value);
+            sums[i * vectors + v] = value;
+        }
+    }
+    for (int i = 0; i < rows; i++) {
+        for (int v = 0; v < vectors; v++) {
+            T *to = c + i * c_row + v * LANES;
+            if (v < vectors - 1 || rest == LANES)
+                V_(store)(to, sums[i * vectors + v]);
             else
-                T_(store_part)(c + place, value, n);
+                T_(store_part)(to, sums[i * vectors + v], rest);
         }
     }
 }
@@ -129,6 +140,16 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const bool BY_
     }
 }
 
+/* What lies beside a tile is on its way while the sums are made. */
+__attribute__((noinline)) static void T_(fetch_beside)(const nnl_gemm_block *g, const T *c,
+                                                       int rows, int vectors)
+{
+    const T *beside = T_(beside_at)(g, c);
+    for (int i = 0; i < rows; i++, beside += g->c_row) {
+        for (int v = 0; v < vectors; v++) __builtin_prefetch(beside + v * LANES);
+    }
+}
+
 /* a: ROWS x depth, b: depth x columns in (VECTORS - 1, VECTORS] vectors, c: ROWS x columns. */
 VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_ROW,
                               const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias,
@@ -143,6 +164,7 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     UNROLL_FOR (i, ROWS) {
         UNROLL_FOR (v, VECTORS) __builtin_prefetch(c + i * g->c_row + v * LANES, 1);
     }
+    if (g->beside) T_(fetch_beside)(g, c, ROWS, VECTORS);
     for (int64_t p = g->depth; p > 0; p--) {
         V row[TILE_VECTORS];
         UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * LANES);
