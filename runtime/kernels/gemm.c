@@ -152,6 +152,13 @@ VEC_INLINE void store_narrow_f64(double *to, vd x, int64_t n)
 }
 #endif
 
+/* A function that the compiler makes no variants of. */
+#if defined(__clang__)
+#define ONE_COPY __attribute__((noinline))
+#else
+#define ONE_COPY __attribute__((noinline, noclone))
+#endif
+
 #define T float
 #define V vf
 #define T_(name) NNL_JOIN(name, _f32)

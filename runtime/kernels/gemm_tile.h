@@ -51,18 +51,20 @@ VEC_INLINE T T_(with_one_beside)(nnl_beside how, T value, T beside)
     return beside > 0 ? value : 0;
 }
 
+ONE_COPY static void T_(join_beside)(nnl_beside how, T *value, const T *beside, int n)
+{
+    for (int i = 0; i < n; i++) value[i] = T_(with_one_beside)(how, value[i], beside[i]);
+}
+
 /* What store_tile() does with what lies beside, or of a transposed A with more than sums: one
  * function for all sizes, which keeps the library small.  All is read before C is written: a load
  * waits for a store to the same place of another page. */
-__attribute__((noinline)) static void T_(store_beside)(const nnl_gemm_block *g, V *sums, int rows,
-                                                       int vectors, T *c, const T *bias,
-                                                       int64_t rest)
+ONE_COPY static void T_(store_beside)(const nnl_gemm_block *g, V *sums, int rows, int vectors, T *c,
+                                      const T *bias, int64_t rest)
 {
     const V alpha = V_(set1)((T)g->alpha);
     const T *beside = T_(beside_at)(g, c);
-    const nnl_beside how = g->how;
     const int64_t c_row = g->c_row;
-    const bool add = g->add, relu = g->relu;
     for (int v = 0; v < vectors; v++) {
         const int64_t n = v < vectors - 1 ? LANES : rest, at = v * LANES;
         V shift = V_(zero)();
@@ -72,11 +74,11 @@ __attribute__((noinline)) static void T_(store_beside)(const nnl_gemm_block *g, 
             shift = T_(load_part)(bias + at, n);
         for (int i = 0; i < rows; i++) {
             V value = sums[i * vectors + v] * alpha;
-            if (add) value = T_(load_part)(c + i * c_row + at, n) + value;
+            if (g->add) value = T_(load_part)(c + i * c_row + at, n) + value;
             if (bias) value = value + shift;
             if (beside)
-                value = T_(with_beside)(how, value, T_(load_part)(beside + i * c_row + at, n));
-            if (relu) value = V_(max)(V_(zero)(), value);
+                value = T_(with_beside)(g->how, value, T_(load_part)(beside + i * c_row + at, n));
+            if (g->relu) value = V_(max)(V_(zero)(), value);
             sums[i * vectors + v] = value;
         }
     }
@@ -140,16 +142,6 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const bool BY_
     }
 }
 
-/* What lies beside a tile is on its way while the sums are made. */
-__attribute__((noinline)) static void T_(fetch_beside)(const nnl_gemm_block *g, const T *c,
-                                                       int rows, int vectors)
-{
-    const T *beside = T_(beside_at)(g, c);
-    for (int i = 0; i < rows; i++, beside += g->c_row) {
-        for (int v = 0; v < vectors; v++) __builtin_prefetch(beside + v * LANES);
-    }
-}
-
 /* a: ROWS x depth, b: depth x columns in (VECTORS - 1, VECTORS] vectors, c: ROWS x columns. */
 VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_ROW,
                               const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias,
@@ -164,7 +156,6 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     UNROLL_FOR (i, ROWS) {
         UNROLL_FOR (v, VECTORS) __builtin_prefetch(c + i * g->c_row + v * LANES, 1);
     }
-    if (g->beside) T_(fetch_beside)(g, c, ROWS, VECTORS);
     for (int64_t p = g->depth; p > 0; p--) {
         V row[TILE_VECTORS];
         UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * LANES);
@@ -328,7 +319,14 @@ VEC_INLINE void T_(store_dots)(const int COLUMNS, const nnl_gemm_block *g, const
         value[j] *= alpha;
         if (add) value[j] = c[j] + value[j];
         if (bias) value[j] = value[j] + bias[j * bias_step];
-        if (beside) value[j] = T_(with_one_beside)(g->how, value[j], beside[j]);
+    }
+    if (beside) { /* a copy, so that the others may stay in registers */
+        T joined[8];
+        UNROLL_FOR (j, COLUMNS) joined[j] = value[j];
+        T_(join_beside)(g->how, joined, beside, COLUMNS);
+        UNROLL_FOR (j, COLUMNS) value[j] = joined[j];
+    }
+    UNROLL_FOR (j, COLUMNS) {
         if (relu) value[j] = value[j] < 0 ? 0 : value[j];
     }
     UNROLL_FOR (j, COLUMNS) c[j] = value[j];

@@ -178,16 +178,17 @@ CHAIN(mish)
     void K(gelu_slope_##type)(ELEMENT_##type * y, ELEMENT_##type * slope,                          \
                               const ELEMENT_##type *x, int64_t n)                                  \
     {                                                                                              \
-        int64_t i = 0;                                                                             \
-        for (; i + LANES <= n; i += LANES) {                                                       \
-            const V a = V##_load(x + i);                                                           \
-            V##_store(y + i, V##_gelu(a));                                                         \
-            V##_store(slope + i, V##_gelu_grad(a));                                                \
+        for (; n > 0; n -= LANES, x += LANES, y += LANES, slope += LANES) {                        \
+            const V a = n < LANES ? V##_load_n(x, n) : V##_load(x);                                \
+            const V value = V##_gelu(a), grad = V##_gelu_grad(a);                                  \
+            if (n < LANES) {                                                                       \
+                V##_store_n(y, value, n);                                                          \
+                V##_store_n(slope, grad, n);                                                       \
+            } else {                                                                               \
+                V##_store(y, value);                                                               \
+                V##_store(slope, grad);                                                            \
+            }                                                                                      \
         }                                                                                          \
-        if (i == n) return;                                                                        \
-        const V a = V##_load_n(x + i, n - i);                                                      \
-        V##_store_n(y + i, V##_gelu(a), n - i);                                                    \
-        V##_store_n(slope + i, V##_gelu_grad(a), n - i);                                           \
     }
 #define ELEMENT_f32 float
 #define ELEMENT_f64 double
