@@ -3,6 +3,27 @@ local helpers = require "spec.helpers"
 local nn = helpers.nn
 local same, unsettle, count_of = helpers.equal, helpers.unsettle, helpers.count_of
 
+-- A function of x that leaves gradients in net, whose result is change(net, x).
+local function gradients_of(net, change)
+  return function(x)
+    net:zero_grad()
+    local y = change(net, x)
+    y:square():sum():backward()
+    return y:detach()
+  end
+end
+
+-- Captured f gives eager's bits, twice, and leaves the same gradients in net; returns what was compiled.
+local function check_all(f, net, x)
+  local y, wanted, g = f(x), {}, nn.compile(f)
+  for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
+  for _ = 1, 2 do
+    assert.is_true(same(y, g(x)))
+    for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
+  end
+  return g
+end
+
 ---------------------------------------------------------------- convolutions whose weights stay
 
 local kinds = {
@@ -375,25 +396,6 @@ describe("a captured product", function()
     end
   end)
 
-  local function gradients_of(net, change)
-    return function(x)
-      net:zero_grad()
-      local y = change(net, x)
-      y:square():sum():backward()
-      return y:detach()
-    end
-  end
-
-  local function check_all(f, net, x)
-    local y, wanted, g = f(x), {}, nn.compile(f)
-    for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
-    for _ = 1, 2 do
-      assert.is_true(same(y, g(x)))
-      for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
-    end
-    return g
-  end
-
   it("takes the derivative behind a gradient's product into its last pass, with eager's bits", function()
     local activations = {
       nn.F.relu, nn.F.gelu, function(x) return x * (x:detach() - 1) end, function(x) return (x:detach() + 1) * x end,
@@ -412,6 +414,15 @@ describe("a captured product", function()
         end
       end
     end
+  end)
+
+  it("hands out such a gradient in the input's shape", function()
+    local layer, x = nn.Linear(6, 4), nn.randn(2, 5, 6):requires_grad_()
+    local function slope(input) return (nn.grad(layer(nn.F.relu(input)):square():sum(), input)) end
+    local wanted, f = slope(x), nn.compile(slope)
+    for _ = 1, 2 do assert.is_true(same(wanted, f(x))) end
+    assert.same({2, 5, 6}, f(x).shape)
+    assert.equal(1, count_of(f, "= gemm_beside"))
   end)
 
   it("leaves derivatives alone that stand elsewhere, or whose product others see", function()
@@ -536,19 +547,10 @@ describe("captured attention", function()
     for _, first in ipairs {true, false} do
       nn.manual_seed(5)
       local net, x = nn.MultiheadAttention(32, 4, {batch_first = first}), nn.randn(3, 150, 32)
-      local function gradients(input)
-        net:zero_grad()
-        local y = net(input, input, input, {need_weights = false})
-        y:square():sum():backward()
-        return y:detach()
-      end
-      local y, wanted = gradients(x), {}
-      for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
-      local f = nn.compile(gradients)
-      for _ = 1, 2 do
-        assert.is_true(same(y, f(x)))
-        for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
-      end
+      local gradients = gradients_of(net, function(layer, input)
+        return (layer(input, input, input, {need_weights = false}))
+      end)
+      local f = check_all(gradients, net, x)
       assert.equal(1, count_of(f, "attention_backward"))
       assert.equal(0, count_of(f, "reshape"))
     end
@@ -565,18 +567,8 @@ describe("captured attention", function()
       local q, k, v = net(x):chunk(3, 3)
       local y = nn.F.scaled_dot_product_attention(split(change(q)), split(k), split(v), nil, 0, true)
       y:square():sum():backward()
+      return y:detach()
     end
-  end
-
-  local function check_gradients(net, gradients, x)
-    gradients(x)
-    local wanted, f = {}, nn.compile(gradients)
-    for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
-    for _ = 1, 2 do
-      f(x)
-      for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
-    end
-    return f
   end
 
   it("leaves the gradients of queries, keys and values where they belong in that of their projection", function()
@@ -586,7 +578,7 @@ describe("captured attention", function()
         local batch, length, width, heads = table.unpack(size)
         local net, gradients = projected(width, heads, function(q) return q end)
         net:to(dtype)
-        local f = check_gradients(net, gradients, nn.randn(batch, length, width):to(dtype))
+        local f = check_all(gradients, net, nn.randn(batch, length, width):to(dtype))
         assert.equal(0, count_of(f, "= cat"), table.concat(size, " "))
       end
     end
@@ -595,7 +587,7 @@ describe("captured attention", function()
   it("joins gradients that others see, or that other ops make, by a copy", function()
     for _, change in ipairs {function(q) return q * 2 end, function(q) return q + q:sum(2, true) end} do
       local net, gradients = projected(12, 3, change)
-      assert.equal(1, count_of(check_gradients(net, gradients, nn.randn(2, 7, 12)), "= cat"))
+      assert.equal(1, count_of(check_all(gradients, net, nn.randn(2, 7, 12)), "= cat"))
     end
   end)
 
@@ -613,12 +605,7 @@ end)
 describe("captured gelu", function()
   local function perceptron(options)
     local net = nn.Sequential(nn.Linear(7, 33), nn.GELU(options), nn.Linear(33, 5))
-    return net, function(x)
-      net:zero_grad()
-      local y = net(x)
-      y:square():sum():backward()
-      return y:detach()
-    end
+    return net, gradients_of(net, function(layers, x) return layers(x) end)
   end
 
   it("leaves its derivative for the way back, with eager's bits", function()
@@ -627,12 +614,7 @@ describe("captured gelu", function()
         local net, gradients = perceptron()
         net:to(dtype)
         local x = (nn.randn(rows, 7) * 5):to(dtype)
-        local y, wanted, f = gradients(x), {}, nn.compile(gradients)
-        for i, p in ipairs(net:parameters()) do wanted[i] = p.grad:clone() end
-        for _ = 1, 2 do
-          assert.is_true(same(y, f(x)))
-          for i, p in ipairs(net:parameters()) do assert.is_true(same(wanted[i], p.grad)) end
-        end
+        local f = check_all(gradients, net, x)
         assert.equal(1, count_of(f, "= gelu_slope"))
         assert.equal(0, count_of(f, "gelu_backward"))
       end

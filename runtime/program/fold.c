@@ -280,7 +280,6 @@ static nnl_status fold_derivative(folding *f, int i)
 static nnl_status fold_all(folding *f)
 {
     nnl_program *p = f->p;
-    int kept = 0;
     for (int i = 0; i < p->n_steps; i++) {
         if (p->step[i].op == &nnl_op_batch_norm_eval)
             NNL_TRY(fold_normalisation(f, i));
@@ -289,10 +288,7 @@ static nnl_status fold_all(folding *f)
         else if (p->step[i].op == &nnl_op_mul || p->step[i].op == &nnl_op_relu_backward)
             NNL_TRY(fold_derivative(f, i));
     }
-    for (int i = 0; i < p->n_steps; i++) {
-        if (p->step[i].op) p->step[kept++] = p->step[i];
-    }
-    p->n_steps = kept;
+    nnl_program_close_up(p);
     return NNL_OK;
 }
 

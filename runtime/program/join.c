@@ -8,6 +8,14 @@ typedef struct window {
     int64_t part, whole, offset;
 } window;
 
+/* Elements of the dimensions from cat's on: adjacent ones. */
+static int64_t part_of(const nnl_tensor *form, const nnl_step *cat)
+{
+    int64_t part = 1;
+    for (int d = (int)cat->attr[0].as.i; d < form->ndim; d++) part *= form->shape[d];
+    return part;
+}
+
 static int32_t buffer_of(const nnl_program *p, int32_t value) { return p->value[value].buffer; }
 
 /* The result of the step that makes `value`, which nobody else sees; -1 when there is none whose op
@@ -53,10 +61,10 @@ static bool can_join(const nnl_program *p, int i, const nnl_touch *touches)
         int32_t made = result_behind(p, cat->in[k], touches);
         if (made < 0 || in->form.dtype != result->form.dtype || !in->form.contiguous) return false;
         const nnl_program_value *v = &p->value[made];
-        int64_t part = 1;
-        for (int d = (int)cat->attr[0].as.i; d < in->form.ndim; d++) part *= in->form.shape[d];
         bool whole = v->form.numel == in->form.numel && v->offset == 0 && in->offset == 0;
-        if (!whole || v->form.dtype != in->form.dtype || !keeps_rows(&v->form, part)) return false;
+        if (!whole || v->form.dtype != in->form.dtype ||
+            !keeps_rows(&v->form, part_of(&in->form, cat)))
+            return false;
     }
     return true;
 }
@@ -82,14 +90,10 @@ static void move_value(nnl_program *p, int32_t value, int32_t buffer, const wind
 static void join(nnl_program *p, int i, nnl_touch *touches)
 {
     nnl_step *cat = &p->step[i];
-    const nnl_tensor *result = &p->value[cat->out[0]].form;
-    window w = {.whole = 1};
-    for (int d = (int)cat->attr[0].as.i; d < result->ndim; d++) w.whole *= result->shape[d];
+    window w = {.whole = part_of(&p->value[cat->out[0]].form, cat)};
     int32_t buffer = buffer_of(p, cat->out[0]);
     for (int k = 0; k < cat->n_in; k++) {
-        const nnl_tensor *in = &p->value[cat->in[k]].form;
-        w.part = 1;
-        for (int d = (int)cat->attr[0].as.i; d < in->ndim; d++) w.part *= in->shape[d];
+        w.part = part_of(&p->value[cat->in[k]].form, cat);
         int maker = touches[buffer_of(p, cat->in[k])].maker;
         touches[buffer].maker = NNL_MIN(touches[buffer].maker, maker);
         move_value(p, result_behind(p, cat->in[k], touches), buffer, &w);
@@ -105,14 +109,10 @@ nnl_status nnl_program_join(nnl_program *p)
     NNL_TRY(nnl_alloc(p->rt, bytes, &block));
     nnl_touch *touches = block;
     nnl_count_touches(p, touches);
-    int kept = 0;
     for (int i = 0; i < p->n_steps; i++) {
         if (p->step[i].op == &nnl_op_cat && can_join(p, i, touches)) join(p, i, touches);
     }
-    for (int i = 0; i < p->n_steps; i++) {
-        if (p->step[i].op) p->step[kept++] = p->step[i];
-    }
-    p->n_steps = kept;
+    nnl_program_close_up(p);
     nnl_free(p->rt, block, bytes);
     return NNL_OK;
 }

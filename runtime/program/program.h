@@ -211,6 +211,9 @@ nnl_status nnl_program_temporary(nnl_program *p, int32_t like, int32_t *out);
  */
 nnl_status nnl_program_view(nnl_program *p, int32_t of, int32_t like, int32_t *out);
 
+/* Steps whose op a pass has set to NULL are gone. */
+void nnl_program_close_up(nnl_program *p);
+
 /* ---------------------------------------------------------------- passes: each keeps the meaning
  */
 

@@ -81,3 +81,12 @@ nnl_status nnl_program_view(nnl_program *p, int32_t of, int32_t like, int32_t *o
     *out = *first = p->n_values++;
     return NNL_OK;
 }
+
+void nnl_program_close_up(nnl_program *p)
+{
+    int kept = 0;
+    for (int i = 0; i < p->n_steps; i++) {
+        if (p->step[i].op) p->step[kept++] = p->step[i];
+    }
+    p->n_steps = kept;
+}
