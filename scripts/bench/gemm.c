@@ -3,11 +3,12 @@
  * one thread reaches.
  *
  *     bench_gemm [base|avx2|avx512|neon] [f32|f64] [m n k [tt]]
- *     bench_gemm peak THREADS
+ *     bench_gemm --serve --threads N
  *
  * tt is nn, nt, tn or tt: which operands are stored transposed.  Figures are the best of several
- * runs with warm caches.  peak prints what own kernels and OpenBLAS reach at 1024^3 with so many
- * threads, tab-separated: the better one is what other benchmarks call the GEMM peak. */
+ * runs with warm caches.  --serve answers each line on standard input with what the better one of
+ * own kernels and OpenBLAS reaches at 1024^3 with so many threads, as sides.sh says: other
+ * benchmarks call it the GEMM peak. */
 #include "../../runtime/ops/gemm.h"
 #include "bench.h"
 
@@ -204,7 +205,7 @@ static int measure(nnl_runtime *const rt[2], nnl_dtype dtype, double peak, const
     return status;
 }
 
-static int print_peak(int threads)
+static int serve_peak(int threads)
 {
     nnl_runtime_config config = nnl_runtime_defaults();
     config.threads = threads;
@@ -226,15 +227,20 @@ static int print_peak(int threads)
         fill(p[i], NNL_F32, 1024 * 1024);
     }
     c.a = p[0], c.b = p[1], c.c = p[2];
-    printf("own\t%.1f\tGFLOP/s\n", rate(rt, NNL_GEMM_OWN, &c));
-    printf("openblas\t%.1f\tGFLOP/s\n", rate(rt, NNL_GEMM_BLAS, &c));
+    char name[256];
+    while (fgets(name, sizeof(name), stdin)) {
+        name[strcspn(name, "\n")] = 0;
+        double own = rate(rt, NNL_GEMM_OWN, &c), blas = rate(rt, NNL_GEMM_BLAS, &c);
+        printf("%s\t%.1f\tGFLOP/s\n", name, NNL_MAX(own, blas));
+        fflush(stdout);
+    }
     for (int i = 0; i < 3; i++) free(p[i]);
     return nnl_runtime_free(rt) != 0;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc == 3 && strcmp(argv[1], "peak") == 0) return print_peak(atoi(argv[2]));
+    if (argc > 3 && strcmp(argv[1], "--serve") == 0) return serve_peak(atoi(argv[3]));
     nnl_isa isa = NNL_ISA_AUTO;
     nnl_dtype dtype = NNL_F32;
     int place = 1;

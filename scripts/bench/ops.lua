@@ -1,7 +1,7 @@
 -- Our side of `make bench-ops`: microseconds of each op of ops.txt, as name, time and unit, tab-separated.
 -- What this build lacks is skipped with a word.
 --
---   nnlua scripts/bench/ops.lua [--threads 2] [--seconds 0.2] [BEGINNING OF A NAME ...]
+--   nnlua scripts/bench/ops.lua [--threads 2] [--seconds 0.2] [--list | --serve] [BEGINNING OF A NAME ...]
 local nn = require "nnlua"
 local folder = arg[0]:match "^(.*/)" or ""
 local measure, models = dofile(folder .. "measure.lua"), dofile(folder .. "models.lua")
@@ -51,18 +51,20 @@ local function chosen(name)
   return #beginnings == 0
 end
 
-nn.manual_seed(0)
+local names, ops = {}, {}
 for line in io.lines(folder .. "ops.txt") do
   local name, inputs, code = line:match "^([^#|]-)%s*|([^|]*)|%s*(.-)%s*|"
   if name and chosen(name) then
-    local op, differentiable = compile(inputs, code)
-    local function run() return 1e6 / measure.rate(op) end
-    local ok, time = pcall(differentiable and run or function() return nn.no_grad(run) end)
-    if ok then
-      print(("%s\t%.3f\tus"):format(name, time))
-      io.stdout:flush()
-    else
-      io.stderr:write(("%s: skipped, %s\n"):format(name, (time:gsub("^.-:1: ", ""))))
-    end
+    names[#names + 1], ops[name] = name, {inputs = inputs, code = code}
   end
 end
+
+nn.manual_seed(0)
+measure.run(names, function(name)
+  local op = ops[name]
+  local step, differentiable = compile(op.inputs, op.code)
+  local work = {step = step, unit = "us", scope = not differentiable and nn.no_grad or nil}
+  local ok, message = pcall(work.scope or step, step)
+  if ok then return work end
+  io.stderr:write(("%s: skipped, %s\n"):format(name, (message:gsub("^.-:1: ", ""))))
+end)

@@ -15,7 +15,7 @@ local function beside(peer)
 end
 
 local losers = 0
-print "Ratios above 1: nnlua is faster; in brackets after PyTorch's their spread.\n"
+print "Ratios above 1: nnlua is faster; in brackets after PyTorch's their quartiles.\n"
 local layout = "%-26s %12s %12s   %-23s %-18s %s"
 print(layout:format("op, us", "nnlua", "PyTorch", "ratio", "   oneDNN (ratio)", " OpenBLAS (ratio)"))
 for _, row in ipairs(rows) do

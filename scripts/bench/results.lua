@@ -1,4 +1,4 @@
---- What run.sh measured, put together: medians, ratios round by round, parts of the GEMM peak.
+--- What run.sh and ops.sh measured, put together: medians, ratios between turns of one round, parts of the peak.
 local folder = arg[0]:match "^(.*/)" or ""
 local median = dofile(folder .. "measure.lua").median
 
@@ -18,96 +18,91 @@ local flop = {
   ["mlp-infer-b1"] = 0.47e6, ["lenet-infer-b1"] = 0.83e6, ["cnn-infer-b1"] = 24e6, ["resnet20-infer-b1"] = 82e6,
 }
 
--- Calls each(name, value, unit) for the lines of a file; false if there is none.
+-- Calls each(column, column ...) for the lines of a file.
 local function lines(path, each)
-  local file = io.open(path)
-  if not file then return false end
+  local file = assert(io.open(path))
   for line in file:lines() do
-    local name, value, unit = line:match "^([^\t]*)\t([^\t]*)\t([^\t]*)"
-    if name then each(name, tonumber(value) or value, unit) end
+    local columns = {}
+    for column in (line .. "\t"):gmatch "([^\t]*)\t" do columns[#columns + 1] = column end
+    each(table.unpack(columns))
   end
   file:close()
-  return true
 end
 
 local function read_facts(path)
   local facts = {}
-  lines(path .. "/facts.tsv", function(name, value) facts[name] = value end)
-  lines(path .. "/peak.tsv", function(name, value)
-    name = "gemm " .. name
-    facts[name] = math.max(facts[name] or 0, value)
-  end)
-  facts["gemm peak"] = math.max(facts["gemm own"] or 0, facts["gemm openblas"] or 0)
+  local file = io.open(path)
+  if not file then return facts end
+  file:close()
+  lines(path, function(name, value) facts[name] = tonumber(value) or value end)
   return facts
 end
 
--- side -> workload -> {round -> value}, the names in the order of our side, and their units.
-local function read_rounds(path)
-  local sides, names, units, round = {}, {}, {}, 1
-  local function read(side)
-    return lines(("%s/rounds/%d-%s.tsv"):format(path, round, side), function(name, value, unit)
-      sides[side] = sides[side] or {}
-      sides[side][name] = sides[side][name] or {}
-      sides[side][name][round] = value
-      if side == "ours" and not name:find "/" and not units[name] then names[#names + 1], units[name] = name, unit end
-    end)
-  end
-  while read "ours" do
-    for _, peer in ipairs(results.peers) do read(peer[1]) end
-    round = round + 1
-  end
-  return sides, names, units, round - 1
+-- workload -> side -> {unit, memory, [round] = figure}, and the names in the order of the file.  Round 0 got things ready.
+local function read_turns(path)
+  local turns, names, rounds = {}, {}, 0
+  lines(path, function(round, side, name, figure, unit, memory)
+    round, figure = math.tointeger(round), tonumber(figure)
+    if not turns[name] then turns[name], names[#names + 1] = {}, name end
+    if not figure or round == 0 then return end
+    local row = turns[name][side] or {}
+    turns[name][side] = row
+    row.unit, row.memory, row[round], rounds = unit, tonumber(memory), figure, math.max(rounds, round)
+  end)
+  return turns, names, rounds
 end
 
-local function values(rounds, count)
+-- f(round) for the rounds in which it gives a number.
+local function collect(rounds, f)
   local list = {}
-  for round = 1, count do list[#list + 1] = rounds[round] end
+  for round = 1, rounds do list[#list + 1] = f(round) or nil end
   return list
 end
 
+local function middle(row, rounds) return (median(collect(rounds, function(round) return row[round] end))) end
+
 -- A peer's figure beside ours: above 1 ours is faster.
-local function compare(ours, theirs, unit, count)
-  local ratios = {}
-  for round = 1, count do
+local function compare(ours, theirs, rounds)
+  local ratios = collect(rounds, function(round)
     local mine, other = ours[round], theirs[round]
-    if mine and other then ratios[#ratios + 1] = unit == "us" and other / mine or mine / other end
-  end
+    return mine and other and (ours.unit == "us" and other / mine or mine / other)
+  end)
   if #ratios == 0 then return nil end
-  local middle, low, high = median(ratios)
-  return {value = median(values(theirs, count)), ratio = middle, low = low, high = high}
+  local ratio, low, high = median(ratios)
+  return {value = middle(theirs, rounds), ratio = ratio, low = low, high = high}
 end
 
--- The part of the rate of matrix products that was measured beside each round, or of the best one.
-local function part_of_peak(name, ours, peaks, unit, facts, count)
-  local parts = {}
-  for round = 1, count do
-    local peak = peaks and peaks[round] or facts["gemm peak"]
-    if ours[round] and peak > 0 then
-      local rate = unit == "us" and 1e6 / ours[round] or ours[round]
-      parts[#parts + 1] = rate * flop[name] / (1e9 * peak)
-    end
-  end
+-- The part of the rate of matrix products measured beside each turn.
+local function part_of_peak(cost, ours, peak, rounds)
+  local parts = collect(rounds, function(round)
+    local rate = ours[round] and (ours.unit == "us" and 1e6 / ours[round] or ours[round])
+    return rate and peak[round] and rate * cost / (1e9 * peak[round])
+  end)
   return #parts > 0 and median(parts) or nil
 end
 
---- facts and workloads of a folder that run.sh wrote.
+--- facts and workloads of a folder that run.sh or ops.sh wrote.
 ---@param path string
 ---@return table
 function results.read(path)
-  local facts = read_facts(path)
-  local sides, names, units, count = read_rounds(path)
-  local workloads = {}
-  for i, name in ipairs(names) do
-    local ours, unit = sides.ours[name], units[name]
-    local row = {name = name, unit = unit, value = median(values(ours, count)), peers = {}, memory = {}}
-    if flop[name] then row.of_peak = part_of_peak(name, ours, sides.ours[name .. "/peak"], unit, facts, count) end
-    for side, rows in pairs(sides) do
-      if side ~= "ours" and rows[name] then row.peers[side] = compare(ours, rows[name], unit, count) end
-      local memory = rows[name .. "/memory"]
-      if memory then row.memory[side] = median(values(memory, count)) end
+  local facts = read_facts(path .. "/facts.tsv")
+  local turns, names, rounds = read_turns(path .. "/turns.tsv")
+  local workloads, peaks = {}, {}
+  for _, name in ipairs(names) do
+    local sides = turns[name]
+    local ours, peak = sides.ours, sides.peak
+    if peak then peaks[#peaks + 1] = middle(peak, rounds) end
+    if ours then
+      local row = {name = name, unit = ours.unit, value = middle(ours, rounds), peers = {}, memory = {}}
+      if peak and flop[name] then row.of_peak = part_of_peak(flop[name], ours, peak, rounds) end
+      for side, figures in pairs(sides) do
+        if side ~= "peak" then row.memory[side] = figures.memory end
+        if side ~= "peak" and side ~= "ours" then row.peers[side] = compare(ours, figures, rounds) end
+      end
+      workloads[#workloads + 1] = row
     end
-    workloads[i] = row
   end
+  if #peaks > 0 then facts["gemm peak"] = median(peaks) end
   return {facts = facts, workloads = workloads}
 end
 

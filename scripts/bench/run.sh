@@ -1,54 +1,48 @@
 #!/usr/bin/env bash
-# The workloads on every side in turns, several rounds: a table of figures, ratios and memory, which also goes to
+# The workloads on every side in turns, many short rounds: a table of figures, ratios and memory, which also goes to
 # $BUILD/bench/table.md, with results.json and chart.svg beside it.  Peers that are not installed are skipped with a word.
 #
-#   scripts/bench/run.sh [NAME ...]       environment: ROUNDS (3), SECONDS_EACH (2), THREADS (2), PYTHON (python3),
-#                                         COMPILE (1: torch.compile too, which takes minutes), BUILD (build)
+#   scripts/bench/run.sh [NAME ...]       environment: ROUNDS (15), SECONDS_EACH (0.3; a turn has a step at least),
+#                                         THREADS (2), PYTHON (python3), BUILD (build),
+#                                         COMPILE (1: torch.compile too, which takes minutes)
 set -u
 cd "$(dirname "$0")/../.." || exit 1
-. scripts/bench/settings.sh
+. scripts/bench/sides.sh
 out=$build/bench
-mkdir -p "$out/rounds"
-rm -f "$out"/rounds/*.tsv "$out"/*.tsv "$out/errors.log"
+mkdir -p "$out"
+rm -f "$out"/*.tsv "$out/errors.log"
 
-# ---- which peers there are, and which of them have a workload
-declare -A needs=([torch]="torch numpy" [jax]=jax [onnx]="onnxruntime onnx" [numpy]=numpy)
-installed=" "
-for peer in torch jax onnx numpy; do
-  if "$python" -c "import ${needs[$peer]// /, }" >/dev/null 2>&1; then
-    installed+="$peer "
-    if [ $peer = torch ] && [ -n "${COMPILE:-}" ]; then installed+="compile "; fi
-  else
-    say "$peer: not installed, skipped (pip install ${needs[$peer]})"
-  fi
-done
+declare -A has=()
+installed torch "torch numpy" && has[torch]=1 && has[compile]=${COMPILE:-}
+installed jax jax && has[jax]=1
+installed onnx "onnxruntime onnx" && has[onnx]=1
+installed numpy numpy && has[numpy]=1
 
+# The peer to beat stands next to ours.
 peers_of() {
   case $1 in
     seed-2-3-1-formulas) echo numpy ;;
-    seed-2-3-1) echo torch compile jax numpy ;;
-    door-add-4) echo torch numpy ;;
-    *-infer-b1) echo torch compile jax onnx ;;
+    seed-2-3-1) echo numpy torch compile jax ;;
+    door-add-4) echo numpy torch ;;
+    *-infer-b1) echo onnx torch compile jax ;;
     *) echo torch compile jax ;;
   esac
 }
 
-# measure SIDE WORKLOAD ROUND: a process of its own, so that its peak memory is the workload's.
+# A workload has processes of its own, so that their peak memory is the workload's.
 measure() {
-  local command
-  case $1 in
-    ours) command=("$build/nnlua" scripts/bench/workloads.lua) ;;
-    compile) command=("$python" scripts/bench/peers/torch_peer.py --compile) ;;
-    *) command=("$python" "scripts/bench/peers/$1_peer.py") ;;
-  esac
-  "${pin[@]}" "${command[@]}" --threads "$threads" --seconds "$each" "$2" >>"$out/rounds/$3-$1.tsv" 2>>"$out/errors.log" ||
-    say "$1: $2 failed, see $out/errors.log"
-}
-
-# peak WORKLOAD ROUND: the rate of matrix products right beside it, as shared machines change their speed.
-peak() {
-  "${pin[@]}" "$build/bench/gemm" peak "$threads" | tee -a "$out/peak.tsv" |
-    awk -F '\t' -v name="$1" '$2 > best {best = $2} END {printf "%s/peak\t%s\tGFLOP/s\n", name, best}' >>"$out/rounds/$2-ours.tsv"
+  local peer peers=scripts/bench/peers
+  case $1 in *-train-* | *-infer-*) start peak "$build/bench/gemm" ;; esac
+  start ours "$build/nnlua" scripts/bench/workloads.lua
+  for peer in $(peers_of "$1"); do
+    if [ -z "${has[$peer]:-}" ]; then continue; fi
+    case $peer in
+      compile) start compile "$python" $peers/torch_peer.py --compile ;;
+      *) start "$peer" "$python" "$peers/${peer}_peer.py" ;;
+    esac
+  done
+  take_turns "$1"
+  stop
 }
 
 # ---- facts about the machine and the build
@@ -76,19 +70,12 @@ fact seconds "$each" s
 strip -o "$out/stripped.so" "$build/libnnlua.so" && fact library "$(wc -c <"$out/stripped.so")" bytes
 startup nnlua 20 "$build/nnlua" -e ''
 startup lua5.4 20 lua5.4 -e ''
-case $installed in *torch*) startup "import torch" 3 "$python" -c 'import torch' ;; esac
+if [ -n "${has[torch]:-}" ]; then startup "import torch" 3 "$python" -c 'import torch'; fi
 fact "door from C" "$("$build/bench/door" | sed 's/.*: \([0-9.]*\) us/\1/')" us
 
-# ---- the rounds
 names=$("$build/nnlua" scripts/bench/workloads.lua --list "$@") || exit 1
-for round in $(seq "$rounds"); do
-  for name in $names; do
-    say "round $round of $rounds: $name"
-    measure ours "$name" "$round"
-    case $name in *-train-* | *-infer-*) peak "$name" "$round" ;; esac
-    for peer in $(peers_of "$name"); do
-      case $installed in *" $peer "*) measure "$peer" "$name" "$round" ;; esac
-    done
-  done
+for name in $names; do
+  say "$name: $rounds rounds"
+  measure "$name"
 done
 "$build/nnlua" scripts/bench/table.lua "$out" | tee "$out/table.md"

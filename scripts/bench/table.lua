@@ -39,7 +39,7 @@ end
 
 -- ---- figures and ratios
 local head = {"workload", "unit", "nnlua", "of GEMM peak"}
-for _, peer in ipairs(results.peers) do head[#head + 1] = peer[2] .. ": ratio (spread)" end
+for _, peer in ipairs(results.peers) do head[#head + 1] = peer[2] .. ": ratio (quartiles)" end
 local rows = {head}
 for _, workload in ipairs(run.workloads) do
   local row = {workload.name, workload.unit, show(workload.value),
@@ -51,7 +51,8 @@ for _, workload in ipairs(run.workloads) do
   end
   rows[#rows + 1] = row
 end
-print(("%s, %s, threads: %s; medians of %s rounds of %s s. A ratio above 1: nnlua is faster.\n"):format(
+print(("%s, %s, threads: %s; medians of %s rounds with turns of %s s, in brackets quartiles.\n"
+  .. "A ratio above 1: nnlua is faster.\n"):format(
   facts.processor, facts.isa, facts.threads, math.tointeger(facts.rounds), facts.seconds))
 print_table(rows)
 
@@ -71,8 +72,9 @@ print()
 print_table(rows)
 
 -- ---- the rest
-print(("\nGEMM peak at 1024^3 with these threads: %.0f GFLOP/s (own %.0f, OpenBLAS %.0f)."):format(facts["gemm peak"],
-  facts["gemm own"] or 0, facts["gemm openblas"] or 0))
+if facts["gemm peak"] then
+  print(("\nGEMM peak at 1024^3 with these threads, median of all rounds: %.0f GFLOP/s."):format(facts["gemm peak"]))
+end
 if facts.library then print(("libnnlua.so, stripped: %.2f MB."):format(facts.library / 1e6)) end
 local starts = {}
 for _, name in ipairs {"nnlua", "lua5.4", "import torch"} do

@@ -1,9 +1,13 @@
 """What the peers share: options, images, rates, and the lines that they print."""
 import argparse
+import contextlib
+import dataclasses
 import gzip
 import os
 import struct
+import sys
 import time
+from typing import Callable
 
 import numpy as np
 
@@ -14,6 +18,7 @@ def options(description):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3, help="for each workload, warm-up apart")
+    parser.add_argument("--serve", action="store_true", help="take names from standard input, see sides.sh")
     parser.add_argument("names", nargs="*", help="workloads; all of them if none is named")
     return parser
 
@@ -45,23 +50,37 @@ def symbols(batch, steps, vocabulary=96):
     return np.random.default_rng(2).integers(0, vocabulary, (64, batch, steps + 1))
 
 
-def rate(step, seconds, finish=lambda: None):
-    """Steps a second: the median of five windows after a warm-up.  finish waits for what is still under way."""
-    for _ in range(5):
-        step()
-    finish()
+@dataclasses.dataclass
+class Work:
+    """What a benchmark repeats."""
+    step: Callable
+    unit: str  # "us": microseconds of one; anything else: how many in a second
+    count: int = 1  # how many of what the unit counts are in a step
+    finish: Callable = lambda: None  # waits for what is still under way
+    scope: Callable = contextlib.nullcontext  # the context that steps run in
+
+
+def window(work, count):
+    """Steps a second over so many of them."""
     start = time.perf_counter()
-    step()
-    finish()
-    count = max(3, int(seconds / 5 / max(time.perf_counter() - start, 1e-6)))
-    rates = []
+    for _ in range(count):
+        work.step()
+    work.finish()
+    return count / (time.perf_counter() - start)
+
+
+def warm(work):
+    """A first guess at the rate, after some steps that do not count."""
     for _ in range(5):
-        start = time.perf_counter()
-        for _ in range(count):
-            step()
-        finish()
-        rates.append(count / (time.perf_counter() - start))
-    return sorted(rates)[2]
+        work.step()
+    work.finish()
+    return window(work, 1)
+
+
+def rate(work, seconds):
+    """Steps a second: the median of five windows after a warm-up."""
+    count = max(3, int(seconds / 5 * warm(work)))
+    return sorted(window(work, count) for _ in range(5))[2]
 
 
 def peak_memory():
@@ -80,13 +99,49 @@ def ops(names):
     return [(name, inputs, code) for name, inputs, _, code in rows if not names or name.startswith(tuple(names))]
 
 
-def run(workloads, names):
-    """Prints name, value and unit of each; workloads: name -> (function that gives the value, unit)."""
-    for name in names or workloads:
-        if name not in workloads:
-            continue
-        measure, unit = workloads[name]
-        print("%s\t%.2f\t%s" % (name, measure(), unit), flush=True)
+def show(name, work, rate):
+    """A line of four columns: name, figure, unit and the process's peak memory; of two where the work is lacking."""
+    if work:
+        count = work.count * rate
         memory = peak_memory()
-        if memory:
-            print("%s/memory\t%.1f\tMB" % (name, memory), flush=True)
+        print("%s\t%.3f\t%s\t%s" % (name, 1e6 / count if work.unit == "us" else count, work.unit,
+                                    "%.1f" % memory if memory else ""), flush=True)
+    else:
+        print("%s\t-" % name, flush=True)
+
+
+def answer(prepare, seconds):
+    """Answers each name on standard input with what one window gives."""
+    current = None
+    for line in sys.stdin:
+        name = line.rstrip("\n")
+        if name != current:
+            current, work, speed = name, prepare(name), None
+        if work:
+            with work.scope():
+                speed = speed or warm(work)
+                count = max(1, int(seconds * speed))
+                if count > 10:  # caches and threads come back
+                    work.step()
+                    work.finish()
+                speed = window(work, count)
+        show(name, work, speed)
+
+
+def run(prepare, names, options):
+    """Prints the figures of these names, or answers standard input; prepare(name): its Work, or None."""
+    if options.serve:
+        return answer(prepare, options.seconds)
+    for name in names:
+        work = prepare(name)
+        if work:
+            with work.scope():
+                show(name, work, rate(work, options.seconds))
+
+
+def run_workloads(workloads, options):
+    """run() for functions that give the Work of each name."""
+    unknown = set(options.names) - set(workloads)
+    if unknown:
+        sys.exit("there is no workload %s; there are %s" % (", ".join(sorted(unknown)), " ".join(workloads)))
+    run(lambda name: workloads[name]() if name in workloads else None, options.names or list(workloads), options)

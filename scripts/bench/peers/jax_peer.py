@@ -49,8 +49,8 @@ def mse(output, target):
     return jnp.square(output - target).mean()
 
 
-def training(net, optimizer, loss, data, batch, options):
-    """Steps a second; batch(data, i): input and target of step i, taken out within the step."""
+def training(net, optimizer, loss, data, batch, unit, count=1):
+    """Steps of training; batch(data, i): input and target of step i, taken out within the step."""
     parameters, state, apply = net
     init, update = optimizer
 
@@ -75,61 +75,61 @@ def training(net, optimizer, loss, data, batch, options):
         now = step(*now, data, np.int32(place))
         place += 1
 
-    return common.rate(run, options.seconds, lambda: jax.block_until_ready(now))
+    return common.Work(run, unit, count, finish=lambda: jax.block_until_ready(now))
 
 
-def seed(options):
+def seed():
     rng = np.random.default_rng(0)
     data = rng.random((100, 2), np.float32), rng.integers(0, 2, (100, 1)).astype(np.float32)
-    return training(models.seed(), sgd(0.01, 0), mse, data, lambda data, i: data, options)
+    return training(models.seed(), sgd(0.01, 0), mse, data, lambda data, i: data, "epochs/s")
 
 
-def classify(make, data, count, optimizer, options):
+def classify(make, data, count, optimizer):
     x, y = data(count)
 
     def batch(data, i):
         first = i % (count // 64) * 64
         return tuple(lax.dynamic_slice_in_dim(part, first, 64) for part in data)
 
-    return 64 * training(make(), optimizer, cross_entropy, (models.channels_last(x), y), batch, options)
+    return training(make(), optimizer, cross_entropy, (models.channels_last(x), y), batch, "samples/s", 64)
 
 
-def sequence(make, batch, steps, options):
+def sequence(make, batch, steps):
     def take(data, i):
         symbols = data[i % 64]
         return symbols[:, :-1], symbols[:, 1:]
 
     data = common.symbols(batch, steps).astype(np.int32)
-    return batch * steps * training(make(), adam(), cross_entropy, data, take, options)
+    return training(make(), adam(), cross_entropy, data, take, "tokens/s", batch * steps)
 
 
-def infer(make, shape, options):
+def infer(make, shape):
     parameters, state, apply = make()
     run = jax.jit(lambda p, state, x: apply(p, state, x, False)[0])
     x = models.channels_last(jnp.ones((1, *shape)))
-    return 1e6 / common.rate(lambda: run(parameters, state, x).block_until_ready(), options.seconds)
+    return common.Work(lambda: run(parameters, state, x).block_until_ready(), "us")
 
 
 def main():
     options = common.options(__doc__).parse_args()
     os.environ["NPROC"] = str(options.threads)  # XLA makes its threads at the first computation
     jax.config.update("jax_platforms", "cpu")
-    workloads = {"seed-2-3-1": (functools.partial(seed, options), "epochs/s")}
+    workloads = {"seed-2-3-1": seed}
     image, colour = (1, 28, 28), (3, 32, 32)
     for name, make, data, count, optimizer, shape in (
             ("mlp", models.mlp, common.images, 20000, adam(), image),
             ("lenet", models.lenet, common.images, 20000, sgd(0.01, 0.9), image),
             ("cnn", models.cnn, common.images, 20000, adam(), image),
             ("resnet20", models.resnet20, common.colours, 2048, sgd(0.01, 0.9), colour)):
-        workloads[name + "-train-b64"] = functools.partial(classify, make, data, count, optimizer, options), "samples/s"
-        workloads[name + "-infer-b1"] = functools.partial(infer, make, shape, options), "us"
+        workloads[name + "-train-b64"] = functools.partial(classify, make, data, count, optimizer)
+        workloads[name + "-infer-b1"] = functools.partial(infer, make, shape)
     for name, make, batch, steps in (
             ("lstm-train-b32-t64", lambda: models.char_rnn(models.lstm, 4), 32, 64),
             ("gru-train-b32-t64", lambda: models.char_rnn(models.gru, 3), 32, 64),
             ("gpt-train-b12-t64", lambda: models.gpt(128, 4, 4, 64), 12, 64),
             ("gpt-train-d384-b8-t256", lambda: models.gpt(384, 6, 6, 256), 8, 256)):
-        workloads[name] = functools.partial(sequence, make, batch, steps, options), "tokens/s"
-    common.run(workloads, options.names)
+        workloads[name] = functools.partial(sequence, make, batch, steps)
+    common.run_workloads(workloads, options)
 
 
 main()

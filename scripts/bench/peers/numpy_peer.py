@@ -3,14 +3,12 @@
 
 pip install numpy
 """
-import functools
-
 import numpy as np
 
 import common
 
 
-def network(seconds):
+def network():
     rng = np.random.default_rng(0)
     x, y = rng.random((100, 2)), rng.integers(0, 2, (100, 1)).astype(float)
     p = [rng.random((2, 3)), np.zeros((1, 3)), rng.random((3, 1)), np.zeros((1, 1))]
@@ -29,28 +27,23 @@ def network(seconds):
         w1 += x.T @ d1 * 0.01
         b1 += d1.sum(0, keepdims=True) * 0.01
 
-    return common.rate(epoch, seconds)
+    return common.Work(epoch, "epochs/s")
 
 
-def addition(seconds):
+def addition():
     a, b = np.ones(4, np.float32), np.ones(4, np.float32)
 
     def many():
         for _ in range(1000):
             a + b
 
-    return 1e6 / (1000 * common.rate(many, seconds))
+    return common.Work(many, "us", 1000)
 
 
 def main():
     options = common.options(__doc__).parse_args()
     # The formulas are NumPy's only way: they stand beside both of ours.
-    formulas = functools.partial(network, options.seconds), "epochs/s"
-    common.run({
-        "seed-2-3-1-formulas": formulas,
-        "seed-2-3-1": formulas,
-        "door-add-4": (lambda: addition(options.seconds), "us"),
-    }, options.names)
+    common.run_workloads({"seed-2-3-1-formulas": network, "seed-2-3-1": network, "door-add-4": addition}, options)
 
 
 main()

@@ -106,7 +106,7 @@ def resnet20():
 def infer(make, options):
     model = make()
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    x, best = np.random.default_rng(1).random(shape, np.float32), 0
+    x, works = np.random.default_rng(1).random(shape, np.float32), []
     for threads in {1, options.threads}:
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
@@ -116,14 +116,15 @@ def infer(make, options):
         binding.bind_cpu_input("x", x)
         binding.bind_ortvalue_output(session.get_outputs()[0].name,
                                      onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 10), np.float32)))
-        best = max(best, common.rate(lambda: session.run_with_iobinding(binding), options.seconds / 2))
-    return 1e6 / best
+        run = functools.partial(session.run_with_iobinding, binding)
+        works.append(common.Work(run, "us"))
+    return max(works, key=lambda work: common.rate(work, 1))
 
 
 def main():
     options = common.options(__doc__).parse_args()
-    common.run({make.__name__ + "-infer-b1": (functools.partial(infer, make, options), "us")
-                for make in (mlp, lenet, cnn, resnet20)}, options.names)
+    common.run_workloads({make.__name__ + "-infer-b1": functools.partial(infer, make, options)
+                          for make in (mlp, lenet, cnn, resnet20)}, options)
 
 
 main()

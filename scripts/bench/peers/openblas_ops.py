@@ -13,13 +13,17 @@ def main():
     parser.set_defaults(seconds=0.2)
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    for name, inputs, code in common.ops(options.names):
+    ops = {name: (inputs, code) for name, inputs, code in common.ops(options.names)}
+
+    def prepare(name):
+        inputs, code = ops[name]
         if "@" not in code:
-            continue
+            return None
         pairs = (text.split(":") for text in inputs.split())
         scope = {key: rng.random([int(size) for size in shape.split("x")], np.float32) for key, shape in pairs}
-        time = 1e6 / common.rate(eval("lambda: " + code, scope), options.seconds)
-        print("%s\t%.3f\tus" % (name, time), flush=True)
+        return common.Work(eval("lambda: " + code, scope), "us")
+
+    common.run(prepare, list(ops), options)
 
 
 main()

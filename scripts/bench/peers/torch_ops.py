@@ -3,6 +3,7 @@
 
 pip install torch numpy
 """
+import functools
 import re
 
 import torch
@@ -42,21 +43,28 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    for name, inputs, code in common.ops(options.names):
+    ops = {name: (inputs, code) for name, inputs, code in common.ops(options.names)}
+
+    def prepare(name):
+        inputs, code = ops[name]
         scope = {"torch": torch, "F": F, **dict(map(value, inputs.split()))}
         if options.onednn:
             convert = [key for key, x in scope.items() if torch.is_tensor(x) and x.dtype == torch.float32]
             if not convert or "!" in inputs:
-                continue
+                return None
             scope.update((key, scope[key].to_mkldnn()) for key in convert)
+        work = common.Work(eval("lambda: " + code, scope), "us",
+                           scope=functools.partial(torch.set_grad_enabled, "!" in inputs))
         try:
-            with torch.set_grad_enabled("!" in inputs):
-                time = 1e6 / common.rate(eval("lambda: " + code, scope), options.seconds)
+            with work.scope():
+                work.step()
         except RuntimeError:
             if not options.onednn:
                 raise
-            continue
-        print("%s\t%.3f\tus" % (name, time), flush=True)
+            return None
+        return work
+
+    common.run(prepare, list(ops), options)
 
 
 main()

@@ -101,7 +101,7 @@ def sgd(parameters):
 
 
 def training(net, optimizer, loss, batch, options):
-    """Steps a second; batch(i): input and target of step i, counted from 0."""
+    """A step of training; batch(i): input and target of step i, counted from 0."""
     run = torch.compile(net) if options.compile else net
     place = 0
 
@@ -113,13 +113,13 @@ def training(net, optimizer, loss, batch, options):
         loss(run(x), y).backward()
         optimizer.step()
 
-    return common.rate(step, options.seconds)
+    return step
 
 
 def seed(options):
     net = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid(), nn.Linear(3, 1), nn.Sigmoid())
     x, y = torch.rand(100, 2), torch.randint(0, 2, (100, 1)).float()
-    return training(net, torch.optim.SGD(net.parameters(), 0.01), F.mse_loss, lambda i: (x, y), options)
+    return common.Work(training(net, torch.optim.SGD(net.parameters(), 0.01), F.mse_loss, lambda i: (x, y), options), "epochs/s")
 
 
 def classify(make, data, optimizer, options):
@@ -130,7 +130,7 @@ def classify(make, data, optimizer, options):
         first = i % (len(x) // 64) * 64
         return x[first:first + 64], y[first:first + 64]
 
-    return 64 * training(net, optimizer(net.parameters()), F.cross_entropy, batch, options)
+    return common.Work(training(net, optimizer(net.parameters()), F.cross_entropy, batch, options), "samples/s", 64)
 
 
 def sequence(make, batch, steps, options):
@@ -140,25 +140,24 @@ def sequence(make, batch, steps, options):
     def loss(output, target):
         return F.cross_entropy(output.reshape(batch * steps, 96), target.reshape(batch * steps))
 
-    return batch * steps * training(net, adam(net.parameters()), loss,
-                                    lambda i: (data[i % 64, :, :-1], data[i % 64, :, 1:]), options)
+    step = training(net, adam(net.parameters()), loss, lambda i: (data[i % 64, :, :-1], data[i % 64, :, 1:]), options)
+    return common.Work(step, "tokens/s", batch * steps)
 
 
 def infer(make, shape, options):
     net, x = make().eval(), torch.rand(1, *shape)
     run = torch.compile(net) if options.compile else net
-    with torch.inference_mode():
-        return 1e6 / common.rate(lambda: run(x), options.seconds)
+    return common.Work(lambda: run(x), "us", scope=torch.inference_mode)
 
 
-def addition(options):
+def addition():
     a, b = torch.ones(4), torch.ones(4)
 
     def many():
         for _ in range(1000):
             a + b
 
-    return 1e6 / (1000 * common.rate(many, options.seconds))
+    return common.Work(many, "us", 1000)
 
 
 def main():
@@ -167,23 +166,22 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    workloads = {"seed-2-3-1": (lambda: seed(options), "epochs/s")}
+    workloads = {"seed-2-3-1": lambda: seed(options)}
     for name, make, data, count, optimizer, shape in (
             ("mlp", mlp, common.images, 20000, adam, (1, 28, 28)),
             ("lenet", lenet, common.images, 20000, sgd, (1, 28, 28)),
             ("cnn", cnn, common.images, 20000, adam, (1, 28, 28)),
             ("resnet20", resnet20, common.colours, 2048, sgd, (3, 32, 32))):
-        workloads[name + "-train-b64"] = (
-            lambda m=make, d=data, c=count, o=optimizer: classify(m, d(c), o, options)), "samples/s"
-        workloads[name + "-infer-b1"] = functools.partial(infer, make, shape, options), "us"
+        workloads[name + "-train-b64"] = lambda m=make, d=data, c=count, o=optimizer: classify(m, d(c), o, options)
+        workloads[name + "-infer-b1"] = functools.partial(infer, make, shape, options)
     for name, make, batch, steps in (
             ("lstm-train-b32-t64", lambda: CharRNN(nn.LSTM), 32, 64),
             ("gru-train-b32-t64", lambda: CharRNN(nn.GRU), 32, 64),
             ("gpt-train-b12-t64", lambda: GPT(128, 4, 4, 64), 12, 64),
             ("gpt-train-d384-b8-t256", lambda: GPT(384, 6, 6, 256), 8, 256)):
-        workloads[name] = functools.partial(sequence, make, batch, steps, options), "tokens/s"
-    workloads["door-add-4"] = (lambda: addition(options)), "us"
-    common.run(workloads, options.names)
+        workloads[name] = functools.partial(sequence, make, batch, steps, options)
+    workloads["door-add-4"] = addition
+    common.run_workloads(workloads, options)
 
 
 main()
