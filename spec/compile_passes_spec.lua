@@ -44,6 +44,11 @@ local kinds = {
   end},
   {"an image without a batch", function() return nn.Conv2d(3, 4, 3), nn.randn(3, 7, 7) end},
   {"an image with other strides", function() return nn.Conv2d(3, 4, 3), nn.randn(2, 7, 7, 3):permute(1, 4, 3, 2) end},
+  {"one channel to few", function() return nn.Conv2d(1, 6, 5, {padding = 2}), nn.randn(1, 1, 28, 28) end},
+  {"one channel to few, in a batch", function() return nn.Conv2d(1, 3, {3, 2}), nn.randn(5, 1, 9, 40) end},
+  {"one channel to few in a row", function()
+    return nn.Conv1d(1, 7, 9, {padding = 4, bias = false}), nn.randn(3, 1, 100)
+  end},
   {"no result", function() return nn.Conv2d(3, 4, 3), nn.zeros(0, 3, 7, 7) end},
 }
 
@@ -68,16 +73,18 @@ describe("a captured convolution", function()
   it("has the same bits on one thread and on two", function()
     local usual = nn.threads()
     finally(function() nn.set_threads(usual) end)
-    local shapes = {{1, 6, 28, 28, 5}, {3, 16, 32, 32, 3}, {64, 64, 8, 8, 3}, {32, 64, 9, 50, 1}, {8, 24, 1, 300, 1}}
+    local shapes = {{1, 6, 28, 28, 5}, {1, 6, 61, 40, 5}, {3, 16, 32, 32, 3}, {64, 64, 8, 8, 3}, {32, 64, 9, 50, 1}, {8, 24, 1, 300, 1}}
     for _, sizes in ipairs(shapes) do
       local from, to, height, width, kernel = table.unpack(sizes)
-      local net = unsettle(nn.Sequential(nn.Conv2d(from, to, kernel, {padding = kernel // 2}), nn.BatchNorm2d(to)))
-      local x, results = nn.randn(1, from, height, width), {}
-      for threads = 1, 2 do
-        nn.set_threads(threads)
-        results[threads] = nn.no_grad(nn.compile(function(y) return net(y) end), x)
+      local conv, x = nn.Conv2d(from, to, kernel, {padding = kernel // 2}), nn.randn(1, from, height, width)
+      for _, net in ipairs {unsettle(nn.Sequential(conv, nn.BatchNorm2d(to))), nn.Sequential(conv, nn.ReLU())} do
+        local results = {}
+        for threads = 1, 2 do
+          nn.set_threads(threads)
+          results[threads] = nn.no_grad(nn.compile(function(y) return net(y) end), x)
+        end
+        assert.is_true(same(results[1], results[2]) and same(results[1], nn.no_grad(net, x)))
       end
-      assert.is_true(same(results[1], results[2]) and same(results[1], nn.no_grad(net, x)))
     end
   end)
 
@@ -210,6 +217,19 @@ describe("in a captured function", function()
       function(y) return conv(y) + 1 end,
       function(y) return conv(y) + conv(y):permute(1, 3, 2, 4):contiguous():permute(1, 3, 2, 4) end,
       function(y) return conv(y):add_(y:mean({3, 4}, true)) end,
+    } do
+      local f = nn.compile(sum)
+      for _ = 1, 2 do assert.is_true(same(nn.no_grad(sum, x), nn.no_grad(f, x))) end
+    end
+  end)
+
+  it("a sum and its positive part behind a convolution of one channel are right", function()
+    local one, other, norm = nn.Conv2d(1, 5, 3), nn.Conv2d(1, 5, 3), unsettle(nn.BatchNorm2d(5))
+    local x = nn.randn(1, 1, 12, 11)
+    for _, sum in ipairs {
+      function(y) return (one(y) + other(y)):relu() end,
+      function(y) return (norm(one(y)) + other(y)):relu() end,
+      function(y) return one(y):relu() + 1 end,
     } do
       local f = nn.compile(sum)
       for _ = 1, 2 do assert.is_true(same(nn.no_grad(sum, x), nn.no_grad(f, x))) end

@@ -180,6 +180,7 @@ static nnl_status get_ready(const nnl_call *c, nnl_conv_ready **plan, size_t *by
         last.var = c->in[IN_VAR];
         last.norm_weight = c->in[IN_NORM_WEIGHT];
         last.norm_bias = c->in[IN_NORM_BIAS];
+        last.residual = data_of(c, IN_RESIDUAL) != NULL;
         last.eps = nnl_value_double(&c->attr[EPS]);
         last.frame_in = c->attr[FRAME_IN].as.i;
         last.frame_out = c->attr[FRAME_OUT].as.i;

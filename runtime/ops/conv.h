@@ -30,7 +30,7 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
 typedef struct nnl_conv_last {
     const nnl_tensor *bias, *mean, *var, *norm_weight, *norm_bias;
     double eps;
-    bool relu;
+    bool residual, relu;
     bool winograd;               /* of a convolution that suits: nnl_conv_suits_winograd() */
     int64_t frame_in, frame_out; /* columns of zeros: beside the rows of the input, and to write
                                     beside those of the result */

@@ -212,6 +212,8 @@ void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p)
     set_blocks(p, rows, columns);
 }
 
+void nnl_conv_cut_rows(nnl_conv_plan *p, int64_t rows) { set_blocks(p, rows, p->columns); }
+
 nnl_conv_plan nnl_conv_plan_framed(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
                                    const nnl_conv_image *x, int64_t frame, bool joins)
 {

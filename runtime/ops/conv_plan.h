@@ -59,6 +59,7 @@ typedef struct nnl_conv_plan {
     bool with_bias, lane_sums, across;
     char *dw, *db;
     nnl_conv_order order;
+    nnl_conv_flat flat; /* of one input channel and few output channels: what its blocks share */
 } nnl_conv_plan;
 
 static inline const void *nnl_conv_at(const nnl_conv_plan *p, const char *base, int64_t place)
@@ -96,6 +97,8 @@ nnl_conv_plan nnl_conv_plan_framed(nnl_runtime *rt, const nnl_conv *v, nnl_dtype
                                    const nnl_conv_image *x, int64_t frame, bool joins);
 /* Cuts a plan of pixels further, for threads that are held awake. */
 void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p);
+/* The same into blocks of so many rows. */
+void nnl_conv_cut_rows(nnl_conv_plan *p, int64_t rows);
 /* Runs p->tasks, each with p->lane_bytes of memory of its own.  work: multiplications. */
 nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work);
 /* The same in two steps, of which the second may be repeated: how tasks go to lanes, with less work
@@ -144,6 +147,13 @@ nnl_status nnl_conv_winograd_pack(nnl_runtime *rt, const nnl_conv_plan *p, void 
 /* ---- one input channel and few output channels (conv_flat.c) */
 
 bool nnl_conv_is_flat(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype);
+nnl_conv_plan nnl_conv_flat_plan(nnl_runtime *rt, const nnl_conv *v, const nnl_conv_image *x);
+/* nnl_conv_share() for it, in a program. */
+void nnl_conv_flat_share(const nnl_runtime *rt, nnl_conv_plan *p);
+/* Its weight, packed with room for the bias, which is set afterwards and may be NULL. */
+int64_t nnl_conv_flat_weight_bytes(const nnl_conv_plan *p);
+void nnl_conv_flat_pack(nnl_conv_plan *p, void *out, const nnl_tensor *weight);
+void nnl_conv_flat_set_bias(nnl_conv_plan *p, const void *bias);
 /* out is a dense image, bias contiguous. */
 nnl_status nnl_conv_flat_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                                  const nnl_tensor *input, const nnl_tensor *weight,

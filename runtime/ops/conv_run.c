@@ -188,9 +188,12 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
 
 /* ---------------------------------------------------------------- run again and again */
 
+enum conv_way { BY_BLOCKS, BY_WINOGRAD, FLAT };
+
 struct nnl_conv_ready {
     nnl_conv v;
     nnl_conv_plan plan;
+    enum conv_way way;
     bool copies; /* the input, whose channels lie apart */
 };
 
@@ -216,6 +219,59 @@ static void set_forward(const nnl_runtime *rt, nnl_conv_plan *p)
     nnl_conv_share(rt, p, nnl_conv_lane_work(p), rt->pool != NULL);
 }
 
+static enum conv_way way_of(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
+                            const nnl_conv_last *last)
+{
+    if (last->winograd) return BY_WINOGRAD;
+    bool plain = !last->mean && !last->residual && last->frame_out == 0;
+    return plain && nnl_conv_is_flat(rt, v, dtype) ? FLAT : BY_BLOCKS;
+}
+
+/* The plan of y, and how its tasks go to threads. */
+static nnl_conv_plan ready_plan(nnl_runtime *rt, const nnl_conv *v, enum conv_way way,
+                                const nnl_tensor *y, nnl_conv_image *x, const nnl_conv_last *last)
+{
+    nnl_conv_plan p;
+    if (way == FLAT) {
+        p = nnl_conv_flat_plan(rt, v, x);
+        p.flat.relu = last->relu;
+        nnl_conv_flat_share(rt, &p);
+        return p;
+    }
+    p = way == BY_WINOGRAD ? winograd_plan(rt, v, x, last->frame_in)
+                           : nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, x, last->frame_in,
+                                                  last->frame_out == 0);
+    p.y = last->frame_out ? nnl_conv_image_of(y, v)
+                          : nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
+    p.frame = last->frame_out;
+    p.relu = last->relu;
+    if (way == BY_WINOGRAD)
+        nnl_conv_winograd_share(rt, &p);
+    else
+        set_forward(rt, &p);
+    return p;
+}
+
+/* Bytes of the packed weight. */
+static int64_t packed_bytes(const nnl_conv_plan *p, enum conv_way way, const nnl_conv_order *order)
+{
+    if (way == FLAT) return nnl_conv_flat_weight_bytes(p);
+    if (way == BY_WINOGRAD) return nnl_conv_winograd_weight_bytes(p);
+    return group_bytes(p, order) * p->shape.groups;
+}
+
+static nnl_status pack_ready(nnl_runtime *rt, nnl_conv_plan *p, enum conv_way way,
+                             const nnl_tensor *weight, const nnl_conv_order *order, char *packed)
+{
+    p->weight = packed;
+    if (way == FLAT) nnl_conv_flat_pack(p, packed, weight);
+    if (way == BY_WINOGRAD) return nnl_conv_winograd_pack(rt, p, packed, weight->data, order);
+    int64_t group = group_bytes(p, order), step = p->channels_out * weight->strides[0];
+    for (int64_t g = 0; g < p->shape.groups && way == BY_BLOCKS; g++)
+        pack(p, packed + g * group, nnl_conv_at(p, weight->data, g * step), order);
+    return NNL_OK;
+}
+
 nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tensor *y,
                               const nnl_tensor *input, const nnl_tensor *weight,
                               const nnl_conv_last *last, nnl_conv_ready **out, size_t *bytes)
@@ -223,42 +279,25 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     *out = NULL;
     if (!v->batched || y->numel == 0 || (last->bias && last->bias->strides[0] != 1)) return NNL_OK;
     nnl_conv_image x = nnl_conv_image_of(input, v);
-    bool copies = last->winograd && lies_apart(v, &x);
-    nnl_conv_plan p = last->winograd ? winograd_plan(rt, v, &x, last->frame_in)
-                                     : nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, &x,
-                                                            last->frame_in, last->frame_out == 0);
+    const enum conv_way way = way_of(rt, v, (nnl_dtype)y->dtype, last);
+    const bool copies = way == BY_WINOGRAD && lies_apart(v, &x);
+    nnl_conv_plan p = ready_plan(rt, v, way, y, &x, last);
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);
     nnl_conv_order order = nnl_conv_order_of(&p, &w);
-    p.y = last->frame_out ? nnl_conv_image_of(y, v)
-                          : nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
-    p.frame = last->frame_out;
-    p.relu = last->relu;
-    if (last->winograd)
-        nnl_conv_winograd_share(rt, &p);
-    else
-        set_forward(rt, &p);
-    int64_t group = last->winograd ? nnl_conv_winograd_weight_bytes(&p) : group_bytes(&p, &order),
-            head = nnl_round_up(sizeof(nnl_conv_ready), 64),
+    int64_t head = nnl_round_up(sizeof(nnl_conv_ready), 64),
             channels = nnl_round_up(v->out_channels * p.size, 64);
     void *block;
-    *bytes = (size_t)(head + group * p.shape.groups + 3 * channels);
+    *bytes = (size_t)(head + 3 * channels + packed_bytes(&p, way, &order));
     NNL_TRY(nnl_alloc(rt, *bytes, &block));
-    *out = block;
-    (*out)->v = *v;
-    char *norm = (char *)block + head, *packed = norm + 3 * channels;
-    if (last->winograd) {
-        nnl_status status = nnl_conv_winograd_pack(rt, &p, packed, weight->data, &order);
-        if (status != NNL_OK) {
-            nnl_free(rt, block, *bytes);
-            *out = NULL;
-            return status;
-        }
+    nnl_conv_ready *ready = block;
+    *ready = (nnl_conv_ready){.v = *v, .way = way, .copies = copies};
+    p.v = &ready->v;
+    char *norm = (char *)block + head;
+    nnl_status status = pack_ready(rt, &p, way, weight, &order, norm + 3 * channels);
+    if (status != NNL_OK) {
+        nnl_free(rt, block, *bytes);
+        return status;
     }
-    for (int64_t g = 0; g < p.shape.groups && !last->winograd; g++)
-        pack(&p, packed + g * group, nnl_conv_at(&p, weight->data, g * p.channels_out * w.out),
-             &order);
-    p.v = &(*out)->v;
-    p.weight = packed;
     if (last->mean) {
         nnl_norm_constants(p.dtype, v->out_channels, last->mean, last->var, last->norm_weight,
                            last->norm_bias, last->eps, norm, norm + channels, norm + 2 * channels);
@@ -266,8 +305,8 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
         p.scale = norm + channels;
         p.shift = norm + 2 * channels;
     }
-    (*out)->plan = p;
-    (*out)->copies = copies;
+    ready->plan = p;
+    *out = ready;
     return NNL_OK;
 }
 
@@ -282,6 +321,7 @@ nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y,
     p->y.data = y;
     p->bias = bias;
     p->residual = residual;
+    if (ready->way == FLAT) nnl_conv_flat_set_bias(p, bias);
     nnl_status status = nnl_conv_run_lanes(rt, p);
     nnl_tensor_unref(copy);
     return status;

@@ -370,7 +370,7 @@ nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward)
     if (s.rows == 0 || walk->inner == 0) return NNL_OK;
     walk->rows_per_task = NNL_MAX(1, (int64_t)((double)s.rows * TASK / work));
     int64_t tasks = (s.rows + walk->rows_per_task - 1) / walk->rows_per_task;
-    if (work > NNL_SERIAL_WORK) return nnl_parallel(walk->rt, tasks, rows_task, &s);
+    if (work > (double)nnl_serial_work(walk->rt)) return nnl_parallel(walk->rt, tasks, rows_task, &s);
     for (int64_t i = 0; i < tasks; i++) rows_task(&s, i);
     return NNL_OK;
 }
