@@ -30,10 +30,11 @@ LIBS := -lm -pthread
 LUA_CFLAGS := $(shell $(PKG_CONFIG) --cflags lua5.4 2>/dev/null || echo -I/usr/include/lua5.4)
 LUA_LIBS := $(shell $(PKG_CONFIG) --libs lua5.4 2>/dev/null || echo -llua5.4)
 
+# Only for spec/gemm.c and scripts/bench/gemm.c, which compare: the library has products of its own.
 ifeq ($(BLAS),openblas)
   ifneq ($(call has,openblas),)
-    DEFS += -DNNL_BLAS=1 $(shell $(PKG_CONFIG) --cflags openblas)
-    LIBS += $(shell $(PKG_CONFIG) --libs openblas)
+    BLAS_DEFS := -DNNL_BLAS=1 $(shell $(PKG_CONFIG) --cflags openblas)
+    BLAS_LIBS := $(shell $(PKG_CONFIG) --libs openblas)
   endif
 else ifneq ($(BLAS),none)
   $(error BLAS=$(BLAS) is unknown: openblas or none)
@@ -222,6 +223,9 @@ $(BUILD)/spec/%: spec/%.c $(BUILD)/libnnlua.a
 	@mkdir -p $(@D)
 	$(call SAY,LINK,$@)$(CC) $(CFLAGS_ALL) $(DEFS) -MMD -MP -o $@ $< $(BUILD)/libnnlua.a $(LIBS)
 
+$(BUILD)/spec/gemm $(BUILD)/bench/gemm: private DEFS += $(BLAS_DEFS)
+$(BUILD)/spec/gemm $(BUILD)/bench/gemm: private LIBS += $(BLAS_LIBS)
+
 # A host with a lua_State of its own.
 $(BUILD)/spec/embed_lua: spec/embed_lua.c $(BUILD)/libnnlua_lua.a $(BUILD)/libnnlua.a
 	@mkdir -p $(@D)
@@ -233,7 +237,7 @@ ulp: $(BUILD)/spec/ulp
 	@$(BUILD)/spec/ulp $(ULP)
 
 SAN_FLAGS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-# Without OpenBLAS, so that this build too is tested; kernels at -O3 would take three times as long to compile.
+# Without OpenBLAS, which sanitizers do not see; kernels at -O3 would take three times as long to compile.
 SAN_BUILD := BUILD=build/asan BLAS=none OPT="-O1 -g" KERNEL_OPT=-O1 SANITIZE="$(SAN_FLAGS)"
 asan-build:
 	@$(MAKE) --no-print-directory $(SAN_BUILD) all

@@ -332,11 +332,6 @@ static int lua_info(lua_State *L)
     set_integer(L, "threads", rt->threads);
     set_integer(L, "processors", nnl_processors());
     set_integer(L, "ops", nnl_op_count());
-#ifdef NNL_BLAS
-    set_string(L, "blas", "openblas");
-#else
-    set_string(L, "blas", "none");
-#endif
 #ifdef NNL_HAVE_ZLIB
     set_flag(L, "zlib", true);
 #else

@@ -2,7 +2,7 @@
 # Installs what building and testing nnlua needs, where something is missing; otherwise does nothing and
 # touches no network.  On Debian and Ubuntu it installs as root or with sudo; elsewhere it says what to install.
 #
-#   sh scripts/setup.sh [build|test]     build: compiler, Lua, BLAS, zlib, libedit, the images; test: also busted, luacheck
+#   sh scripts/setup.sh [build|test]     build: compiler, Lua, zlib, libedit, the images; test: also busted, luacheck, OpenBLAS
 set -eu
 what=${1:-build}
 
@@ -22,11 +22,11 @@ if have cc || have gcc || have clang; then
 else
   need lua; need zlib; need libedit
 fi
-[ "${BLAS:-openblas}" = none ] || { have pkg-config && pkg-config --exists openblas; } || need openblas
 have lua5.4 || need lua-command
 if [ "$what" = test ]; then
   have busted || need busted
   have luacheck || need luacheck
+  [ "${BLAS:-openblas}" = none ] || { have pkg-config && pkg-config --exists openblas; } || need openblas
 fi
 # The images are worth having, but nothing fails without them.
 if [ -z "${NNLUA_DATA:-}" ] && [ ! -e /usr/share/dataset-fashion-mnist ] && ! ls /usr/share/datasets/fashion-mnist >/dev/null 2>&1; then
@@ -73,7 +73,7 @@ Please install them with your system's packages:
   Arch      pacman -S gcc make pkgconf lua54 openblas zlib libedit luarocks   (then: luarocks --lua-version 5.4 install busted)
   Alpine    apk add gcc musl-dev make pkgconf lua5.4 lua5.4-dev openblas-dev zlib-dev libedit-dev lua5.4-busted
   Homebrew  brew install lua openblas libedit pkg-config luarocks             (then: luarocks install busted)
-BLAS=none builds without OpenBLAS; zlib and libedit are optional.
+OpenBLAS serves specs and benchmarks only (make BLAS=none: without it); zlib and libedit are optional.
 TEXT
 for m in $missing; do
   case "$m" in make|gcc|lua) exit 1 ;; esac

@@ -73,7 +73,8 @@ describe("a captured convolution", function()
   it("has the same bits on one thread and on two", function()
     local usual = nn.threads()
     finally(function() nn.set_threads(usual) end)
-    local shapes = {{1, 6, 28, 28, 5}, {1, 6, 61, 40, 5}, {3, 16, 32, 32, 3}, {64, 64, 8, 8, 3}, {32, 64, 9, 50, 1}, {8, 24, 1, 300, 1}}
+    local shapes = {{1, 6, 28, 28, 5}, {1, 6, 61, 40, 5}, {3, 16, 32, 32, 3}, {64, 64, 8, 8, 3}, {32, 64, 9, 50, 1},
+      {8, 24, 1, 300, 1}}
     for _, sizes in ipairs(shapes) do
       local from, to, height, width, kernel = table.unpack(sizes)
       local conv, x = nn.Conv2d(from, to, kernel, {padding = kernel // 2}), nn.randn(1, from, height, width)

@@ -405,7 +405,7 @@ function help.info()
     ("instruction set  %s (this machine: %s)"):format(i.isa, table.concat(i.isas, ", ")),
     ("threads          %d of %d processors"):format(i.threads, i.processors),
     "memory limit     " .. (limit > 0 and ("%d bytes"):format(limit) or "none"),
-    "BLAS             " .. i.blas,
+    "BLAS             own kernels",
     "zlib             " .. (i.zlib and "yes" or "no: .gz files cannot be read"),
     ("ops              %d"):format(#native.op_names()),
   }

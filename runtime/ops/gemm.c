@@ -5,10 +5,6 @@
 
 #include <string.h>
 
-#if NNL_BLAS
-#include <cblas.h>
-#endif
-
 /* A block of B of this depth stays in L2; sums of blocks are added in C, which also keeps rounding
  * errors of long products down.  Part of what an element's bits depend on, as DOT_* are. */
 #define DEPTH 256
@@ -487,8 +483,9 @@ static nnl_status run_plan(nnl_runtime *rt, plan *p)
     return status;
 }
 
-static nnl_status run_own(nnl_runtime *rt, const nnl_gemm_call *call)
+nnl_status nnl_gemm(nnl_runtime *rt, const nnl_gemm_call *call)
 {
+    if (call->m <= 0 || call->n <= 0 || call->batch <= 0) return NNL_OK;
     plan p;
     make_plan(&p, rt, call, rt->pool_held);
     if (!p.run_whole) return run_plan(rt, &p);
@@ -557,103 +554,4 @@ nnl_status nnl_gemm_ready(nnl_runtime *rt, const nnl_gemm_call *call, bool fixed
     **out = p;
     if (fixed_b) pack_all(*out, (char *)(((uintptr_t)(*out + 1) + ALIGN - 1) / ALIGN * ALIGN));
     return NNL_OK;
-}
-
-/* ---------------------------------------------------------------- OpenBLAS */
-
-#if NNL_BLAS
-
-#define BLAS_TILE 1024
-
-static void blas_tile(const nnl_gemm_call *c, int64_t item, int64_t r0, int64_t r1, int64_t c0,
-                      int64_t c1)
-{
-    int64_t a_place = item * c->stride_a + r0 * (c->trans_a ? 1 : c->lda);
-    int64_t b_place = item * c->stride_b + c0 * (c->trans_b ? c->ldb : 1);
-    int64_t c_place = item * c->stride_c + r0 * c->ldc + c0;
-    CBLAS_TRANSPOSE ta = c->trans_a ? CblasTrans : CblasNoTrans,
-                    tb = c->trans_b ? CblasTrans : CblasNoTrans;
-    int m = (int)(r1 - r0), n = (int)(c1 - c0), k = (int)c->k;
-    if (c->dtype == NNL_F32) {
-        float *out = (float *)c->c + c_place;
-        const float *bias = c->bias ? (const float *)c->bias + c0 : NULL;
-        cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, (float)c->alpha, (const float *)c->a + a_place,
-                    (int)c->lda, (const float *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0,
-                    out, (int)c->ldc);
-        for (int64_t i = 0; i < m; i++, out += c->ldc) {
-            for (int64_t j = 0; bias && j < n; j++) out[j] += bias[j];
-            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++)
-                out[j] = out[j] < 0 ? 0 : out[j];
-        }
-    } else {
-        double *out = (double *)c->c + c_place;
-        const double *bias = c->bias ? (const double *)c->bias + c0 : NULL;
-        cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, c->alpha, (const double *)c->a + a_place,
-                    (int)c->lda, (const double *)c->b + b_place, (int)c->ldb, c->accumulate ? 1 : 0,
-                    out, (int)c->ldc);
-        for (int64_t i = 0; i < m; i++, out += c->ldc) {
-            for (int64_t j = 0; bias && j < n; j++) out[j] += bias[j];
-            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < n; j++)
-                out[j] = out[j] < 0 ? 0 : out[j];
-        }
-    }
-}
-
-typedef struct blas_plan {
-    const nnl_gemm_call *call;
-    int64_t row_tiles, column_tiles;
-} blas_plan;
-
-static void run_blas_tile(void *context, int64_t place)
-{
-    const blas_plan *p = context;
-    const nnl_gemm_call *c = p->call;
-    int64_t column = place % p->column_tiles, row = place / p->column_tiles % p->row_tiles;
-    blas_tile(c, place / p->column_tiles / p->row_tiles, c->m * row / p->row_tiles,
-              c->m * (row + 1) / p->row_tiles, c->n * column / p->column_tiles,
-              c->n * (column + 1) / p->column_tiles);
-}
-
-/* A few coarse tiles: OpenBLAS's bits depend on them, so they depend on the shape alone. */
-static nnl_status run_blas(nnl_runtime *rt, const nnl_gemm_call *call)
-{
-    blas_plan p = {.call = call,
-                   .row_tiles = divide_up(call->m, BLAS_TILE),
-                   .column_tiles = divide_up(call->n, BLAS_TILE)};
-    double work = (double)call->m * (double)call->n * (double)call->k * (double)call->batch;
-    if (work >= PARALLEL_WORK && p.row_tiles * p.column_tiles * call->batch < 4) {
-        if (call->m >= call->n)
-            p.row_tiles = NNL_MIN(p.row_tiles * 4, call->m);
-        else
-            p.column_tiles = NNL_MIN(p.column_tiles * 4, call->n);
-    }
-    int64_t tiles = p.row_tiles * p.column_tiles * call->batch;
-    if (work >= PARALLEL_WORK) return nnl_parallel(rt, tiles, run_blas_tile, &p);
-    for (int64_t i = 0; i < tiles; i++) run_blas_tile(&p, i);
-    return NNL_OK;
-}
-
-static bool fits_blas(const nnl_gemm_call *c)
-{
-    return !c->beside && c->m <= INT32_MAX && c->n <= INT32_MAX && c->k > 0 && c->k <= INT32_MAX &&
-           c->lda <= INT32_MAX && c->ldb <= INT32_MAX && c->ldc <= INT32_MAX;
-}
-
-#endif
-
-nnl_status nnl_gemm_with(nnl_runtime *rt, nnl_gemm_backend backend, const nnl_gemm_call *call)
-{
-    if (call->m <= 0 || call->n <= 0 || call->batch <= 0) return NNL_OK;
-#if NNL_BLAS
-    if (backend == NNL_GEMM_BLAS && fits_blas(call)) return run_blas(rt, call);
-#else
-    if (backend == NNL_GEMM_BLAS)
-        return NNL_FAIL(rt, NNL_EUNSUPPORTED, "gemm: built without OpenBLAS");
-#endif
-    return run_own(rt, call);
-}
-
-nnl_status nnl_gemm(nnl_runtime *rt, const nnl_gemm_call *call)
-{
-    return nnl_gemm_with(rt, NNL_GEMM_OWN, call);
 }

@@ -45,11 +45,4 @@ nnl_status nnl_gemm_ready(nnl_runtime *rt, const nnl_gemm_call *call, bool fixed
 nnl_status nnl_gemm_run(nnl_runtime *rt, nnl_gemm_plan *plan, const void *a, const void *b, void *c,
                         const void *bias, const void *beside);
 
-/* Which code computes products: for specs and benchmarks, which compare the two.  nnl_gemm() uses
- * the own kernels for every shape: they are as fast as OpenBLAS or faster, and keep the promises
- * about bits, memory and threads that it cannot. */
-typedef enum nnl_gemm_backend { NNL_GEMM_OWN, NNL_GEMM_BLAS } nnl_gemm_backend;
-/* NNL_EUNSUPPORTED when BLAS is asked for and not built in. */
-nnl_status nnl_gemm_with(nnl_runtime *rt, nnl_gemm_backend backend, const nnl_gemm_call *call);
-
 #endif

@@ -1,5 +1,6 @@
-# Sourced by run.sh and ops.sh: what the environment may set, and the sides as processes that take turns.
-# shellcheck shell=bash disable=SC2034
+# Sourced by run.sh and ops.sh: what the environment may set, and the sides as processes that take turns, with their
+# files in $out.
+# shellcheck shell=bash disable=SC2034,SC2154
 export LC_ALL=C
 build=${BUILD:-build}
 rounds=${ROUNDS:-15}
@@ -43,7 +44,7 @@ start() {
 }
 
 # send SIDE NAME; receive SIDE NAME ROUND, which keeps the figure.  Both are false for a side that has failed.
-send() { [ -n "${to[$1]}" ] && echo "$2" 2>/dev/null >&"${to[$1]}"; }
+send() { [ -n "${to[$1]}" ] && { echo "$2" >&"${to[$1]}"; } 2>/dev/null; }
 receive() {
   local line
   [ -n "${from[$1]}" ] || return
@@ -56,12 +57,10 @@ receive() {
   fi
 }
 
-# take_turns NAME: all sides get ready at once, then measure one after the other.
+# take_turns NAME: one after the other; in round 0 they get ready.
 take_turns() {
   local side round
-  for side in "${sides[@]}"; do send "$side" "$1"; done
-  for side in "${sides[@]}"; do receive "$side" "$1" 0; done
-  for round in $(seq "$rounds"); do
+  for round in $(seq 0 "$rounds"); do
     for side in "${sides[@]}"; do send "$side" "$1" && receive "$side" "$1" "$round"; done
   done
 }

@@ -52,8 +52,6 @@ part asan-build      make -s -j"$jobs" asan-build
 part asan-c-programs make -s asan-c-specs
 part asan-specs      scripts/dev/asan.sh build/asan
 if [ "$level" = full ]; then
-  part without-blas    make -s -j"$jobs" BUILD=build/noblas BLAS=none all
-  part without-blas-specs bash scripts/dev/specs.sh build/noblas spec
   part clang-build     make -s -j"$jobs" BUILD=build/clang CC=clang all
   part clang-specs     bash scripts/dev/specs.sh build/clang spec
   part tsan            make -s tsan

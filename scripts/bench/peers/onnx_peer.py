@@ -118,7 +118,8 @@ def infer(make, options):
                                      onnxruntime.OrtValue.ortvalue_from_numpy(np.zeros((1, 10), np.float32)))
         run = functools.partial(session.run_with_iobinding, binding)
         works.append(common.Work(run, "us"))
-    return max(works, key=lambda work: common.rate(work, 1))
+    bests = [max(rates) for rates in zip(*([common.rate(work, 0.1) for work in works] for _ in range(10)))]
+    return works[bests.index(max(bests))]
 
 
 def main():
