@@ -38,7 +38,7 @@ local function read_facts(path)
   return facts
 end
 
--- workload -> side -> {unit, memory, [round] = figure}, and the names in the order of the file.  Round 0 does not count.
+-- workload -> side -> {unit, memory, [round] = figure}, and the names in the order of the file; without round 0.
 local function read_turns(path)
   local turns, names, rounds = {}, {}, 0
   lines(path, function(round, side, name, figure, unit, memory)
