@@ -8,28 +8,29 @@
 #if NNL_BLAS
 #include <cblas.h>
 
-/* Columns or rows of a tile, as many tiles as threads want, and multiplications that are worth it. */
+/* Columns or rows of a tile, as many tiles as threads want, and multiplications that are worth it.
+ */
 #define BLAS_TILE 1024
 #define BLAS_TASKS 4
 #define BLAS_PARALLEL_WORK 1e6
 
-#define BLAS_MATRIX(name, T, gemm)                                                                 \
-    static void name(const nnl_gemm_call *c, int64_t item, int64_t r0, int64_t r1, int64_t c0,     \
-                     int64_t c1)                                                                   \
-    {                                                                                              \
-        const T *a = (const T *)c->a + item * c->stride_a + r0 * (c->trans_a ? 1 : c->lda),        \
-                *b = (const T *)c->b + item * c->stride_b + c0 * (c->trans_b ? c->ldb : 1),        \
-                *bias = c->bias ? (const T *)c->bias + c0 : NULL;                                  \
-        T *out = (T *)c->c + item * c->stride_c + r0 * c->ldc + c0;                                \
-        gemm(CblasRowMajor, c->trans_a ? CblasTrans : CblasNoTrans,                                \
-             c->trans_b ? CblasTrans : CblasNoTrans, (int)(r1 - r0), (int)(c1 - c0), (int)c->k,    \
-             (T)c->alpha, a, (int)c->lda, b, (int)c->ldb, c->accumulate ? 1 : 0, out,              \
-             (int)c->ldc);                                                                         \
-        for (int64_t i = r0; i < r1; i++, out += c->ldc) {                                         \
-            for (int64_t j = 0; bias && j < c1 - c0; j++) out[j] += bias[j];                       \
-            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < c1 - c0; j++)                 \
-                out[j] = out[j] < 0 ? 0 : out[j];                                                  \
-        }                                                                                          \
+#define BLAS_MATRIX(name, T, gemm)                                                              \
+    static void name(const nnl_gemm_call *c, int64_t item, int64_t r0, int64_t r1, int64_t c0,  \
+                     int64_t c1)                                                                \
+    {                                                                                           \
+        const T *a = (const T *)c->a + item * c->stride_a + r0 * (c->trans_a ? 1 : c->lda),     \
+                *b = (const T *)c->b + item * c->stride_b + c0 * (c->trans_b ? c->ldb : 1),     \
+                *bias = c->bias ? (const T *)c->bias + c0 : NULL;                               \
+        T *out = (T *)c->c + item * c->stride_c + r0 * c->ldc + c0;                             \
+        gemm(CblasRowMajor, c->trans_a ? CblasTrans : CblasNoTrans,                             \
+             c->trans_b ? CblasTrans : CblasNoTrans, (int)(r1 - r0), (int)(c1 - c0), (int)c->k, \
+             (T)c->alpha, a, (int)c->lda, b, (int)c->ldb, c->accumulate ? 1 : 0, out,           \
+             (int)c->ldc);                                                                      \
+        for (int64_t i = r0; i < r1; i++, out += c->ldc) {                                      \
+            for (int64_t j = 0; bias && j < c1 - c0; j++) out[j] += bias[j];                    \
+            for (int64_t j = 0; c->activation == NNL_ACT_RELU && j < c1 - c0; j++)              \
+                out[j] = out[j] < 0 ? 0 : out[j];                                               \
+        }                                                                                       \
     }
 BLAS_MATRIX(blas_matrix_f32, float, cblas_sgemm)
 BLAS_MATRIX(blas_matrix_f64, double, cblas_dgemm)

@@ -274,8 +274,7 @@ static void compare_with_blas(nnl_runtime *rt, const char *isa, const problem *p
 {
     nnl_gemm_call c = p->call;
     c.c = new_result(p);
-    if (blas_gemm(rt, &c))
-        check(is_right(p, c.c), isa, "error too large with OpenBLAS", &p->call);
+    if (blas_gemm(rt, &c)) check(is_right(p, c.c), isa, "error too large with OpenBLAS", &p->call);
     free(c.c);
 }
 

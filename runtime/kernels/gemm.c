@@ -12,8 +12,13 @@
 /* Accumulators TILE_ROWS x TILE_VECTORS, with room left for a row of B and a broadcast: of 32
  * registers (avx512, neon) or 16. */
 #if defined(VEC_AVX512) || defined(VEC_NEON)
+#ifdef VEC_AVX512
+#define TILE_ROWS 8 /* fewer broadcasts than with 12 x 2, whose loads compete with prefetching */
+#define TILE_VECTORS 3
+#else
 #define TILE_ROWS 12
 #define TILE_VECTORS 2
+#endif
 #define DOT_ROWS 4 /* by 4 columns */
 #define DEEP_CHAINS 4
 #else
@@ -24,14 +29,24 @@
 #endif
 /* Rows that are fetched before they are needed: their distance is more than processors guess. */
 #define A_AHEAD 16
+#define B_AHEAD 32 /* from L2, while the sums of a panel of A are made */
 #define PACK_AHEAD 16
+/* Rows of A in groups with a pointer each: twelve distances would not all stay in registers. */
+#define ROW_GROUPS ((TILE_ROWS + 3) / 4)
+#define KEEP_POINTER(p) __asm__("" : "+r"(p))
 #define DEEP_PIECE (256 * DEEP_CHAINS)
 
 /* Arrays of vectors live in registers only when every loop over them is unrolled. */
 #ifdef __clang__
 #define UNROLL_FOR(i, count) _Pragma("clang loop unroll(full)") for (int i = 0; i < (count); i++)
+#define UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
 #else
 #define UNROLL_FOR(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)
+#define UNROLL_TWICE _Pragma("GCC unroll 2")
+#endif
+#if VEC_BYTES == 16 /* the reference, where it is the library's size that counts */
+#undef UNROLL_TWICE
+#define UNROLL_TWICE
 #endif
 
 /* Transposing goes in pieces of 16 bytes: gather() loads the piece at `place` of every fourth (f64:
@@ -181,5 +196,4 @@ VEC_INLINE void store_narrow_f64(double *to, vd x, int64_t n)
 #define IN_16_BYTES 2
 #include "gemm_tile.h"
 
-int K(gemm_tile_rows)(void) { return TILE_ROWS; }
 int K(gemm_tile_vectors)(void) { return TILE_VECTORS; }

@@ -5,8 +5,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* gemm_rows: so deep at most, up to a tile's width of columns, no `add`; any steps of a. */
+/* gemm_rows: so deep at most, up to so many vectors of columns, no `add`; any steps of a. */
 #define NNL_GEMM_ROWS_DEPTH 8
+#define NNL_GEMM_ROWS_VECTORS 2
 /* gemm_deep: from two to so many rows, up to one vector of columns; any steps of a. */
 #define NNL_GEMM_DEEP_ROWS 4
 /* gemm_dot, gemm_apart: so many rows at most.  gemm_apart takes any steps of a. */
@@ -31,7 +32,6 @@ typedef struct nnl_gemm_block {
     void *c; /* rows x columns */
     int64_t c_row;
     double alpha;
-    bool stream_a; /* gemm_block: a passes by for each panel of b, not b for each panel of a */
     bool add, relu;
     const void *bias; /* columns values, or one for all with bias_step 0; or NULL */
     int64_t bias_step;

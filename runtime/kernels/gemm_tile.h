@@ -156,18 +156,25 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     UNROLL_FOR (i, ROWS) {
         UNROLL_FOR (v, VECTORS) __builtin_prefetch(c + i * g->c_row + v * LANES, 1);
     }
-    for (int64_t p = g->depth; p > 0; p--) {
+    const T *x[ROW_GROUPS];
+    UNROLL_FOR (q, ROW_GROUPS) {
+        x[q] = a + 4 * q * (4 * q < ROWS ? a_row : 0);
+        KEEP_POINTER(x[q]);
+    }
+    UNROLL_TWICE for (int64_t p = g->depth; p > 0; p--)
+    {
         V row[TILE_VECTORS];
         UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * LANES);
+        UNROLL_FOR (v, VECTORS) __builtin_prefetch(b + B_AHEAD * b_step + v * LANES);
         if (!BY_ROW) {
-            __builtin_prefetch(a + A_AHEAD * a_depth);
-            __builtin_prefetch(a + A_AHEAD * a_depth + ROWS - 1);
+            __builtin_prefetch(x[0] + A_AHEAD * a_depth);
+            __builtin_prefetch(x[0] + A_AHEAD * a_depth + ROWS - 1);
         }
         UNROLL_FOR (i, ROWS) {
-            V x = V_(set1)(a[i * a_row]);
-            UNROLL_FOR (v, VECTORS) sum[i][v] = V_(fma)(x, row[v], sum[i][v]);
+            V one = V_(set1)(BY_ROW ? x[i / 4][i % 4 * a_row] : x[0][i]);
+            UNROLL_FOR (v, VECTORS) sum[i][v] = V_(fma)(one, row[v], sum[i][v]);
         }
-        a += a_depth;
+        UNROLL_FOR (q, ROW_GROUPS) x[q] += a_depth;
         b += b_step;
     }
     T_(store_tile)(ROWS, VECTORS, BY_ROW, g, sum, c, bias, columns - (VECTORS - 1) * LANES);
@@ -185,19 +192,32 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
         T_(tile_body)(rows, vectors, false, g, a, b, c, bias, columns);                          \
     }
 /* clang-format off */
+#if TILE_VECTORS > 2
+#define TILES(rows) TILE(rows, 1) TILE(rows, 2) TILE(rows, 3)
+#define ENTRY(rows)                                                              \
+    {{T_(by_depth_##rows##_1), T_(by_depth_##rows##_2), T_(by_depth_##rows##_3)}, \
+     {T_(by_row_##rows##_1), T_(by_row_##rows##_2), T_(by_row_##rows##_3)}}
+#else
 #define TILES(rows) TILE(rows, 1) TILE(rows, 2)
-TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
-#if TILE_ROWS > 6
-TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12)
-#endif
-
 #define ENTRY(rows)                                      \
     {{T_(by_depth_##rows##_1), T_(by_depth_##rows##_2)}, \
      {T_(by_row_##rows##_1), T_(by_row_##rows##_2)}}
+#endif
+TILES(1) TILES(2) TILES(3) TILES(4) TILES(5) TILES(6)
+#if TILE_ROWS > 6
+TILES(7) TILES(8)
+#endif
+#if TILE_ROWS > 8
+TILES(9) TILES(10) TILES(11) TILES(12)
+#endif
+
 static T_(tile) *const T_(tiles)[TILE_ROWS][2][TILE_VECTORS] = {
     ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6),
 #if TILE_ROWS > 6
-    ENTRY(7), ENTRY(8), ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
+    ENTRY(7), ENTRY(8),
+#endif
+#if TILE_ROWS > 8
+    ENTRY(9), ENTRY(10), ENTRY(11), ENTRY(12),
 #endif
 };
 /* clang-format on */
@@ -219,14 +239,9 @@ void K(T_(gemm_block))(const nnl_gemm_block *g)
 {
     int64_t row_panels = (g->rows + TILE_ROWS - 1) / TILE_ROWS; /* of nearly equal height */
     int64_t column_panels = (g->columns + WIDTH - 1) / WIDTH;
-    int64_t outer = g->stream_a ? column_panels : row_panels;
-    int64_t inner = g->stream_a ? row_panels : column_panels;
-    for (int64_t o = 0; o < outer; o++) {
-        for (int64_t n = 0; n < inner; n++) {
-            int64_t s = g->stream_a ? n : o, panel = g->stream_a ? o : n;
-            int64_t i = g->rows * s / row_panels, end = g->rows * (s + 1) / row_panels;
-            T_(one_tile)(g, i, end - i, panel);
-        }
+    for (int64_t s = 0; s < row_panels; s++) {
+        int64_t i = g->rows * s / row_panels, end = g->rows * (s + 1) / row_panels;
+        for (int64_t panel = 0; panel < column_panels; panel++) T_(one_tile)(g, i, end - i, panel);
     }
 }
 
@@ -580,9 +595,11 @@ void K(T_(gemm_apart))(const nnl_gemm_block *g)
 
 /* ---------------------------------------------------------------- little depth, few columns */
 
+#define ROWS_WIDTH (NNL_GEMM_ROWS_VECTORS * LANES)
+
 /* What stays in registers while the rows of a and c pass. */
 typedef struct T_(held) {
-    V b[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS], shift[TILE_VECTORS], alpha, low;
+    V b[NNL_GEMM_ROWS_DEPTH][NNL_GEMM_ROWS_VECTORS], shift[NNL_GEMM_ROWS_VECTORS], alpha, low;
 } T_(held);
 
 VEC_INLINE void T_(one_row)(const int DEPTH, const int VECTORS, V *out, const T *a, int64_t a_depth,
@@ -596,9 +613,9 @@ VEC_INLINE void T_(one_row)(const int DEPTH, const int VECTORS, V *out, const T 
     UNROLL_FOR (v, VECTORS) out[v] = V_(max)(h->low, out[v] * h->alpha + h->shift[v]);
 }
 
-/* The sums are those of tile_body().  b: DEPTH rows of WIDTH, and the bias as one more. */
+/* The sums are those of tile_body().  b: DEPTH rows of ROWS_WIDTH, and the bias as one more. */
 VEC_INLINE void T_(rows_body)(const int DEPTH, const int VECTORS, const nnl_gemm_block *g,
-                              const T (*b)[WIDTH])
+                              const T (*b)[ROWS_WIDTH])
 {
     const int64_t columns = g->columns, last = (VECTORS - 1) * LANES;
     const int64_t a_row = g->a_row, a_depth = g->a_depth, c_row = g->c_row;
@@ -613,7 +630,7 @@ VEC_INLINE void T_(rows_body)(const int DEPTH, const int VECTORS, const nnl_gemm
     const T *a = g->a;
     T *c = g->c;
     int64_t left = g->rows;
-    V out[TILE_VECTORS];
+    V out[NNL_GEMM_ROWS_VECTORS];
 #ifndef VEC_AVX512
     /* Where rows follow each other, what is written too far belongs to the next ones. */
     bool adjoin = c_row == columns || columns == VECTORS * LANES;
@@ -634,15 +651,15 @@ VEC_INLINE void T_(rows_body)(const int DEPTH, const int VECTORS, const nnl_gemm
     }
 }
 
-typedef void T_(rows)(const nnl_gemm_block *g, const T (*b)[WIDTH]);
-#define ROWS(depth)                                                               \
-    static void T_(rows_##depth##_1)(const nnl_gemm_block *g, const T(*b)[WIDTH]) \
-    {                                                                             \
-        T_(rows_body)(depth, 1, g, b);                                            \
-    }                                                                             \
-    static void T_(rows_##depth##_2)(const nnl_gemm_block *g, const T(*b)[WIDTH]) \
-    {                                                                             \
-        T_(rows_body)(depth, 2, g, b);                                            \
+typedef void T_(rows)(const nnl_gemm_block *g, const T (*b)[ROWS_WIDTH]);
+#define ROWS(depth)                                                                    \
+    static void T_(rows_##depth##_1)(const nnl_gemm_block *g, const T(*b)[ROWS_WIDTH]) \
+    {                                                                                  \
+        T_(rows_body)(depth, 1, g, b);                                                 \
+    }                                                                                  \
+    static void T_(rows_##depth##_2)(const nnl_gemm_block *g, const T(*b)[ROWS_WIDTH]) \
+    {                                                                                  \
+        T_(rows_body)(depth, 2, g, b);                                                 \
     }
 #define ENTRY(depth)                               \
     {                                              \
@@ -650,7 +667,7 @@ typedef void T_(rows)(const nnl_gemm_block *g, const T (*b)[WIDTH]);
     }
 /* clang-format off */
 ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8)
-static T_(rows) *const T_(rows_of_depth)[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS] = {
+static T_(rows) *const T_(rows_of_depth)[NNL_GEMM_ROWS_DEPTH][NNL_GEMM_ROWS_VECTORS] = {
     ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6), ENTRY(7), ENTRY(8),
 };
 /* clang-format on */
@@ -659,19 +676,20 @@ static T_(rows) *const T_(rows_of_depth)[NNL_GEMM_ROWS_DEPTH][TILE_VECTORS] = {
 
 void K(T_(gemm_rows))(const nnl_gemm_block *g)
 {
-    T copy[NNL_GEMM_ROWS_DEPTH + 1][WIDTH];
+    T copy[NNL_GEMM_ROWS_DEPTH + 1][ROWS_WIDTH];
     const T *b = g->b, *bias = g->bias;
     const int64_t columns = g->columns, depth = g->depth;
     /* Without a bias -0 is added, which changes nothing. */
-    UNROLL_FOR (v, TILE_VECTORS) V_(store)(copy[depth] + v * LANES, V_(set1)((T)-0.0));
+    UNROLL_FOR (v, NNL_GEMM_ROWS_VECTORS) V_(store)(copy[depth] + v * LANES, V_(set1)((T)-0.0));
     for (int64_t p = 0; p < depth; p++, b += g->b_step) {
         /* Chance values beyond the columns could be subnormal, which is slow on many processors. */
-        UNROLL_FOR (v, TILE_VECTORS) V_(store)(copy[p] + v * LANES, V_(zero)());
+        UNROLL_FOR (v, NNL_GEMM_ROWS_VECTORS) V_(store)(copy[p] + v * LANES, V_(zero)());
         for (int64_t j = 0; j < columns; j++) copy[p][j] = b[j * g->b_panel];
     }
     for (int64_t j = 0; bias && j < columns; j++) copy[depth][j] = bias[j * g->bias_step];
-    T_(rows_of_depth)[depth - 1][(columns - 1) / LANES](g, (const T(*)[WIDTH])copy);
+    T_(rows_of_depth)[depth - 1][(columns - 1) / LANES](g, (const T(*)[ROWS_WIDTH])copy);
 }
+#undef ROWS_WIDTH
 
 /* ---------------------------------------------------------------- great depth, few rows and
  * columns */

@@ -7,11 +7,11 @@
 
 /* A block of B of this depth stays in L2; sums of blocks are added in C, which also keeps rounding
  * errors of long products down.  Part of what an element's bits depend on, as DOT_* are. */
-#define DEPTH 256
+#define DEPTH 384
 /* Of a tile of C at most.  A panel of A is read once and stays in L1 while B's block, DEPTH x
  * TILE_COLUMNS, passes from L2: only the columns are limited by the cache. */
 #define TILE_ROWS 512
-#define TILE_COLUMNS 256
+#define TILE_COLUMNS 384
 /* From so many rows on B is packed even if its rows could be used in place. */
 #define PACK_ROWS 192
 /* m n k below which no worker is woken, and the least worth a task of its own; while workers are
@@ -29,9 +29,7 @@
 #define ALIGN 64
 /* Rows this far apart compete for the same sets of a cache. */
 #define PAGE 4096
-#define CROWDED 256     /* a multiple of it leaves few sets */
-#define STREAM_BYTES 48 /* that a kernel reads of each of A's rows, of a line of 64 */
-#define STREAM_STEP 2048
+#define CROWDED 256 /* a multiple of it leaves few sets */
 #define DOT_DEPTH 16
 #define DOT_COLUMNS 8 /* that the kernel takes at once */
 #define DEEP_DEPTH 16 /* from so much on, short chains side by side pay */
@@ -56,7 +54,6 @@ struct nnl_gemm_plan {
     int64_t cut;         /* columns where tiles may begin */
     int64_t depth_blocks, row_tiles, column_tiles, tiles, lanes;
     int64_t tile_rows, tile_columns; /* of the largest tile */
-    bool stream_a;                   /* see streams() */
     bool copy_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
     bool turn_operand;               /* DOT's A, DEEP's B, in the buffer as the kernel wants it */
     const char *packed;              /* all of B, block after block of the depth, or NULL */
@@ -130,7 +127,6 @@ static nnl_gemm_block describe(const plan *p, const tile *t)
                             .c = (char *)c->c + c_place * p->size,
                             .c_row = c->ldc,
                             .alpha = c->alpha,
-                            .stream_a = p->stream_a,
                             .add = c->accumulate,
                             .relu = c->activation == NNL_ACT_RELU,
                             .bias = c->bias ? element(p, c->bias, t->c0 * p->bias_step) : NULL,
@@ -283,7 +279,7 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
 {
     int64_t lanes = k->vector_bytes / (c->dtype == NNL_F32 ? 4 : 8);
     bool shallow = c->k > 0 && c->k <= NNL_GEMM_ROWS_DEPTH;
-    if (shallow && c->n <= lanes * k->gemm_tile_vectors() && !c->accumulate && !c->beside)
+    if (shallow && c->n <= lanes * NNL_GEMM_ROWS_VECTORS && !c->accumulate && !c->beside)
         return ROWS;
     if (c->m > 1 && c->m <= NNL_GEMM_DEEP_ROWS && c->n <= NNL_MIN(DEEP_COLUMNS, lanes) &&
         c->k >= DEEP_DEPTH)
@@ -294,44 +290,31 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
     return BLOCK;
 }
 
-/* Whether A is stored along the rows of C and passes by for each panel of B, which stays in L1: the
- * other way round its rows, far apart, would compete for few sets of L1.  It pays where a kernel
- * uses most of the lines that it touches, and the rows do not lie on too many pages. */
-static bool streams(const plan *p)
-{
-    const nnl_gemm_call *c = &p->call;
-    int64_t bytes = c->lda * p->size;
-    return p->algorithm == BLOCK && c->trans_a &&
-           p->kernels->gemm_tile_rows() * p->size >= STREAM_BYTES &&
-           (bytes <= STREAM_STEP || bytes % CROWDED != 0);
-}
-
 /* Whether rows of A would compete for few sets of the cache. */
 static bool a_collides(const plan *p)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t bytes = c->lda * p->size;
-    return !p->stream_a &&
-           (bytes % PAGE == 0 || (c->trans_a && bytes % CROWDED == 0 && c->k >= 64));
+    return bytes % PAGE == 0 || (c->trans_a && bytes % CROWDED == 0 && c->k >= 64);
 }
 
 /* C is cut so that a tile's part of A and B stays in L2, and further so that every thread has work.
  * Where B is packed, rows are cut last: each tile packs its own columns.  Where A is copied, tiles
- * are wide: each copies its own rows.  Where it passes by, they are tall: only B is packed. */
+ * are wide: each copies its own rows. */
 static void choose_tiles(plan *p, int64_t tasks)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t panels = divide_up(c->n, p->cut);
     bool block = p->algorithm == BLOCK, by_rows = block || p->algorithm == ROWS;
     int64_t least_rows = block && !c->trans_b ? 24 : 96;
-    int64_t wide = block && !c->trans_b && a_collides(p) ? 2 : 1, tall = p->stream_a ? 4 : 1;
+    int64_t wide = block && !c->trans_b && a_collides(p) ? 2 : 1;
     p->row_tiles = block ? divide_up(c->m, TILE_ROWS) : 1;
     p->column_tiles = block ? divide_up(c->n, TILE_COLUMNS) : 1;
     while (p->row_tiles * p->column_tiles < divide_up(tasks, c->batch)) {
         int64_t rows = divide_up(c->m, p->row_tiles),
                 columns = divide_up(panels, p->column_tiles) * p->cut;
         bool cut_rows = by_rows && rows >= 2 * least_rows, cut_columns = columns > p->cut;
-        if (cut_columns && (!cut_rows || tall * columns >= wide * rows))
+        if (cut_columns && (!cut_rows || columns >= wide * rows))
             p->column_tiles = NNL_MIN(2 * p->column_tiles, panels);
         else if (cut_rows)
             p->row_tiles *= 2;
@@ -349,8 +332,7 @@ static void choose_packing(plan *p)
     const nnl_gemm_call *c = &p->call;
     int64_t lanes = p->kernels->vector_bytes / p->size;
     p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
-    /* A panel of DEPTH such rows would not stay in L1, where only streams() wants it. */
-    bool b_collides = c->ldb * p->size % (p->stream_a ? CROWDED : PAGE / 2) == 0;
+    bool b_collides = c->ldb * p->size % (PAGE / 2) == 0;
     p->pack_b = c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
     p->copy_a = a_collides(p) && p->tile_columns >= 2 * p->width;
@@ -444,7 +426,6 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     nnl_gemm_call *c = &p->call;
     p->algorithm = choose_algorithm(c, rt->kernels);
     choose_kernels(p, rt->kernels);
-    p->stream_a = streams(p);
     p->turn_operand = (p->algorithm == DOT && c->trans_a) || (p->algorithm == DEEP && c->trans_b);
     double work = (double)c->m * (double)c->n * (double)c->k * (double)c->batch;
     if (choose_tiny(p, work)) return;
