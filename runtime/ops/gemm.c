@@ -27,9 +27,11 @@
 /* Bytes of B that are packed on the stack: no allocation for tiny products. */
 #define STACK_BYTES 8192
 #define ALIGN 64
-/* Rows this far apart compete for the same sets of a cache. */
+/* Rows this far apart compete for the same sets of a cache; a multiple of less leaves few sets, if
+ * rows are far enough from each other. */
 #define PAGE 4096
-#define CROWDED 256 /* a multiple of it leaves few sets */
+#define CROWDED 256
+#define FAR 2048
 #define DOT_DEPTH 16
 #define DOT_COLUMNS 8 /* that the kernel takes at once */
 #define DEEP_DEPTH 16 /* from so much on, short chains side by side pay */
@@ -85,15 +87,12 @@ static int64_t copied_step(const plan *p, int64_t n)
     return (divide_up(n * p->size, ALIGN) | 1) * ALIGN / p->size;
 }
 
-/* Copies a block of A row by row as it is stored; returns the step of the copy's rows. */
+/* Copies a block of A, stored along its rows; returns its new step along the depth. */
 static int64_t copy_a(const plan *p, char *out, const char *in, int64_t rows, int64_t depth)
 {
-    const nnl_gemm_call *c = &p->call;
-    int64_t n = c->trans_a ? rows : depth, stored = c->trans_a ? depth : rows;
-    int64_t step = copied_step(p, n);
-    for (int64_t i = 0; i < stored; i++) {
-        memcpy(out + i * step * p->size, in + i * c->lda * p->size, (size_t)(n * p->size));
-    }
+    int64_t step = copied_step(p, rows);
+    for (int64_t i = 0; i < depth; i++)
+        memcpy(out + i * step * p->size, in + i * p->call.lda * p->size, (size_t)(rows * p->size));
     return step;
 }
 
@@ -152,12 +151,8 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
         g.relu = false;
     }
     if (p->copy_a) {
-        int64_t step = copy_a(p, buffer, g.a, g.rows, g.depth);
+        g.a_depth = copy_a(p, buffer, g.a, g.rows, g.depth);
         g.a = buffer;
-        if (c->trans_a)
-            g.a_depth = step;
-        else
-            g.a_row = step;
     }
     if (p->packed) {
         g.b = p->packed + (p0 * p->packed_columns + first_column * g.depth) * p->size;
@@ -290,12 +285,13 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
     return BLOCK;
 }
 
-/* Whether rows of A would compete for few sets of the cache. */
+/* Whether A, stored along the rows of C, has a panel whose rows compete for few sets of L1.  One
+ * that is stored along the depth has no more rows than a cache has ways. */
 static bool a_collides(const plan *p)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t bytes = c->lda * p->size;
-    return bytes % PAGE == 0 || (c->trans_a && bytes % CROWDED == 0 && c->k >= 64);
+    return c->trans_a && bytes > FAR && bytes % CROWDED == 0 && c->k >= 64;
 }
 
 /* C is cut so that a tile's part of A and B stays in L2, and further so that every thread has work.
@@ -337,10 +333,7 @@ static void choose_packing(plan *p)
     p->pack_edge = c->n % lanes != 0;
     p->copy_a = a_collides(p) && p->tile_columns >= 2 * p->width;
     int64_t depth = divide_up(c->k, p->depth_blocks);
-    if (p->copy_a) {
-        int64_t n = c->trans_a ? p->tile_rows : depth, stored = c->trans_a ? depth : p->tile_rows;
-        p->a_bytes = stored * copied_step(p, n) * p->size;
-    }
+    if (p->copy_a) p->a_bytes = depth * copied_step(p, p->tile_rows) * p->size;
     int64_t columns = p->pack_b ? p->tile_columns : p->pack_edge ? p->width : 0;
     p->lane_bytes = round_up(p->a_bytes + depth * columns * p->size, ALIGN);
 }
