@@ -171,7 +171,7 @@ function Loader:batches()
   if self.shuffle then order = order_of(self.seed, self.epoch, n) end
   self.epoch = self.epoch + 1
   local count, i = #self, 0
-  local ahead = self.workers > 0 and count > 0 and made_ahead(self, order, count)
+  local ahead = count > 0 and made_ahead(self, order, count)
   if ahead then return function() return ahead() end, nil, nil, ahead end
   return function()
     if i >= count then return nil end
