@@ -7,7 +7,7 @@
  *
  * tt is nn, nt, tn or tt: which operands are stored transposed.  Figures are the best of several
  * runs with warm caches.  --serve answers each line on standard input with what the better one of
- * own kernels and OpenBLAS reaches at 1024^3 with so many threads, as sides.sh says: other
+ * own kernels and OpenBLAS sustains at 1024^3 with so many threads, as sides.sh says: other
  * benchmarks call it the GEMM peak. */
 #include "../../spec/blas.h"
 #include "bench.h"
@@ -136,22 +136,25 @@ static const shape shapes[] = {{"square", 128, 128, 128, 1, "nn"},
                                {"convolution", 784, 32, 288, 8, "nt"},
                                {"", 12544, 64, 576, 1, "nn"}};
 
-/* Many short runs: on a machine that does other things, too, some of them are not disturbed. */
 #define WINDOW 0.15
 
-/* 0 where OpenBLAS is asked and not there. */
-static double rate(nnl_runtime *rt, bool blas, const nnl_gemm_call *c)
+/* GFLOP/s of the best of many short runs, as on a machine that does other things, too, some are not
+ * disturbed; or sustained, over all of them.  0 where OpenBLAS is asked and not there. */
+static double rate(nnl_runtime *rt, bool blas, const nnl_gemm_call *c, bool sustained)
 {
     double flops = 2.0 * (double)c->m * (double)c->n * (double)c->k * (double)c->batch, best = 1e9;
-    int64_t repeat = (int64_t)(2e6 / (flops + 1e3)) + 1;
-    for (double end = bench_now(CLOCK_MONOTONIC) + WINDOW; bench_now(CLOCK_MONOTONIC) < end;) {
-        double start = bench_now(CLOCK_MONOTONIC);
+    int64_t repeat = (int64_t)(2e6 / (flops + 1e3)) + 1, runs = 0;
+    double begin = bench_now(CLOCK_MONOTONIC), now = begin;
+    while (now < begin + WINDOW) {
+        double start = now;
         for (int64_t i = 0; i < repeat; i++) {
             if (blas ? !blas_gemm(rt, c) : nnl_gemm(rt, c) != NNL_OK) return 0;
         }
-        best = NNL_MIN(best, (bench_now(CLOCK_MONOTONIC) - start) / (double)repeat);
+        now = bench_now(CLOCK_MONOTONIC);
+        best = NNL_MIN(best, (now - start) / (double)repeat);
+        runs += repeat;
     }
-    return flops / best * 1e-9;
+    return flops / (sustained ? (now - begin) / (double)runs : best) * 1e-9;
 }
 
 static void fill(void *p, nnl_dtype dtype, int64_t n)
@@ -192,8 +195,8 @@ static int measure(nnl_runtime *const rt[2], nnl_dtype dtype, double peak, const
         fill(c.c, dtype, c.batch * c.stride_c);
         c.a = a;
         c.b = b;
-        double one = rate(rt[0], false, &c), all = rate(rt[1], false, &c);
-        double blas = rate(rt[0], true, &c);
+        double one = rate(rt[0], false, &c, false), all = rate(rt[1], false, &c, false);
+        double blas = rate(rt[0], true, &c, false);
         double us = 2e-3 * (double)c.m * (double)c.n * (double)c.k * (double)c.batch / one;
         printf("%-12s %2d x %5d x %5d x %5d %s %10.2f us %8.1f %5.1f %% %8.1f %8.1f %6.2f\n",
                s->what, (int)c.batch, (int)c.m, (int)c.n, (int)c.k, s->stored, us, one,
@@ -231,7 +234,7 @@ static int serve_peak(int threads)
     char name[256];
     while (fgets(name, sizeof(name), stdin)) {
         name[strcspn(name, "\n")] = 0;
-        double own = rate(rt, false, &c), blas = rate(rt, true, &c);
+        double own = rate(rt, false, &c, true), blas = rate(rt, true, &c, true);
         printf("%s\t%.1f\tGFLOP/s\n", name, NNL_MAX(own, blas));
         fflush(stdout);
     }
