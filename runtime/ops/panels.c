@@ -3,8 +3,7 @@
 #include "panels.h"
 #include "../kernels/kernels.h"
 
-/* As in gemm.c: sums of blocks are added in C, which keeps rounding errors of long products down.
- */
+/* Sums of blocks are added in C, as in gemm.c: that keeps rounding errors of long products down. */
 #define DEPTH 256
 
 static int64_t size_of(nnl_dtype dtype) { return dtype == NNL_F32 ? 4 : 8; }
