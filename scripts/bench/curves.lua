@@ -68,8 +68,12 @@ local thread_counts = {}
 for count = 1, all do thread_counts[count] = count end
 
 local function on_threads(count, width, batch)
-  nn.set_threads(count)
-  return mlp(width, batch)
+  local step, work, samples = mlp(width, batch)
+  local function counted()
+    if nn.threads() ~= count then nn.set_threads(count) end
+    step()
+  end
+  return counted, work, samples
 end
 
 local lengths = {16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048}
@@ -91,6 +95,18 @@ local curves = {
     images, needs = {"Conv2d", "MaxPool2d", "AdaptiveAvgPool2d"}},
 }
 
+-- How much less work a second the step of `now` does than that of `before`, measured in turns: machines change their
+-- speed within seconds.
+local function change_in_turns(before, now)
+  local ratios = {}
+  for turn = 1, 7 do
+    local _, old = measure.rate(before.step, 1, 1)
+    local _, new = measure.rate(now.step, 1, 1)
+    ratios[turn] = new * now.work / (old * before.work)
+  end
+  return (measure.median(ratios))
+end
+
 local function print_curve(title, points, run, drop)
   print(("\n%s\n%8s %12s %12s %9s"):format(title, "", "samples/s", "Gwork/s", "change"))
   local before, cliffs = nil, 0
@@ -98,16 +114,16 @@ local function print_curve(title, points, run, drop)
     local step, work, samples = run(point)
     -- The best of short windows: other processes make a point slower, nothing makes it faster.
     local _, rate = measure.rate(step, 2, 1)
-    if before and rate * work < (1 - drop) * before then -- a cliff is looked at twice
-      local _, again = measure.rate(step, 2, 1)
-      rate = math.max(rate, again)
+    local now, change = {step = step, work = work, speed = rate * work}, nil
+    if before then
+      change = now.speed / before.speed
+      if change < 1 - drop then change = change_in_turns(before, now) end
     end
-    local speed = rate * work
-    local cliff = before and speed < (1 - drop) * before
-    print(("%8d %12.0f %12.1f %9s%s"):format(point, rate * samples, speed * 1e-9,
-      before and ("%+.0f %%"):format(100 * (speed / before - 1)) or "", cliff and "  CLIFF" or ""))
+    local cliff = change and change < 1 - drop
+    print(("%8d %12.0f %12.1f %9s%s"):format(point, rate * samples, now.speed * 1e-9,
+      change and ("%+.0f %%"):format(100 * (change - 1)) or "", cliff and "  CLIFF" or ""))
     io.stdout:flush()
-    before, cliffs = speed, cliffs + (cliff and 1 or 0)
+    before, cliffs = now, cliffs + (cliff and 1 or 0)
   end
   return cliffs
 end
