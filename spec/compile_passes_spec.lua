@@ -89,6 +89,17 @@ describe("a captured convolution", function()
     end
   end)
 
+  it("sees a bias that is another one in each run, where the weight stays", function()
+    for _, channels in ipairs {1, 3} do
+      local weight = nn.randn(5, channels, 3, 3)
+      local f = nn.compile(function(x, bias) return nn.F.conv2d(x, weight, bias):relu() end)
+      for _ = 1, 3 do
+        local x, bias = nn.randn(1, channels, 8, 9), nn.randn(5)
+        assert.is_true(same(nn.F.conv2d(x, weight, bias):relu(), f(x, bias)))
+      end
+    end
+  end)
+
   it("sees a weight that the function itself computes or changes", function()
     local weight = nn.randn(4, 2, 3, 3)
     local function f(x)

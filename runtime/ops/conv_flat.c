@@ -35,20 +35,6 @@ static void take_windows(nnl_conv_plan *p)
     p->lane_bytes = p->window_bytes;
 }
 
-static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer);
-
-nnl_conv_plan nnl_conv_flat_plan(nnl_runtime *rt, const nnl_conv *v, const nnl_conv_image *x)
-{
-    nnl_conv_plan p = nnl_conv_plan_make(rt, v, NNL_F32, x, false);
-    p.flat = (nnl_conv_flat){.channels = v->out_channels,
-                             .period = period_of(rt, v->out_channels),
-                             .taps = {v->kernel[1], v->kernel[2]}};
-    p.y = nnl_conv_image_dense(NULL, v->out_channels, v->out);
-    p.task = forward_task;
-    take_windows(&p);
-    return p;
-}
-
 static nnl_conv_flat block_at(const nnl_conv_plan *p, int64_t i, char *buffer, int64_t *y)
 {
     nnl_conv_part b = nnl_conv_part_at(p, i);
@@ -63,11 +49,12 @@ static nnl_conv_flat block_at(const nnl_conv_plan *p, int64_t i, char *buffer, i
     return f;
 }
 
-/* Floats of a whole period: element i belongs to channel i modulo channels. */
+/* Floats of a whole period. */
 static int64_t period_length(const nnl_conv_plan *p) { return p->flat.period * nnl_conv_lanes(p); }
 
 /* ---------------------------------------------------------------- forward */
 
+/* Rows of whole periods: element i of a row is that of channel i modulo channels. */
 static void repeat(float *out, const float *in, int64_t step, int64_t channels, int64_t length)
 {
     for (int64_t i = 0, c = 0; i < length; i++, c = c + 1 == channels ? 0 : c + 1)
@@ -81,6 +68,18 @@ static void forward_task(const nnl_conv_plan *p, int64_t i, char *buffer)
     f.y = (float *)(void *)(char *)nnl_conv_at(p, p->y.data, y);
     f.y_row = p->y.place[1];
     p->kernels->conv_flat(&f);
+}
+
+nnl_conv_plan nnl_conv_flat_plan(nnl_runtime *rt, const nnl_conv *v, const nnl_conv_image *x)
+{
+    nnl_conv_plan p = nnl_conv_plan_make(rt, v, NNL_F32, x, false);
+    p.flat = (nnl_conv_flat){.channels = v->out_channels,
+                             .period = period_of(rt, v->out_channels),
+                             .taps = {v->kernel[1], v->kernel[2]}};
+    p.y = nnl_conv_image_dense(NULL, v->out_channels, v->out);
+    p.task = forward_task;
+    take_windows(&p);
+    return p;
 }
 
 /* A period for each tap, and one for the bias. */
