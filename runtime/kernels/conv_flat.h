@@ -24,34 +24,48 @@ VEC_INLINE flat_vector flat_vector_at(const nnl_conv_flat *f, int64_t vector)
     return v;
 }
 
-/* What the vector's lanes read of rows [row, row + rows) of the image, one vector for each place of a row of taps. */
-VEC_INLINE void spread_image(const nnl_conv_flat *f, const flat_vector *v, int64_t row, int64_t rows, vf *spread)
+/* What the vector's lanes read of rows [row, row + rows) of the image, one vector for each place of a row of taps: TAPS
+ * of them, or any number where it is 0. */
+VEC_INLINE void spread_image(const int TAPS, const nnl_conv_flat *f, const flat_vector *v, int64_t row, int64_t rows, vf *spread)
 {
     const mf mask = mf_first(v->lanes);
-    for (int64_t r = 0; r < rows; r++) {
-        const float *x = f->x + (row + r) * f->x_row + v->pixel;
-        for (int64_t k = 0; k < f->taps[1]; k++)
+    const float *x = f->x + row * f->x_row + v->pixel;
+    vi place[NNL_CONV_FLAT_TAPS];
+    UNROLL_FOR (k, TAPS) place[k] = v->place + vi_set1(k);
+    for (int64_t r = 0; r < rows; r++, x += f->x_row) {
+        if (TAPS) {
+            const vf all = vf_load(x);
+            UNROLL_FOR (k, TAPS) *spread++ = vf_select(mask, vf_permute(all, place[k]), vf_zero());
+        }
+        for (int64_t k = 0; k < (TAPS ? 0 : f->taps[1]); k++)
             *spread++ = vf_select(mask, vf_permute(vf_load(x + k), v->place), vf_zero());
     }
 }
 
+/* The usual numbers of taps have loops of their own, where a vector of the image has all that they spread. */
+VEC_INLINE int64_t usual_taps(const nnl_conv_flat *f)
+{
+    const int64_t reach = (VF_LANES + f->channels - 2) / f->channels + f->taps[1]; /* pixels */
+    return VF_LANES > 4 && reach <= VF_LANES && (f->taps[1] == 5 || f->taps[1] == 3) ? f->taps[1] : 0;
+}
+
 VEC_INLINE int64_t rows_at_once(const nnl_conv_flat *f) { return SPREAD_VECTORS / f->taps[1] - f->taps[0] + 1; }
 
-VEC_INLINE void flat_results(const int ROWS, const nnl_conv_flat *f, const flat_vector *v, const vf *spread, const float *w,
-                             int64_t w_step, vf shift, float *y)
+VEC_INLINE void flat_results(const int TAPS, const int ROWS, const nnl_conv_flat *f, const flat_vector *v, const vf *spread,
+                             const float *w, int64_t w_step, vf shift, float *y)
 {
-    const int64_t taps = f->taps[0] * f->taps[1];
+    const int64_t across = TAPS ? TAPS : f->taps[1], taps = f->taps[0] * across;
     vf sum[FLAT_ROWS];
     UNROLL_FOR (r, ROWS) sum[r] = vf_zero();
-    for (int64_t t = 0; t < taps; t++, w += w_step) {
+    for (int64_t t = 0; t < taps; t++, w += w_step, spread++) {
         const vf one = vf_load(w);
-        UNROLL_FOR (r, ROWS) sum[r] = vf_fma(spread[r * f->taps[1] + t], one, sum[r]);
+        UNROLL_FOR (r, ROWS) sum[r] = vf_fma(spread[r * across], one, sum[r]);
     }
     const vf floor = vf_set1(f->relu ? 0 : -__builtin_inff());
     UNROLL_FOR (r, ROWS) store_first_f32(y + r * f->y_row, vf_max(floor, sum[r] + shift), v->lanes);
 }
 
-void K(conv_flat)(const nnl_conv_flat *f)
+VEC_INLINE void flat_columns(const int TAPS, const nnl_conv_flat *f)
 {
     vf spread[SPREAD_VECTORS];
     const int64_t vectors = (f->columns * f->channels + VF_LANES - 1) / VF_LANES, period = f->period;
@@ -63,18 +77,27 @@ void K(conv_flat)(const nnl_conv_flat *f)
         for (int64_t row = 0; row < f->rows; row += most) {
             const int64_t rows = f->rows - row < most ? f->rows - row : most;
             float *y = f->y + row * f->y_row + v.first;
-            spread_image(f, &v, row, rows + f->taps[0] - 1, spread);
+            spread_image(TAPS, f, &v, row, rows + f->taps[0] - 1, spread);
             /* the last rows may be computed twice, and come out the same */
 #define RESULTS(count)                                                                                       \
     for (int64_t r = 0; r < rows; r += count) {                                                              \
         const int64_t first = r < rows - count ? r : rows - count;                                           \
-        flat_results(count, f, &v, spread + first * f->taps[1], w, w_step, shift, y + first * f->y_row);     \
+        flat_results(TAPS, count, f, &v, spread + first * f->taps[1], w, w_step, shift, y + first * f->y_row); \
     }
             if (rows >= 14) RESULTS(14)
             else if (rows >= 7) RESULTS(7)
             else RESULTS(1)
 #undef RESULTS
         }
+    }
+}
+
+void K(conv_flat)(const nnl_conv_flat *f)
+{
+    switch (usual_taps(f)) {
+    case 5: flat_columns(5, f); break;
+    case 3: flat_columns(3, f); break;
+    default: flat_columns(0, f);
     }
 }
 
@@ -97,7 +120,7 @@ void K(conv_flat_sums)(const nnl_conv_flat *f)
 {
     vf spread[SPREAD_VECTORS];
     const int64_t vectors = (f->columns * f->channels + VF_LANES - 1) / VF_LANES;
-    const int64_t most = rows_at_once(f), step = f->period * VF_LANES, taps = f->taps[0] * f->taps[1];
+    const int64_t most = rows_at_once(f), step = f->period * VF_LANES, taps = f->taps[0] * f->taps[1], usual = usual_taps(f);
     for (int64_t n = 0; n < vectors; n++) {
         const flat_vector v = flat_vector_at(f, n);
         for (int64_t row = 0; row < f->rows; row += most) {
@@ -105,7 +128,9 @@ void K(conv_flat_sums)(const nnl_conv_flat *f)
             const float *dy = f->y + row * f->y_row + v.first;
             float *sums = f->sums + n % f->period * VF_LANES, *bias = sums + taps * step;
             int64_t t = 0;
-            spread_image(f, &v, row, rows + f->taps[0] - 1, spread);
+            if (usual == 5) spread_image(5, f, &v, row, rows + f->taps[0] - 1, spread);
+            else if (usual == 3) spread_image(3, f, &v, row, rows + f->taps[0] - 1, spread);
+            else spread_image(0, f, &v, row, rows + f->taps[0] - 1, spread);
 #define SUMS_OF(run)                                                                                         \
     for (; t + run <= taps; t += run)                                                                        \
         flat_sums(run, f, &v, dy, rows, spread + t, sums + t * step, step, t == 0 ? bias : NULL);

@@ -5,13 +5,16 @@
 
 /* ---------------------------------------------------------------- sums and products of f32 and f64 */
 
+/* Long, and called from many loops. */
+static __attribute__((noinline)) vd power_of(vd x, vd p) { return vd_pow(vd_abs(x), p); }
+
 VEC_INLINE vd term(int kind, vd x, vd p)
 {
     switch (kind) {
     case NNL_REDUCE_NONZERO: return vd_select(vd_ne(x, vd_zero()), vd_set1(1.0), vd_zero());
     case NNL_REDUCE_ABS: return vd_abs(x);
     case NNL_REDUCE_SQUARES: return x * x;
-    case NNL_REDUCE_POWERS: return vd_pow(vd_abs(x), p);
+    case NNL_REDUCE_POWERS: return power_of(x, p);
     case NNL_REDUCE_DEVIATIONS: x = x - p; return x * x;
     case NNL_REDUCE_EXPS: return vd_exp(x - p);
     default: return x;
