@@ -279,6 +279,21 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
             if (codes) i##_store(place + j, row);                                                            \
         }                                                                                                    \
     }                                                                                                        \
+    /* the largest element of a window, the first of equal ones */                                           \
+    static element max_element_##suffix(const nnl_pool_row *p, const nnl_pool_window *w, const element *x)   \
+    {                                                                                                        \
+        element top = (element)-__builtin_inf();                                                             \
+        for (int64_t d = 0; d < p->planes; d++) {                                                            \
+            for (int64_t r = 0; r < p->rows; r++) {                                                          \
+                const element *from = x + d * p->plane_step + r * p->row_step + w->first;                    \
+                for (int32_t t = 0; t < w->count; t++) {                                                     \
+                    const element a = from[t * p->dilation];                                                 \
+                    top = ((a > top) | (a != a)) ? a : top;                                                  \
+                }                                                                                            \
+            }                                                                                                \
+        }                                                                                                    \
+        return top;                                                                                          \
+    }                                                                                                        \
     VEC_INLINE void max_plain_##suffix(const nnl_pool_row *p, bool codes, element *out, void *code, const element *x) \
                                                                                                              \
     {                                                                                                        \
@@ -289,10 +304,12 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
             const nnl_pool_window *w = p->window + o;                                                        \
             element top = (element)-__builtin_inf();                                                         \
             integer from = p->code + w->number;                                                              \
+            bool signs = false; /* zeros with both */                                                        \
             for (int32_t t = 0; t < w->count; t++) {                                                         \
                 const int64_t at = w->first - p->first_column + t * p->dilation;                             \
                 const element a = best[at];                                                                  \
                 if (!codes) {                                                                                \
+                    signs |= (a == top) & (__builtin_signbit(a) != __builtin_signbit(top));                  \
                     top = ((a > top) | (a != a)) ? a : top;                                                  \
                     continue;                                                                                \
                 }                                                                                            \
@@ -301,7 +318,7 @@ VEC_INLINE int32_t code_of(const void *codes, bool wide, int64_t at)
                 top = take ? a : top;                                                                        \
                 from = take ? here : from;                                                                   \
             }                                                                                                \
-            out[o] = top;                                                                                    \
+            out[o] = signs ? max_element_##suffix(p, w, x) : top;                                            \
             if (!codes) continue;                                                                            \
             if (p->wide) ((int32_t *)code)[o] = (int32_t)from;                                               \
             else ((uint8_t *)code)[o] = (uint8_t)from;                                                       \
@@ -369,9 +386,9 @@ VEC_INLINE bool is_plain(const nnl_pool_row *p) { return p->inner == 1 && p->col
 
 void K(pool_max_row)(const nnl_pool_row *p, int dtype, void *out, void *code, const void *x)
 {
-    if (dtype == 4 && are_pairs(p)) {
-        if (code) max_pairs(p, true, out, code, x);
-        else max_pairs(p, false, out, code, x);
+    if (dtype == 4 && p->pairs && !p->wide) {
+        if (code) max_pairs(true, p, out, code, x);
+        else max_pairs(false, p, out, NULL, x);
     } else if (!is_plain(p)) {
         if (dtype == 4) max_row_f32(p, out, code, x);
         else max_row_f64(p, out, code, x);
@@ -387,7 +404,7 @@ void K(pool_max_row)(const nnl_pool_row *p, int dtype, void *out, void *code, co
 void K(pool_max_back_row)(const nnl_pool_row *p, int dtype, void *dx, const void *dy, const void *code)
 {
     if (dtype == 4) {
-        if (p->fresh && are_pairs(p)) max_back_pairs(p, dx, dy, code);
+        if (p->fresh && p->pairs && !p->wide) max_back_pairs(p, dx, dy, code);
         else if (p->inner == 1) max_back_plain_f32(p, dx, dy, code);
         else if (p->fresh) max_back_row_f32(p, true, dx, dy, code);
         else max_back_row_f32(p, false, dx, dy, code);

@@ -306,6 +306,14 @@ VEC_INLINE bool mf_all(mf a) { return mf_bits(a) == (1u << VF_LANES) - 1u; }
 VEC_INLINE bool md_all(md a) { return md_bits(a) == (1u << VD_LANES) - 1u; }
 VEC_INLINE mf vf_isnan(vf x) { return vf_ne(x, x); }
 VEC_INLINE md vd_isnan(vd x) { return vd_ne(x, x); }
+/* One of the two is NaN. */
+#if defined(VEC_AVX512)
+VEC_INLINE mf vf_unordered(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+#elif defined(VEC_AVX2)
+VEC_INLINE mf vf_unordered(vf a, vf b) { return (mf)_mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+#else
+VEC_INLINE mf vf_unordered(vf a, vf b) { return mf_or(vf_isnan(a), vf_isnan(b)); }
+#endif
 
 /* ---------------------------------------------------------------- arithmetic */
 

@@ -176,15 +176,15 @@ static nnl_pool_window shared(const nnl_pool_dim *dim, int64_t o)
 static int64_t end_of(const nnl_pool_walk *walk, int d, int64_t o)
 {
     const nnl_pool_window *w = &walk->window[d][o];
-    return w->count ? w->first + (w->count - 1) * walk->pool->dim[d].dilation + 1 : w->first;
+    return w->count ? w->first + (w->count - 1) * walk->pool.dim[d].dilation + 1 : w->first;
 }
 
 static void find_ranges(nnl_pool_walk *walk, int d)
 {
     struct nnl_pool_range *range = walk->range[d];
-    for (int64_t place = 0; place < walk->pool->dim[d].in; place++)
+    for (int64_t place = 0; place < walk->pool.dim[d].in; place++)
         range[place] = (struct nnl_pool_range){0, 0};
-    for (int64_t o = 0; o < walk->pool->dim[d].out; o++) {
+    for (int64_t o = 0; o < walk->pool.dim[d].out; o++) {
         int64_t end = end_of(walk, d, o);
         for (int64_t place = walk->window[d][o].first; place < end; place++) {
             if (range[place].end == 0) range[place].first = o;
@@ -196,26 +196,26 @@ static void find_ranges(nnl_pool_walk *walk, int d)
 static bool is_tiled(const nnl_pool_walk *walk)
 {
     int64_t end = 0;
-    for (int64_t o = 0; o < walk->pool->dim[WIDTH].out; o++) {
+    for (int64_t o = 0; o < walk->pool.dim[WIDTH].out; o++) {
         if (walk->window[WIDTH][o].first != end) return false;
         end = end_of(walk, WIDTH, o);
     }
-    return walk->pool->dim[WIDTH].dilation == 1 && end == walk->pool->dim[WIDTH].in;
+    return walk->pool.dim[WIDTH].dilation == 1 && end == walk->pool.dim[WIDTH].in;
 }
 
-static bool is_paired(const nnl_pool_walk *walk)
+static bool are_paired(const nnl_pool_walk *walk)
 {
-    for (int64_t o = 0; o < walk->pool->dim[WIDTH].out; o++) {
+    for (int64_t o = 0; o < walk->pool.dim[WIDTH].out; o++) {
         const nnl_pool_window *w = &walk->window[WIDTH][o];
         if (w->first != 2 * o || w->count != 2 || w->number != 0) return false;
     }
-    return walk->pool->dim[WIDTH].dilation == 1;
+    return walk->pool.dim[WIDTH].dilation == 1;
 }
 
 static void find_columns(nnl_pool_walk *walk)
 {
-    int64_t first = walk->pool->dim[WIDTH].in, end = 0;
-    for (int64_t o = 0; o < walk->pool->dim[WIDTH].out; o++) {
+    int64_t first = walk->pool.dim[WIDTH].in, end = 0;
+    for (int64_t o = 0; o < walk->pool.dim[WIDTH].out; o++) {
         if (walk->window[WIDTH][o].count == 0) continue;
         first = NNL_MIN(first, walk->window[WIDTH][o].first);
         end = NNL_MAX(end, end_of(walk, WIDTH, o));
@@ -224,22 +224,27 @@ static void find_columns(nnl_pool_walk *walk)
     walk->columns = NNL_MAX(0, end - first);
 }
 
-nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool,
-                              const nnl_tensor *images, bool channels_last)
+nnl_status nnl_pool_walk_new(nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
+                             bool channels_last, nnl_pool_walk **out)
 {
     int lead = images->ndim - pool->dims;
     int64_t channels = images->shape[lead - 1], batch = lead == 2 ? images->shape[0] : 1,
             windows = 0;
-    walk->rt = rt;
-    walk->pool = pool;
-    walk->outer = channels_last ? batch : batch * channels;
-    walk->inner = channels_last ? channels : 1;
     for (int d = 0; d < NNL_POOL_DIMS; d++) windows += pool->dim[d].out;
     size_t ranges =
         (size_t)(pool->dim[DEPTH].in + pool->dim[HEIGHT].in) * sizeof(struct nnl_pool_range);
-    walk->bytes = (size_t)windows * sizeof(nnl_pool_window) + ranges;
-    NNL_TRY(nnl_alloc(rt, walk->bytes, &walk->block));
-    nnl_pool_window *w = walk->block;
+    size_t bytes = sizeof(nnl_pool_walk) + (size_t)windows * sizeof(nnl_pool_window) + ranges;
+    void *block;
+    NNL_TRY(nnl_alloc(rt, bytes, &block));
+    nnl_pool_walk *walk = *out = block;
+    *walk = (nnl_pool_walk){.rt = rt,
+                            .bytes = bytes,
+                            .pool = *pool,
+                            .dtype = images->dtype,
+                            .width = (int64_t)nnl_dtype_size((nnl_dtype)images->dtype),
+                            .outer = channels_last ? batch : batch * channels,
+                            .inner = channels_last ? channels : 1};
+    nnl_pool_window *w = (nnl_pool_window *)(walk + 1);
     for (int d = 0; d < NNL_POOL_DIMS; d++) {
         walk->window[d] = w;
         for (int64_t o = 0; o < pool->dim[d].out; o++)
@@ -251,26 +256,26 @@ nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_po
     walk->range[HEIGHT] = walk->range[DEPTH] + pool->dim[DEPTH].in;
     for (int d = DEPTH; d < WIDTH; d++) find_ranges(walk, d);
     walk->tiles = is_tiled(walk);
-    walk->pairs = is_paired(walk);
+    walk->paired = are_paired(walk) && rt->kernels->pool_pairs(walk->inner, &walk->pairs);
     find_columns(walk);
     return NNL_OK;
 }
 
-void nnl_pool_walk_close(nnl_pool_walk *walk)
+void nnl_pool_walk_free(nnl_pool_walk *walk)
 {
-    if (walk->block) nnl_free(walk->rt, walk->block, walk->bytes);
+    if (walk) nnl_free(walk->rt, walk, walk->bytes);
 }
 
 int64_t nnl_pool_result_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height)
 {
-    const nnl_pool_dim *dim = walk->pool->dim;
+    const nnl_pool_dim *dim = walk->pool.dim;
     return ((plane * dim[DEPTH].out + depth) * dim[HEIGHT].out + height) * dim[WIDTH].out *
            walk->inner;
 }
 
 int64_t nnl_pool_input_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height)
 {
-    const nnl_pool_dim *dim = walk->pool->dim;
+    const nnl_pool_dim *dim = walk->pool.dim;
     return ((plane * dim[DEPTH].in + depth) * dim[HEIGHT].in + height) * dim[WIDTH].in *
            walk->inner;
 }
@@ -279,7 +284,7 @@ int64_t nnl_pool_input_row(const nnl_pool_walk *walk, int64_t plane, int64_t dep
 static int32_t tap(const nnl_pool_walk *walk, int d, int64_t window, int64_t place)
 {
     const nnl_pool_window *w = &walk->window[d][window];
-    int64_t dilation = walk->pool->dim[d].dilation, from = place - w->first;
+    int64_t dilation = walk->pool.dim[d].dilation, from = place - w->first;
     if (from < 0) return -1;
     if (dilation > 1) {
         if (from % dilation != 0) return -1;
@@ -293,7 +298,7 @@ void nnl_pool_collect(const nnl_pool_walk *walk, int64_t plane, int64_t depth, i
 {
     char *dx = walk->out + nnl_pool_input_row(walk, plane, depth, height) * walk->width;
     const struct nnl_pool_range *d = &walk->range[DEPTH][depth], *h = &walk->range[HEIGHT][height];
-    size_t length = (size_t)(walk->pool->dim[WIDTH].in * walk->inner * walk->width);
+    size_t length = (size_t)(walk->pool.dim[WIDTH].in * walk->inner * walk->width);
     bool fresh = walk->tiles;
     if (!fresh) memset(dx, 0, length);
     for (int64_t od = d->first; od < d->end; od++) {
@@ -315,7 +320,7 @@ void nnl_pool_collect(const nnl_pool_walk *walk, int64_t plane, int64_t depth, i
 nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t height,
                              int64_t *first)
 {
-    const nnl_pool_dim *dim = walk->pool->dim;
+    const nnl_pool_dim *dim = walk->pool.dim;
     const nnl_pool_window *d = &walk->window[DEPTH][depth], *h = &walk->window[HEIGHT][height];
     int64_t row = dim[WIDTH].in * walk->inner, plane = dim[HEIGHT].in * row;
     int32_t row_code = (int32_t)dim[WIDTH].kernel,
@@ -336,8 +341,8 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
                           .plane_code = plane_code,
                           .row_code = row_code,
                           .wide = walk->wide,
-                          .pairs = walk->pairs,
-                          .factor = walk->pool->divisor ? (double)walk->pool->divisor
+                          .pairs = walk->paired ? &walk->pairs : NULL,
+                          .factor = walk->pool.divisor ? (double)walk->pool.divisor
                                                         : (double)d->extent * (double)h->extent};
 }
 
@@ -359,7 +364,7 @@ static void rows_task(void *context, int64_t task)
 
 nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward)
 {
-    const nnl_pool_dim *dim = walk->pool->dim;
+    const nnl_pool_dim *dim = walk->pool.dim;
     span s = {.walk = walk,
               .depths = backward ? dim[DEPTH].in : dim[DEPTH].out,
               .heights = backward ? dim[HEIGHT].in : dim[HEIGHT].out};

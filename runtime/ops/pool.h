@@ -41,8 +41,9 @@ void nnl_pool_infer_backward(nnl_call *c, nnl_pool *pool, const nnl_value *input
  * row (plane, depth, height) of the input collects from the rows of results that reach it. */
 typedef struct nnl_pool_walk {
     nnl_runtime *rt;
-    const nnl_pool *pool;
-    int dtype;
+    size_t bytes; /* of this, with the windows behind it */
+    nnl_pool pool;
+    int dtype; /* of the images */
     bool wide; /* codes are i32 */
     int64_t width, code_width, outer, inner;
     nnl_pool_window *window[NNL_POOL_DIMS];
@@ -50,23 +51,23 @@ typedef struct nnl_pool_walk {
         int64_t first, end;
     } * range[NNL_POOL_DIMS - 1];  /* backward: windows that may reach a place */
     bool tiles;                    /* along the width every place is in just one window */
-    bool pairs;                    /* along the width window o has the places 2 o and 2 o + 1 */
+    bool paired;                   /* along the width window o has the places 2 o and 2 o + 1 */
+    nnl_pool_pairs pairs;          /* then */
     int64_t first_column, columns; /* places along the width that windows reach */
-    void *block;
-    size_t bytes;
-    char *out;      /* written */
-    const char *in; /* read: the input, or the results' gradient */
-    char *code;     /* written by forward (may be NULL), read by backward */
+    char *out;                     /* written */
+    const char *in;                /* read: the input, or the results' gradient */
+    char *code;                    /* written by forward (may be NULL), read by backward */
     int64_t rows_per_task;
     void (*row)(const struct nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height);
 } nnl_pool_walk;
 
-/* images: of the results' or the input's batch and channels; channels_last: how all that is walked
- * over lies. */
-nnl_status nnl_pool_walk_open(nnl_pool_walk *walk, nnl_runtime *rt, const nnl_pool *pool,
-                              const nnl_tensor *images, bool channels_last);
+/* images: of the results' or the input's batch, channels and type; channels_last: how all that is
+ * walked over lies.  One block of memory, that a program may keep: out, in, code and row are the
+ * caller's. */
+nnl_status nnl_pool_walk_new(nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
+                             bool channels_last, nnl_pool_walk **out);
 nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward);
-void nnl_pool_walk_close(nnl_pool_walk *walk);
+void nnl_pool_walk_free(nnl_pool_walk *walk);
 /* The windows of the row of results at (depth, height), for the kernels; *first is the offset in
  * elements, within a plane, of the first row of the input that they reach. */
 nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t height,

@@ -45,7 +45,7 @@ static int64_t code_at(const nnl_pool_walk *w, int64_t at)
 /* The place in its plane that a code stands for. */
 static int64_t place_of(const nnl_pool_walk *w, int64_t code, int64_t depth, int64_t height, int64_t width)
 {
-    const nnl_pool_dim *dim = w->pool->dim;
+    const nnl_pool_dim *dim = w->pool.dim;
     const int64_t tap[NNL_POOL_DIMS] = {code / dim[2].kernel / dim[1].kernel, code / dim[2].kernel % dim[1].kernel, code % dim[2].kernel};
     const int64_t window[NNL_POOL_DIMS] = {depth, height, width};
     int64_t place = 0;
@@ -65,20 +65,19 @@ static void max_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_
                                  w->in + (nnl_pool_input_row(w, plane, 0, 0) + first) * w->width);
 }
 
-static nnl_status walk_open(nnl_call *c, nnl_pool_walk *walk, const nnl_pool *pool, const nnl_tensor *images,
-                            const nnl_tensor *codes, bool channels_last)
+static nnl_status new_walk(nnl_call *c, const nnl_pool *pool, const nnl_tensor *images, const nnl_tensor *codes,
+                           bool channels_last, nnl_pool_walk **out)
 {
-    walk->dtype = images->dtype;
-    walk->width = (int64_t)nnl_dtype_size((nnl_dtype)images->dtype);
-    walk->wide = codes->dtype == NNL_I32;
-    walk->code_width = walk->wide ? 4 : 1;
-    walk->code = codes->data;
-    return nnl_pool_walk_open(walk, c->rt, pool, images, channels_last);
+    NNL_TRY(nnl_pool_walk_new(c->rt, pool, images, channels_last, out));
+    (*out)->wide = codes->dtype == NNL_I32;
+    (*out)->code_width = (*out)->wide ? 4 : 1;
+    (*out)->code = codes->data;
+    return NNL_OK;
 }
 
 static void write_indices(const nnl_pool_walk *w, nnl_tensor *out, int base)
 {
-    const nnl_pool_dim *dim = w->pool->dim;
+    const nnl_pool_dim *dim = w->pool.dim;
     int64_t at = 0, *index = (int64_t *)(void *)out->data;
     for (int64_t plane = 0; plane < w->outer; plane++) {
         for (int64_t o = 0; o < dim[0].out * dim[1].out * dim[2].out; o++) {
@@ -88,23 +87,51 @@ static void write_indices(const nnl_pool_walk *w, nnl_tensor *out, int base)
     }
 }
 
+/* Codes are written where somebody asks for them. */
+static nnl_status pool_rows(const nnl_call *c, nnl_pool_walk *walk, const nnl_tensor *x)
+{
+    bool indices = c->n_out > INDICES;
+    walk->out = c->out[VALUES]->data;
+    walk->in = x->data;
+    walk->code = c->keep || indices ? c->out[CODES]->data : NULL;
+    walk->row = max_row;
+    NNL_TRY(nnl_pool_walk_run(walk, false));
+    if (indices) write_indices(walk, c->out[INDICES], c->index_base);
+    return NNL_OK;
+}
+
 static nnl_status max_run(nnl_call *c)
 {
     nnl_pool pool;
     nnl_spec spec;
     nnl_tensor *x;
-    bool indices = c->n_out > INDICES;
+    nnl_pool_walk *walk = NULL;
     NNL_TRY(read_pool(c, &pool));
     NNL_TRY(nnl_pool_infer(c, &pool, &spec));
     NNL_TRY(nnl_image_laid(c->in[0], spec.channels_last, &x));
-    nnl_pool_walk walk = {.out = c->out[VALUES]->data, .in = x->data, .row = max_row};
-    nnl_status status = walk_open(c, &walk, &pool, x, c->out[CODES], spec.channels_last);
-    if (!c->keep && !indices) walk.code = NULL;
-    if (status == NNL_OK) status = nnl_pool_walk_run(&walk, false);
-    if (status == NNL_OK && indices) write_indices(&walk, c->out[INDICES], c->index_base);
-    nnl_pool_walk_close(&walk);
+    nnl_status status = new_walk(c, &pool, x, c->out[CODES], spec.channels_last, &walk);
+    if (status == NNL_OK) status = pool_rows(c, walk, x);
+    nnl_pool_walk_free(walk);
     nnl_tensor_unref(x);
     return status;
+}
+
+static nnl_status run_ready(nnl_ready *r) { return pool_rows(r->call, r->plan, r->call->in[0]); }
+
+static nnl_status max_ready(nnl_ready *r)
+{
+    nnl_call *c = r->call;
+    nnl_pool pool;
+    nnl_spec spec;
+    nnl_pool_walk *walk;
+    NNL_TRY(read_pool(c, &pool));
+    NNL_TRY(nnl_pool_infer(c, &pool, &spec));
+    if (!spec.channels_last && !c->in[0]->contiguous) return NNL_OK;
+    NNL_TRY(new_walk(c, &pool, c->in[0], c->out[CODES], spec.channels_last, &walk));
+    r->plan = walk;
+    r->plan_bytes = walk->bytes;
+    r->run = run_ready;
+    return NNL_OK;
 }
 
 /* ---------------------------------------------------------------- gradients */
@@ -159,21 +186,33 @@ static void back_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64
     nnl_pool_collect(w, plane, depth, height, add_row);
 }
 
+/* Runs row() over what input 0 holds and the codes. */
+static nnl_status walk_codes(nnl_call *c, const nnl_pool *pool, bool channels_last, bool backward,
+                            void (*row)(const nnl_pool_walk *, int64_t, int64_t, int64_t))
+{
+    nnl_tensor *x, *codes = NULL;
+    nnl_pool_walk *walk = NULL;
+    NNL_TRY(nnl_image_laid(c->in[0], channels_last, &x));
+    nnl_status status = nnl_image_laid(c->in[1], channels_last, &codes);
+    if (status == NNL_OK) status = new_walk(c, pool, c->out[0], codes, channels_last, &walk);
+    if (status == NNL_OK) {
+        walk->out = c->out[0]->data;
+        walk->in = x->data;
+        walk->row = row;
+        status = nnl_pool_walk_run(walk, backward);
+    }
+    nnl_pool_walk_free(walk);
+    nnl_tensor_unref(codes);
+    nnl_tensor_unref(x);
+    return status;
+}
+
 static nnl_status backward_run(nnl_call *c)
 {
     nnl_pool pool;
     nnl_spec spec;
-    nnl_tensor *dy, *codes = NULL;
     NNL_TRY(read_backward(c, &pool, &spec));
-    NNL_TRY(nnl_image_laid(c->in[0], spec.channels_last, &dy));
-    nnl_status status = nnl_image_laid(c->in[1], spec.channels_last, &codes);
-    nnl_pool_walk walk = {.out = c->out[0]->data, .in = dy->data, .row = back_row};
-    if (status == NNL_OK) status = walk_open(c, &walk, &pool, c->out[0], codes, spec.channels_last);
-    if (status == NNL_OK) status = nnl_pool_walk_run(&walk, true);
-    nnl_pool_walk_close(&walk);
-    nnl_tensor_unref(codes);
-    nnl_tensor_unref(dy);
-    return status;
+    return walk_codes(c, &pool, spec.channels_last, true, back_row);
 }
 
 static void backward_grad(nnl_grad *g)
@@ -207,7 +246,7 @@ static void pick_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64
 {
     int64_t at = nnl_pool_result_row(w, plane, depth, height);
     const char *in = w->in + nnl_pool_input_row(w, plane, 0, 0) * w->width;
-    for (int64_t o = 0; o < w->pool->dim[2].out; o++) {
+    for (int64_t o = 0; o < w->pool.dim[2].out; o++) {
         for (int64_t c = 0; c < w->inner; c++, at++) {
             int64_t from = place_of(w, code_at(w, at), depth, height, o) * w->inner + c;
             memcpy(w->out + at * w->width, in + from * w->width, (size_t)w->width);
@@ -219,17 +258,8 @@ static nnl_status pick_run(nnl_call *c)
 {
     nnl_pool pool;
     nnl_spec spec;
-    nnl_tensor *x, *codes = NULL;
     NNL_TRY(read_backward(c, &pool, &spec));
-    NNL_TRY(nnl_image_laid(c->in[0], spec.channels_last, &x));
-    nnl_status status = nnl_image_laid(c->in[1], spec.channels_last, &codes);
-    nnl_pool_walk walk = {.out = c->out[0]->data, .in = x->data, .row = pick_row};
-    if (status == NNL_OK) status = walk_open(c, &walk, &pool, c->out[0], codes, spec.channels_last);
-    if (status == NNL_OK) status = nnl_pool_walk_run(&walk, false);
-    nnl_pool_walk_close(&walk);
-    nnl_tensor_unref(codes);
-    nnl_tensor_unref(x);
-    return status;
+    return walk_codes(c, &pool, spec.channels_last, false, pick_row);
 }
 
 static void pick_grad(nnl_grad *g)
@@ -262,7 +292,7 @@ NNL_OP(max_pool_pick,
     "The largest element of every window over " form ", where output_size windows share the places out evenly: " \
     "window o has those from floor(o in / out) to ceil((o + 1) in / out).  With return_indices a second result has the " \
     "position of every maximum among the places of its channel."
-#define COMMON .infer = max_infer, .run = max_run, .grad = max_grad, .saves = NNL_SAVE_OUTPUT(CODES), .traits = NNL_NO_METHOD
+#define COMMON .infer = max_infer, .run = max_run, .ready = max_ready, .grad = max_grad, .saves = NNL_SAVE_OUTPUT(CODES), .traits = NNL_NO_METHOD
 #define LENGTHS "batch x channels x length"
 #define AREAS "batch x channels x height x width"
 #define VOLUMES "batch x channels x depth x height x width"

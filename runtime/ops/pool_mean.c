@@ -50,15 +50,22 @@ static void back_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64
     nnl_pool_collect(w, plane, depth, height, add_row);
 }
 
+static nnl_status share_out(const nnl_call *c, nnl_pool_walk *walk, const nnl_tensor *in, bool backward)
+{
+    walk->out = c->out[0]->data;
+    walk->in = in->data;
+    walk->row = backward ? back_row : mean_row;
+    return nnl_pool_walk_run(walk, backward);
+}
+
 static nnl_status run_walk(nnl_call *c, const nnl_pool *pool, bool channels_last, bool backward)
 {
     nnl_tensor *in;
+    nnl_pool_walk *walk = NULL;
     NNL_TRY(nnl_image_laid(c->in[0], channels_last, &in));
-    nnl_pool_walk walk = {.out = c->out[0]->data, .in = in->data, .row = backward ? back_row : mean_row, .dtype = in->dtype,
-                          .width = (int64_t)nnl_dtype_size((nnl_dtype)in->dtype)};
-    nnl_status status = nnl_pool_walk_open(&walk, c->rt, pool, in, channels_last);
-    if (status == NNL_OK) status = nnl_pool_walk_run(&walk, backward);
-    nnl_pool_walk_close(&walk);
+    nnl_status status = nnl_pool_walk_new(c->rt, pool, in, channels_last, &walk);
+    if (status == NNL_OK) status = share_out(c, walk, in, backward);
+    nnl_pool_walk_free(walk);
     nnl_tensor_unref(in);
     return status;
 }
@@ -70,6 +77,24 @@ static nnl_status mean_run(nnl_call *c)
     NNL_TRY(read_pool(c, &pool));
     NNL_TRY(nnl_pool_infer(c, &pool, &spec));
     return run_walk(c, &pool, spec.channels_last, false);
+}
+
+static nnl_status run_ready(nnl_ready *r) { return share_out(r->call, r->plan, r->call->in[0], false); }
+
+static nnl_status mean_ready(nnl_ready *r)
+{
+    nnl_call *c = r->call;
+    nnl_pool pool;
+    nnl_spec spec;
+    nnl_pool_walk *walk;
+    NNL_TRY(read_pool(c, &pool));
+    NNL_TRY(nnl_pool_infer(c, &pool, &spec));
+    if (!spec.channels_last && !c->in[0]->contiguous) return NNL_OK;
+    NNL_TRY(nnl_pool_walk_new(c->rt, &pool, c->in[0], spec.channels_last, &walk));
+    r->plan = walk;
+    r->plan_bytes = walk->bytes;
+    r->run = run_ready;
+    return NNL_OK;
 }
 
 /* ---------------------------------------------------------------- gradients */
@@ -156,7 +181,7 @@ NNL_OP(avg_pool_backward,
 #define ADAPTIVE_DOC(form)                                                                                   \
     "The mean of every window over " form ", where output_size windows share the places out evenly: window o has those " \
     "from floor(o in / out) to ceil((o + 1) in / out)."
-#define COMMON .infer = mean_infer, .run = mean_run, .grad = mean_grad, .traits = NNL_NO_METHOD
+#define COMMON .infer = mean_infer, .run = mean_run, .ready = mean_ready, .grad = mean_grad, .traits = NNL_NO_METHOD
 #define LENGTHS "batch x channels x length"
 #define AREAS "batch x channels x height x width"
 #define VOLUMES "batch x channels x depth x height x width"
