@@ -1,6 +1,6 @@
 /* The kernel of convolutions against plain loops in f64, on every instruction set that this machine
  * has: pixels, channels, taps, and the endings (bias, normalisation, residual, activation) that
- * fused programs use.  Nothing beyond the pixels and channels may be written. */
+ * fused programs use; and windows that are added where they lie.  Nothing beyond may be written. */
 #include "../runtime/kernels/kernels.h"
 #include "../runtime/base/base.h"
 #include "check.h"
@@ -160,12 +160,59 @@ static void try_block(const nnl_kernels *k, nnl_dtype dtype, bool depthwise)
           b.scale != NULL, b.residual != NULL, b.relu, good ? "writes beyond" : "is wrong");
 }
 
+/* Windows that overlap, and are farther apart than they are wide. */
+static void try_spread(const nnl_kernels *k, nnl_dtype dtype)
+{
+    static double sum[ROOM], size[ROOM];
+    nnl_conv_spread s = {.rows = draw(14),
+                         .columns = 1 + draw(11),
+                         .depth = draw(5) ? 1 + draw(20) : 0,
+                         .n = 1 + draw(draw(2) ? 12 : 120),
+                         .dy = x,
+                         .w = w,
+                         .dx = y};
+    s.dy_column = s.depth + draw(3);
+    s.dy_row = s.columns * s.dy_column + draw(3);
+    s.w_row = s.n + draw(3);
+    s.dx_column = 1 + draw(2 * s.n);
+    s.dx_row = (s.columns - 1) * s.dx_column + s.n + draw(3);
+    fill(dtype, x, ROOM);
+    fill(dtype, w, ROOM);
+    fill(dtype, y, ROOM);
+    for (int64_t i = 0; i < ROOM; i++) {
+        sum[i] = get(dtype, y, i);
+        size[i] = 0;
+    }
+    for (int64_t p = 0; p < s.rows * s.columns; p++) {
+        int64_t from = p / s.columns * s.dy_row + p % s.columns * s.dy_column;
+        double *to = sum + p / s.columns * s.dx_row + p % s.columns * s.dx_column;
+        for (int64_t i = 0; i < s.n; i++) {
+            for (int64_t d = 0; d < s.depth; d++) {
+                double one = get(dtype, x, from + d) * get(dtype, w, d * s.w_row + i);
+                to[i] += one;
+                size[to - sum + i] += fabs(one);
+            }
+        }
+    }
+    (dtype == NNL_F32 ? k->conv_spread_f32 : k->conv_spread_f64)(&s);
+    double eps = dtype == NNL_F32 ? 0x1p-23 : 0x1p-52;
+    bool good = true; /* what nothing is added to has size 0, and must be as it was */
+    for (int64_t i = 0; i < ROOM; i++) {
+        double error = fabs(get(dtype, y, i) - sum[i]);
+        good = good && error <= (size[i] > 0 ? 16 * eps * (size[i] + 1) : 0);
+    }
+    CHECK(good, "%s: %s spread: %d x %d pixels %d apart, depth %d, windows of %d", k->name,
+          dtype == NNL_F32 ? "f32" : "f64", (int)s.rows, (int)s.columns, (int)s.dx_column,
+          (int)s.depth, (int)s.n);
+}
+
 int main(void)
 {
     for (nnl_isa isa = NNL_ISA_BASE; isa <= NNL_ISA_NEON; isa++) {
         if (!nnl_isa_supported(isa)) continue;
         const nnl_kernels *k = nnl_kernels_for(isa);
         for (int i = 0; i < 400; i++) try_block(k, i % 2 ? NNL_F64 : NNL_F32, i % 4 > 1);
+        for (int i = 0; i < 200; i++) try_spread(k, i % 2 ? NNL_F64 : NNL_F32);
     }
     return report();
 }

@@ -1,7 +1,7 @@
 /* Convolution.  conv_block holds pixels x output channels in registers: elements of the input,
  * broadcast, against vectors of the packed weight.  conv_sums does the same for the weight's
- * gradient: input elements x output channels, over pixels.  conv_spread adds what a product gave
- * for every pixel where the pixel's window lies.  The depthwise kernels have their vectors along
+ * gradient: input elements x output channels, over pixels.  conv_spread adds pixels of dy times
+ * the weight where the pixels' windows lie.  The depthwise kernels have their vectors along
  * the channels. */
 #include "vec.h"
 
@@ -17,6 +17,7 @@
 #define SUMS 24 /* accumulators of conv_sums */
 #define SUM_RUN 12
 #define DEPTHWISE_FOURS 3
+#define SPREAD_PIXELS 8 /* x SPREAD_VECTORS sums of conv_spread */
 #else
 #define QUADS_1 3
 #define QUADS_2 1
@@ -24,9 +25,11 @@
 #define SUMS 12
 #define SUM_RUN 6
 #define DEPTHWISE_FOURS 1
+#define SPREAD_PIXELS 4
 #endif
 #define QUADS QUADS_1
 #define PHASES 4
+#define SPREAD_VECTORS 3
 
 #ifdef __clang__
 #define UNROLL_FOR(i, count) _Pragma("clang loop unroll(full)") for (int i = 0; i < (count); i++)
@@ -41,6 +44,7 @@
 #define LANES VF_LANES
 #define INDEX vi
 #include "conv_tile.h"
+#include "conv_spread.h"
 #include "conv_flat.h"
 #include "conv_winograd.h"
 #undef T
@@ -57,6 +61,7 @@
 #define LANES VD_LANES
 #define INDEX vl
 #include "conv_tile.h"
+#include "conv_spread.h"
 
 /* ---------------------------------------------------------------- rows of images */
 

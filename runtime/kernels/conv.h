@@ -42,6 +42,18 @@ typedef struct nnl_conv_sums {
     int64_t sums_step;
 } nnl_conv_sums;
 
+/* dx[pixel + i] += sum over d of dy[pixel][d] w[d][i]: windows of n adjacent elements, which may overlap and are added
+ * column by column of pixels.  A sum is one chain of fma. */
+typedef struct nnl_conv_spread {
+    int64_t rows, columns, depth, n;
+    const void *dy; /* elements of a pixel are adjacent */
+    int64_t dy_row, dy_column;
+    const void *w; /* whole vectors are read, beyond the last row, too */
+    int64_t w_row;
+    void *dx;
+    int64_t dx_row, dx_column;
+} nnl_conv_spread;
+
 /* One input channel and few output channels: lanes are the elements of a row of results as they lie, columns x channels.
  * period: vectors after which the same channels stand in the same lanes. */
 typedef struct nnl_conv_flat {

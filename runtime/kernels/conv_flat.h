@@ -2,7 +2,7 @@
  * vector holds adjacent elements of a row of results, channel by channel and pixel by pixel, and the image is spread over
  * them.  Part of conv.c. */
 
-#define SPREAD_VECTORS 512 /* of the image: a quarter of L1 and less */
+#define IMAGE_VECTORS 512 /* of the image: a quarter of L1 and less */
 #define FLAT_ROWS 14
 #if defined(VEC_AVX512) || defined(VEC_NEON)
 #define FLAT_TAPS 25 /* sums in registers */
@@ -49,7 +49,7 @@ VEC_INLINE int64_t usual_taps(const nnl_conv_flat *f)
     return VF_LANES > 4 && reach <= VF_LANES && (f->taps[1] == 5 || f->taps[1] == 3) ? f->taps[1] : 0;
 }
 
-VEC_INLINE int64_t rows_at_once(const nnl_conv_flat *f) { return SPREAD_VECTORS / f->taps[1] - f->taps[0] + 1; }
+VEC_INLINE int64_t rows_at_once(const nnl_conv_flat *f) { return IMAGE_VECTORS / f->taps[1] - f->taps[0] + 1; }
 
 VEC_INLINE void flat_results(const int TAPS, const int ROWS, const nnl_conv_flat *f, const flat_vector *v, const vf *spread,
                              const float *w, int64_t w_step, vf shift, float *y)
@@ -67,7 +67,7 @@ VEC_INLINE void flat_results(const int TAPS, const int ROWS, const nnl_conv_flat
 
 VEC_INLINE void flat_columns(const int TAPS, const nnl_conv_flat *f)
 {
-    vf spread[SPREAD_VECTORS];
+    vf spread[IMAGE_VECTORS];
     const int64_t vectors = (f->columns * f->channels + VF_LANES - 1) / VF_LANES, period = f->period;
     const int64_t most = rows_at_once(f), w_step = period * VF_LANES;
     for (int64_t n = 0; n < vectors; n++) {
@@ -118,7 +118,7 @@ VEC_INLINE void flat_sums(const int RUN, const nnl_conv_flat *f, const flat_vect
 
 void K(conv_flat_sums)(const nnl_conv_flat *f)
 {
-    vf spread[SPREAD_VECTORS];
+    vf spread[IMAGE_VECTORS];
     const int64_t vectors = (f->columns * f->channels + VF_LANES - 1) / VF_LANES;
     const int64_t most = rows_at_once(f), step = f->period * VF_LANES, taps = f->taps[0] * f->taps[1], usual = usual_taps(f);
     for (int64_t n = 0; n < vectors; n++) {

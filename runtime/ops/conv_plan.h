@@ -53,7 +53,7 @@ typedef struct nnl_conv_plan {
     int64_t frame_in; /* and those that lie beside the rows of x */
     char *sums;
     char *dx;
-    int64_t row_bytes, windows_bytes; /* of a row of dx, and of the windows of a row of dy */
+    int64_t row_bytes; /* of a row of dx */
     int64_t parts, panels, panel_width, sums_step, sums_bytes, group_bytes, part_bytes;
     int64_t dy_bytes; /* of a block's dy, where its channels are apart; else 0 */
     bool with_bias, lane_sums, across;

@@ -407,43 +407,31 @@ nnl_status nnl_conv_winograd_grad_input(nnl_runtime *rt, const nnl_conv *v, nnl_
 static int64_t floor_of(int64_t a, int64_t b) { return a >= 0 ? a / b : -nnl_divide_up(-a, b); }
 static int64_t ceiling_of(int64_t a, int64_t b) { return -floor_of(-a, b); }
 
-/* Rows [first, end) of dy's plane, for one tap of depth and height, times the weight: their
- * windows. */
-static void window_products(const nnl_conv_plan *p, int64_t tap, int64_t dy, int64_t rows,
-                            char *windows)
-{
-    int64_t columns = p->v->kernel[2] * p->channels_in;
-    nnl_gemm_block g = {.rows = rows * p->v->out[2],
-                        .columns = columns,
-                        .depth = p->channels_out,
-                        .a = nnl_conv_at(p, p->y.data, dy),
-                        .a_row = p->y.place[2],
-                        .a_depth = 1,
-                        .b = nnl_conv_at(p, p->weight, tap * p->channels_out * columns),
-                        .b_step = columns,
-                        .b_panel = p->kernels->gemm_tile_vectors() * nnl_conv_lanes(p),
-                        .c = windows,
-                        .c_row = columns,
-                        .alpha = 1};
-    if (p->dtype == NNL_F32)
-        p->kernels->gemm_block_f32(&g);
-    else
-        p->kernels->gemm_block_f64(&g);
-}
-
-/* Adds the windows of a row of dy to a row of dx. */
-static void spread_windows(const nnl_conv_plan *p, char *row, const char *windows)
+/* Adds rows of dy times the weight, for one tap of depth and height, where their windows lie: taps
+ * that are adjacent at once. */
+static void spread_rows(const nnl_conv_plan *p, int64_t tap, int64_t dy, int64_t rows, char *dx)
 {
     const nnl_conv *v = p->v;
-    int64_t column = v->stride[2] * p->channels_in, piece = v->dilation[2] * p->channels_in;
     bool together = v->dilation[2] == 1;
-    int64_t pieces = together ? 1 : v->kernel[2], n = v->kernel[2] * p->channels_in / pieces;
-    if (p->dtype == NNL_F32)
-        p->kernels->conv_spread_f32((float *)(void *)row, column, piece,
-                                    (const float *)(const void *)windows, v->out[2], pieces, n);
-    else
-        p->kernels->conv_spread_f64((double *)(void *)row, column, piece,
-                                    (const double *)(const void *)windows, v->out[2], pieces, n);
+    int64_t pieces = together ? 1 : v->kernel[2], n = v->kernel[2] * p->channels_in;
+    nnl_conv_spread s = {.rows = rows,
+                         .columns = v->out[2],
+                         .depth = p->channels_out,
+                         .n = n / pieces,
+                         .dy = nnl_conv_at(p, p->y.data, dy),
+                         .dy_row = p->y.place[1],
+                         .dy_column = p->y.place[2],
+                         .w_row = n,
+                         .dx_row = v->stride[1] * p->row_bytes / p->size,
+                         .dx_column = v->stride[2] * p->channels_in};
+    for (int64_t piece = 0; piece < pieces; piece++) {
+        s.w = nnl_conv_at(p, p->weight, tap * p->channels_out * n + piece * s.n);
+        s.dx = dx + piece * v->dilation[2] * p->channels_in * p->size;
+        if (p->dtype == NNL_F32)
+            p->kernels->conv_spread_f32(&s);
+        else
+            p->kernels->conv_spread_f64(&s);
+    }
 }
 
 /* The same for a depthwise weight, which needs no product first. */
@@ -465,7 +453,7 @@ static void spread_depthwise(const nnl_conv_plan *p, char *row, int64_t tap, int
 
 /* What one tap of depth and height adds to rows [r0, r1) of plane `plane` of dx. */
 static void spread_tap(const nnl_conv_plan *p, const nnl_conv_part *b, int64_t d, int64_t h,
-                       char *rows, char *windows)
+                       char *rows)
 {
     const nnl_conv *v = p->v;
     int64_t plane = b->plane + v->low[0] - d * v->dilation[0];
@@ -477,13 +465,14 @@ static void spread_tap(const nnl_conv_plan *p, const nnl_conv_part *b, int64_t d
     int64_t tap = (b->group * v->kernel[0] + d) * v->kernel[1] + h;
     int64_t dy = b->sample * p->y.sample + plane / v->stride[0] * p->y.place[0] +
                  first * p->y.place[1] + b->group * p->channels_out;
-    if (!p->depthwise) window_products(p, tap, dy, end - first, windows);
+    char *to = rows + (first * v->stride[1] - shift - b->r0) * p->row_bytes;
+    if (!p->depthwise) {
+        spread_rows(p, tap, dy, end - first, to);
+        return;
+    }
     for (int64_t row = first; row < end; row++) {
-        char *to = rows + (row * v->stride[1] - shift - b->r0) * p->row_bytes;
-        if (p->depthwise)
-            spread_depthwise(p, to, tap, dy + (row - first) * p->y.place[1]);
-        else
-            spread_windows(p, to, windows + (row - first) * p->windows_bytes);
+        spread_depthwise(p, to, tap, dy + (row - first) * p->y.place[1]);
+        to += v->stride[1] * p->row_bytes;
     }
 }
 
@@ -524,10 +513,10 @@ static void spread_task(const nnl_conv_plan *p, int64_t i, char *buffer)
     char *dx = p->dx + (b.sample * x.sample + b.plane * x.place[0] + b.r0 * x.place[1] +
                         b.group * p->channels_in) *
                            p->size;
-    char *rows = p->direct ? dx : buffer, *windows = buffer + p->window_bytes;
+    char *rows = p->direct ? dx : buffer;
     memset(rows, 0, (size_t)((b.r1 - b.r0) * p->row_bytes));
     for (int64_t d = 0; d < v->kernel[0]; d++) {
-        for (int64_t h = 0; h < v->kernel[1]; h++) spread_tap(p, &b, d, h, rows, windows);
+        for (int64_t h = 0; h < v->kernel[1]; h++) spread_tap(p, &b, d, h, rows);
     }
     if (!p->direct) store_rows(p, &b, rows, dx);
 }
@@ -539,19 +528,16 @@ static void choose_spread_rows(nnl_conv_plan *p)
     int64_t width = nnl_conv_reach_of(v, 2, v->out[2]);
     p->direct = p->shape.groups == 1 && v->low[2] == 0 && width <= v->in[2];
     p->row_bytes = (p->direct ? v->in[2] : width) * p->channels_in * p->size;
-    p->windows_bytes = p->depthwise ? 0 : v->out[2] * v->kernel[2] * p->channels_in * p->size;
     int64_t rows = v->in[1], images = v->samples * p->shape.groups * v->in[0];
     double work = nnl_conv_work(v) / (double)(images * v->in[1]);
-    while (rows > 1 && rows * p->row_bytes + nnl_divide_up(rows, v->stride[1]) * p->windows_bytes >
-                           NNL_CONV_WINDOW)
-        rows = nnl_divide_up(rows, 2);
+    while (rows > 1 && rows * p->row_bytes > NNL_CONV_WINDOW) rows = nnl_divide_up(rows, 2);
     while (rows > v->stride[1] && images * nnl_divide_up(v->in[1], rows) < NNL_CONV_BLOCKS &&
            work * (double)rows >= 2 * NNL_CONV_BLOCK_WORK)
         rows = nnl_divide_up(rows, 2);
     p->rows = rows;
     p->row_blocks = nnl_divide_up(v->in[1], rows);
     p->window_bytes = p->direct ? 0 : nnl_round_up(rows * p->row_bytes, 64);
-    p->lane_bytes = p->window_bytes + (nnl_divide_up(rows, v->stride[1]) + 1) * p->windows_bytes;
+    p->lane_bytes = p->window_bytes;
     p->tasks = images * p->row_blocks;
 }
 
@@ -590,7 +576,7 @@ static nnl_status grad_input_spread(nnl_runtime *rt, const nnl_conv *v, nnl_tens
     void *memory;
     nnl_conv_walk_groups(&p);
     choose_spread_rows(&p);
-    /* the product reads whole vectors, beyond the end of a matrix, too */
+    /* whole vectors are read, beyond the end of a matrix, too */
     size_t bytes =
         (size_t)weight->numel * nnl_width(weight->dtype) + (size_t)p.kernels->vector_bytes;
     NNL_TRY(dense_copy(v, dy, v->out, &p.y, &copy));
