@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define BLOCK 512 /* elements gathered at a time when an operand is strided */
+#define SHORT 32  /* rows up to this length are put together to blocks; of longer ones pieces, where an operand is turned */
 #define MAX_INPUTS 4
 
 typedef struct map_job {
@@ -53,6 +54,49 @@ static void run_gathered(void *context, const nnl_loop *loop, char *const *addre
     }
 }
 
+/* `count` rows of n elements from row r, element c on: operands that do not lie as a block of rows does are copied, those
+ * whose rows are another one's columns are turned. */
+static void run_block(const map_job *job, const nnl_loop *loop, char *const *address, int64_t r, int64_t count, int64_t c, int64_t n)
+{
+    const int row = loop->ndim - 2, inner = loop->ndim - 1;
+    _Alignas(64) char blocks[MAX_INPUTS + 1][BLOCK * 8];
+    const void *in[MAX_INPUTS];
+    int32_t step[MAX_INPUTS];
+    for (int o = loop->operands - 1; o >= 0; o--) {
+        const int64_t width = job->width[o], row_step = loop->step[o][row], element = loop->step[o][inner];
+        char *at = address[o] + r * row_step + c * element;
+        const bool dense = element == width && (row_step == n * width || count == 1), one = element == 0 && row_step == 0;
+        if (o == 0) { /* the result, last */
+            job->kernel(dense ? at : blocks[0], in, step, job->param, count * n);
+            if (!dense) job->kernels->copy_rows((int)width, at, row_step, element, blocks[0], n * width, width, count, n);
+            break;
+        }
+        in[o - 1] = dense || one ? at : blocks[o];
+        step[o - 1] = !one;
+        if (dense || one) continue;
+        if (row_step == width && element != width) job->kernels->transpose((int)width, blocks[o], n * width, at, element, count, n);
+        else job->kernels->copy_rows((int)width, blocks[o], n * width, width, at, row_step, element, count, n);
+    }
+}
+
+static void run_rows(void *context, const nnl_loop *loop, char *const *address, int64_t rows)
+{
+    const int64_t piece = NNL_MIN(loop->inner, SHORT), most = BLOCK / piece;
+    for (int64_t c = 0; c < loop->inner; c += piece) {
+        for (int64_t r = 0; r < rows; r += most)
+            run_block(context, loop, address, r, NNL_MIN(most, rows - r), c, NNL_MIN(piece, loop->inner - c));
+    }
+}
+
+/* Whether an operand's elements lie together from row to row, but not within a row. */
+static bool is_turned(const nnl_loop *loop, const map_job *job)
+{
+    for (int o = 0; o < loop->operands && loop->ndim > 1; o++) {
+        if (loop->step[o][loop->ndim - 2] == job->width[o] && loop->step[o][loop->ndim - 1] > job->width[o]) return true;
+    }
+    return false;
+}
+
 /* A few elements that lie together, the frequent case of small networks: no loop is planned for
  * them. */
 static bool run_small(nnl_runtime *rt, nnl_map_kernel *kernel, int work, int inputs,
@@ -89,6 +133,7 @@ nnl_status nnl_map_run(nnl_runtime *rt, int map, int inputs, nnl_tensor *const *
     }
     /* One element has step 0 everywhere. */
     if (loop.inner <= 1) job.direct = true;
+    if (loop.ndim > 1 && (loop.inner <= SHORT || is_turned(&loop, &job))) return nnl_loop_run_rows(rt, &loop, work, run_rows, &job);
     return nnl_loop_run(rt, &loop, work, job.direct ? run_direct : run_gathered, &job);
 }
 
