@@ -9,29 +9,11 @@
 /* Loops take a vector where fewer elements are meant, as long as their row has room for it: what is read beyond them has
  * no effect, and what is written there is written again by the windows that follow. */
 
-/* n bytes, fewer than 16. */
-VEC_INLINE void few_bytes(uint8_t *restrict out, const uint8_t *restrict in, int64_t n)
-{
-    if (n >= 8) {
-        memcpy(out, in, 8);
-        memcpy(out + n - 8, in + n - 8, 8);
-    } else if (n >= 4) {
-        memcpy(out, in, 4);
-        memcpy(out + n - 4, in + n - 4, 4);
-    } else {
-        for (int64_t k = 0; k < n; k++) out[k] = in[k];
-    }
-}
-
 #define CODES(v, i, lanes)                                                                                   \
     VEC_INLINE i v##_codes_load(const void *codes, bool wide, int64_t at, int64_t room)                      \
     {                                                                                                        \
         if (!wide && room >= lanes) return i##_load_u8((const uint8_t *)codes + at);                         \
-        if (!wide) {                                                                                         \
-            uint8_t few[16] = {0};                                                                           \
-            few_bytes(few, (const uint8_t *)codes + at, room);                                               \
-            return i##_load_u8(few);                                                                         \
-        }                                                                                                    \
+        if (!wide) return i##_load_u8_n((const uint8_t *)codes + at, room);                                  \
         i x = i##_set1(-1);                                                                                  \
         for (int64_t k = 0; k < room && k < lanes; k++) x[k] = ((const int32_t *)codes)[at + k];             \
         return x;                                                                                            \
@@ -41,9 +23,7 @@ VEC_INLINE void few_bytes(uint8_t *restrict out, const uint8_t *restrict in, int
         if (!wide && room >= lanes) {                                                                        \
             i##_store_u8((uint8_t *)codes + at, x);                                                          \
         } else if (!wide) {                                                                                  \
-            uint8_t few[16];                                                                                 \
-            i##_store_u8(few, x);                                                                            \
-            few_bytes((uint8_t *)codes + at, few, room);                                                     \
+            i##_store_u8_n((uint8_t *)codes + at, x, room);                                                  \
         } else {                                                                                             \
             for (int64_t k = 0; k < room && k < lanes; k++) ((int32_t *)codes)[at + k] = (int32_t)x[k];      \
         }                                                                                                    \

@@ -497,12 +497,17 @@ VEC_INLINE vi vi_quotient(vi x, int32_t length)
 {
     return vf_to_vi((vi_to_vf(x) + vf_set1(0.5f)) * vf_set1(1.0f / (float)length));
 }
-/* Bytes, one a lane.  Compilers take the general conversion apart, lane by lane. */
+/* Bytes, one a lane; _n: the first n lanes, fewer than all.  Compilers take the general conversion apart, lane by lane. */
 #if defined(VEC_AVX512)
 VEC_INLINE vi vi_load_u8(const uint8_t *p) { return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)); }
 VEC_INLINE vl vl_load_u8(const uint8_t *p) { return (vl)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)(const void *)p)); }
 VEC_INLINE void vi_store_u8(uint8_t *p, vi x) { _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8((__m512i)x)); }
 VEC_INLINE void vl_store_u8(uint8_t *p, vl x) { _mm_storel_epi64((__m128i *)(void *)p, _mm512_cvtepi64_epi8((__m512i)x)); }
+VEC_INLINE __m128i bytes_load_n(const uint8_t *p, int64_t n) { return _mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), p); }
+VEC_INLINE vi vi_load_u8_n(const uint8_t *p, int64_t n) { return (vi)_mm512_cvtepu8_epi32(bytes_load_n(p, n)); }
+VEC_INLINE vl vl_load_u8_n(const uint8_t *p, int64_t n) { return (vl)_mm512_cvtepu8_epi64(bytes_load_n(p, n)); }
+VEC_INLINE void vi_store_u8_n(uint8_t *p, vi x, int64_t n) { _mm512_mask_cvtepi32_storeu_epi8(p, (__mmask16)((1u << n) - 1u), (__m512i)x); }
+VEC_INLINE void vl_store_u8_n(uint8_t *p, vl x, int64_t n) { _mm512_mask_cvtepi64_storeu_epi8(p, (__mmask8)((1u << n) - 1u), (__m512i)x); }
 #else
 #if defined(VEC_AVX2)
 VEC_INLINE vi vi_load_u8(const uint8_t *p) { return (vi)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)); }
@@ -528,6 +533,35 @@ VEC_INLINE void vl_store_u8(uint8_t *p, vl x)
 {
     for (int i = 0; i < VD_LANES; i++) p[i] = (uint8_t)x[i];
 }
+/* n bytes, fewer than 16. */
+VEC_INLINE void bytes_copy_n(uint8_t *restrict out, const uint8_t *restrict in, int64_t n)
+{
+    if (n >= 8) {
+        memcpy(out, in, 8);
+        memcpy(out + n - 8, in + n - 8, 8);
+    } else if (n >= 4) {
+        memcpy(out, in, 4);
+        memcpy(out + n - 4, in + n - 4, 4);
+    } else {
+        for (int64_t k = 0; k < n; k++) out[k] = in[k];
+    }
+}
+#define VEC_FEW_BYTES(type)                                          \
+    VEC_INLINE type type##_load_u8_n(const uint8_t *p, int64_t n)    \
+    {                                                                \
+        uint8_t few[16] = {0};                                       \
+        bytes_copy_n(few, p, n);                                     \
+        return type##_load_u8(few);                                  \
+    }                                                                \
+    VEC_INLINE void type##_store_u8_n(uint8_t *p, type x, int64_t n) \
+    {                                                                \
+        uint8_t few[16];                                             \
+        type##_store_u8(few, x);                                     \
+        bytes_copy_n(p, few, n);                                     \
+    }
+VEC_FEW_BYTES(vi)
+VEC_FEW_BYTES(vl)
+#undef VEC_FEW_BYTES
 #endif
 
 #if defined(VEC_AVX512)
