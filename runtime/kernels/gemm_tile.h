@@ -3,7 +3,8 @@
 
 #define WIDTH (TILE_VECTORS * LANES)
 
-typedef void T_(tile)(const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias,
+/* second: elements from the first vector of b to the second where there are two, which may belong to two panels. */
+typedef void T_(tile)(const nnl_gemm_block *g, const T *a, const T *b, int64_t second, T *c, const T *bias,
                       int64_t columns);
 
 /* The first n lanes, n < LANES.  A masked store costs many cycles where it is not a native one. */
@@ -144,10 +145,11 @@ VEC_INLINE void T_(store_tile)(const int ROWS, const int VECTORS, const bool BY_
 
 /* a: ROWS x depth, b: depth x columns in (VECTORS - 1, VECTORS] vectors, c: ROWS x columns. */
 VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_ROW,
-                              const nnl_gemm_block *g, const T *a, const T *b, T *c, const T *bias,
-                              int64_t columns)
+                              const nnl_gemm_block *g, const T *a, const T *b, int64_t second, T *c,
+                              const T *bias, int64_t columns)
 {
     V sum[TILE_ROWS][TILE_VECTORS];
+    if (VECTORS != 2) second = LANES;
     UNROLL_FOR (i, ROWS) {
         UNROLL_FOR (v, VECTORS) sum[i][v] = V_(zero)();
     }
@@ -164,8 +166,8 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
     UNROLL_TWICE for (int64_t p = g->depth; p > 0; p--)
     {
         V row[TILE_VECTORS];
-        UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * LANES);
-        UNROLL_FOR (v, VECTORS) __builtin_prefetch(b + B_AHEAD * b_step + v * LANES);
+        UNROLL_FOR (v, VECTORS) row[v] = V_(load)(b + v * second);
+        UNROLL_FOR (v, VECTORS) __builtin_prefetch(b + B_AHEAD * b_step + v * second);
         if (!BY_ROW) {
             __builtin_prefetch(x[0] + A_AHEAD * a_depth);
             __builtin_prefetch(x[0] + A_AHEAD * a_depth + ROWS - 1);
@@ -182,14 +184,14 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
 
 #define TILE(rows, vectors)                                                                      \
     static void T_(by_row_##rows##_##vectors)(const nnl_gemm_block *g, const T *a, const T *b,   \
-                                              T *c, const T *bias, int64_t columns)              \
+                                              int64_t second, T *c, const T *bias, int64_t columns) \
     {                                                                                            \
-        T_(tile_body)(rows, vectors, true, g, a, b, c, bias, columns);                           \
+        T_(tile_body)(rows, vectors, true, g, a, b, second, c, bias, columns);                   \
     }                                                                                            \
     static void T_(by_depth_##rows##_##vectors)(const nnl_gemm_block *g, const T *a, const T *b, \
-                                                T *c, const T *bias, int64_t columns)            \
+                                                int64_t second, T *c, const T *bias, int64_t columns) \
     {                                                                                            \
-        T_(tile_body)(rows, vectors, false, g, a, b, c, bias, columns);                          \
+        T_(tile_body)(rows, vectors, false, g, a, b, second, c, bias, columns);                  \
     }
 /* clang-format off */
 #if TILE_VECTORS > 2
@@ -225,23 +227,38 @@ static T_(tile) *const T_(tiles)[TILE_ROWS][2][TILE_VECTORS] = {
 #undef TILES
 #undef ENTRY
 
-/* A panel of rows against a panel of columns. */
-VEC_INLINE void T_(one_tile)(const nnl_gemm_block *g, int64_t i, int64_t rows, int64_t panel)
+/* A panel of rows against columns [j, j + columns): one tile. */
+VEC_INLINE void T_(one_tile)(const nnl_gemm_block *g, int64_t i, int64_t rows, const T *b, int64_t second, int64_t j,
+                             int64_t columns)
 {
-    const T *a = (const T *)g->a + i * g->a_row, *b = (const T *)g->b + panel * g->b_panel,
-            *bias = g->bias;
-    int64_t j = panel * WIDTH, columns = g->columns - j < WIDTH ? g->columns - j : WIDTH;
+    const T *a = (const T *)g->a + i * g->a_row, *bias = g->bias;
     T_(tile) *tile = T_(tiles)[rows - 1][g->a_depth == 1][(columns - 1) / LANES];
-    tile(g, a, b, (T *)g->c + i * g->c_row + j, bias ? bias + j * g->bias_step : NULL, columns);
+    tile(g, a, b, second, (T *)g->c + i * g->c_row + j, bias ? bias + j * g->bias_step : NULL, columns);
+}
+
+/* A panel of rows against all columns.  The last four vectors are taken in twos: three and one would keep the processor
+ * waiting for the loads of one. */
+VEC_INLINE void T_(row_panel)(const nnl_gemm_block *g, int64_t i, int64_t rows)
+{
+    const T *b = g->b;
+    int64_t j = 0;
+    for (; j < g->columns; j += WIDTH, b += g->b_panel) {
+        const int64_t left = g->columns - j;
+        if (TILE_VECTORS == 3 && left > WIDTH && left <= WIDTH + LANES) {
+            T_(one_tile)(g, i, rows, b, LANES, j, 2 * LANES);
+            T_(one_tile)(g, i, rows, b + 2 * LANES, g->b_panel - 2 * LANES, j + 2 * LANES, left - 2 * LANES);
+            return;
+        }
+        T_(one_tile)(g, i, rows, b, LANES, j, left < WIDTH ? left : WIDTH);
+    }
 }
 
 void K(T_(gemm_block))(const nnl_gemm_block *g)
 {
     int64_t row_panels = (g->rows + TILE_ROWS - 1) / TILE_ROWS; /* of nearly equal height */
-    int64_t column_panels = (g->columns + WIDTH - 1) / WIDTH;
     for (int64_t s = 0; s < row_panels; s++) {
         int64_t i = g->rows * s / row_panels, end = g->rows * (s + 1) / row_panels;
-        for (int64_t panel = 0; panel < column_panels; panel++) T_(one_tile)(g, i, end - i, panel);
+        T_(row_panel)(g, i, end - i);
     }
 }
 
@@ -507,7 +524,7 @@ static void T_(apart_part)(T *sums, nnl_gemm_block *g, const T *b, int64_t colum
         for (int64_t s = 0; s < panels; s++) {
             int64_t i = g->rows * s / panels, rows = g->rows * (s + 1) / panels - i;
             T_(tile) *tile = T_(tiles)[rows - 1][1][(n - 1) / LANES];
-            tile(g, (const T *)g->a + i * g->a_row, b + j, sums + i * columns + j, NULL, n);
+            tile(g, (const T *)g->a + i * g->a_row, b + j, LANES, sums + i * columns + j, NULL, n);
         }
     }
 }
