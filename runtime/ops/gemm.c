@@ -10,7 +10,8 @@
 #define DEPTH 384
 /* Of a tile of C at most.  A panel of A is read once and stays in L1 while B's block, DEPTH x
  * TILE_COLUMNS, passes from L2: only the columns are limited by the cache. */
-#define TILE_ROWS 512
+#define TILE_ROWS 1024
+#define TILE_ROWS_COPIED 512 /* where A may be copied: this is in L2, too */
 #define TILE_COLUMNS 384
 /* From so many rows on B is packed even if its rows could be used in place. */
 #define PACK_ROWS 192
@@ -304,16 +305,17 @@ static void choose_tiles(plan *p, int64_t tasks)
     bool block = p->algorithm == BLOCK, by_rows = block || p->algorithm == ROWS;
     int64_t least_rows = block && !c->trans_b ? 24 : 96;
     int64_t wide = block && !c->trans_b && a_collides(p) ? 2 : 1;
-    p->row_tiles = block ? divide_up(c->m, TILE_ROWS) : 1;
+    p->row_tiles = block ? divide_up(c->m, c->trans_a ? TILE_ROWS_COPIED : TILE_ROWS) : 1;
     p->column_tiles = block ? divide_up(c->n, TILE_COLUMNS) : 1;
-    while (p->row_tiles * p->column_tiles < divide_up(tasks, c->batch)) {
+    const int64_t wanted = divide_up(tasks, c->batch);
+    while (p->row_tiles * p->column_tiles < wanted) {
         int64_t rows = divide_up(c->m, p->row_tiles),
                 columns = divide_up(panels, p->column_tiles) * p->cut;
         bool cut_rows = by_rows && rows >= 2 * least_rows, cut_columns = columns > p->cut;
         if (cut_columns && (!cut_rows || columns >= wide * rows))
-            p->column_tiles = NNL_MIN(2 * p->column_tiles, panels);
+            p->column_tiles = NNL_MIN(NNL_MIN(2 * p->column_tiles, panels), divide_up(wanted, p->row_tiles));
         else if (cut_rows)
-            p->row_tiles *= 2;
+            p->row_tiles = NNL_MIN(2 * p->row_tiles, divide_up(wanted, p->column_tiles));
         else
             break;
     }
