@@ -52,6 +52,14 @@ VEC_INLINE T T_(with_one_beside)(nnl_beside how, T value, T beside)
     return beside > 0 ? value : 0;
 }
 
+ONE_COPY static void T_(fetch_beside)(const nnl_gemm_block *g, const T *c, int rows, int vectors)
+{
+    const T *beside = T_(beside_at)(g, c);
+    for (int i = 0; i < rows; i++, beside += g->c_row) {
+        for (int v = 0; v < vectors; v++) __builtin_prefetch(beside + v * LANES);
+    }
+}
+
 ONE_COPY static void T_(join_beside)(nnl_beside how, T *value, const T *beside, int n)
 {
     for (int i = 0; i < n; i++) value[i] = T_(with_one_beside)(how, value[i], beside[i]);
@@ -154,10 +162,11 @@ VEC_INLINE void T_(tile_body)(const int ROWS, const int VECTORS, const bool BY_R
         UNROLL_FOR (v, VECTORS) sum[i][v] = V_(zero)();
     }
     const int64_t a_row = BY_ROW ? g->a_row : 1, a_depth = g->a_depth, b_step = g->b_step;
-    /* C is on its way while the sums are made: stores would wait for lines that are far away. */
+    /* C and what lies beside are on their way while the sums are made: stores would wait for lines that are far away. */
     UNROLL_FOR (i, ROWS) {
         UNROLL_FOR (v, VECTORS) __builtin_prefetch(c + i * g->c_row + v * LANES, 1);
     }
+    if (g->beside) T_(fetch_beside)(g, c, ROWS, VECTORS);
     const T *x[ROW_GROUPS];
     UNROLL_FOR (q, ROW_GROUPS) {
         x[q] = a + 4 * q * (4 * q < ROWS ? a_row : 0);
