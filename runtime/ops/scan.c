@@ -17,13 +17,21 @@ typedef struct job {
     bool reverse;
 } job;
 
+#define LINES 4 /* of single columns, a task: the kernel takes them side by side */
+
 static void scan_task(void *context, int64_t i)
 {
     const job *j = context;
+    if (j->inner == 1) {
+        int64_t first = i * LINES, at = first * j->size;
+        j->kernels->scan_columns((int)j->kind, j->dtype, j->out + at * j->out_width, j->x + at * j->width,
+                                 j->a ? j->a + at * j->width : NULL, 1, j->size, 1, NNL_MIN(LINES, j->outer - first), j->reverse);
+        return;
+    }
     int64_t first = i % j->groups * j->columns, count = NNL_MIN(j->columns, j->inner - first);
     int64_t at = i / j->groups * j->size * j->inner + first;
     j->kernels->scan_columns((int)j->kind, j->dtype, j->out + at * j->out_width, j->x + at * j->width,
-                             j->a ? j->a + at * j->width : NULL, j->inner, j->size, count, j->reverse);
+                             j->a ? j->a + at * j->width : NULL, j->inner, j->size, count, 1, j->reverse);
 }
 
 /* out, x and a (or NULL) are dense. */
@@ -37,8 +45,9 @@ static nnl_status run_dense(nnl_call *c, nnl_scan_kind kind, nnl_tensor *out, co
     if (x->numel == 0) return NNL_OK;
     j.columns = NNL_MIN(j.inner, 1024);
     j.groups = (j.inner + j.columns - 1) / j.columns;
-    if (x->numel > NNL_SERIAL_WORK / 2) return nnl_parallel(c->rt, j.outer * j.groups, scan_task, &j);
-    for (int64_t i = 0; i < j.outer * j.groups; i++) scan_task(&j, i);
+    int64_t tasks = j.inner == 1 ? (j.outer + LINES - 1) / LINES : j.outer * j.groups;
+    if (x->numel > NNL_SERIAL_WORK / 2) return nnl_parallel(c->rt, tasks, scan_task, &j);
+    for (int64_t i = 0; i < tasks; i++) scan_task(&j, i);
     return NNL_OK;
 }
 
