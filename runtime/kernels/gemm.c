@@ -181,6 +181,8 @@ VEC_INLINE void store_narrow_f64(double *to, vd x, int64_t n)
 #define LANES VF_LANES
 #define IN_16_BYTES 4
 #include "gemm_tile.h"
+#include "gemm_thin.h"
+#undef WIDTH
 #undef T
 #undef V
 #undef T_
@@ -195,5 +197,6 @@ VEC_INLINE void store_narrow_f64(double *to, vd x, int64_t n)
 #define LANES VD_LANES
 #define IN_16_BYTES 2
 #include "gemm_tile.h"
+#include "gemm_thin.h"
 
 int K(gemm_tile_vectors)(void) { return TILE_VECTORS; }
