@@ -133,7 +133,11 @@ VEC_INLINE vf vf_exp_parts(vf x, vf low, vf *n)
 /* What rounds to 0 is 0 before it is scaled: the lanes beyond a row and masked scores are -infinity. */
 VEC_INLINE vf vf_exp(vf x)
 {
+#if defined(VEC_AVX512)
+    vf y = vf_min(vf_set1(89.0f), x), n = vf_exponent(y); /* nonsense far below 0, where nothing is left of it */
+#else
     vf y = vf_between(x, -105.0f, 89.0f), n = vf_exponent(y);
+#endif
     vf p = vf_expm1_reduced(vf_fnma(n, vf_set1(LN2_LOW_F), vf_fnma(n, vf_set1(LN2_HIGH_F), y))) + 1.0f;
 #if defined(VEC_AVX512)
     return _mm512_maskz_scalef_ps(mf_not(vf_lt(x, vf_set1(-104.0f))), p, n);
