@@ -15,6 +15,12 @@
 #define TILE_COLUMNS 384
 /* From so many rows on B is packed even if its rows could be used in place. */
 #define PACK_ROWS 192
+/* From so much work on, m n k, B is packed first, once for all tiles, unless it is larger.  Then tiles of few rows cost
+ * nothing, and threads of different speed end together.  Workers that sleep have to be woken twice. */
+#define SHARE_WORK 256000000
+#define SHARE_WORK_HELD 16000000
+#define SHARE_BYTES (16 << 20)
+#define SHARED_TASKS 8 /* a thread */
 /* m n k below which no worker is woken, and the least worth a task of its own; while workers are
  * kept awake, two tasks are shared. */
 #define PARALLEL_WORK 1500000
@@ -59,6 +65,7 @@ struct nnl_gemm_plan {
     int64_t tile_rows, tile_columns; /* of the largest tile */
     bool copy_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
     bool turn_operand;               /* DOT's A, DEEP's B, in the buffer as the kernel wants it */
+    bool share_b;                    /* all of B is packed first, by all threads together */
     const char *packed;              /* all of B, block after block of the depth, or NULL */
     int64_t packed_columns;          /* whole panels */
     int64_t bias_step;
@@ -203,9 +210,9 @@ static void run_tile(const plan *p, int64_t place, char *buffer)
     const nnl_gemm_call *c = &p->call;
     int64_t item = place / p->column_tiles / p->row_tiles, column, row;
     place -= item * p->column_tiles * p->row_tiles;
-    /* A thread reads little of the larger operand; where C itself is the largest, it has whole
-     * rows, as others that work on C after it will. */
-    if (c->n > c->m && c->k > c->m)
+    /* A thread reads little of the larger operand, and of what others have packed; where C itself is
+     * the largest, it has whole rows, as others that work on C after it will. */
+    if (p->share_b || (c->n > c->m && c->k > c->m))
         column = place / p->row_tiles, row = place % p->row_tiles;
     else
         row = place / p->column_tiles, column = place % p->column_tiles;
@@ -295,6 +302,8 @@ static bool a_collides(const plan *p)
     return c->trans_a && bytes > FAR && bytes % CROWDED == 0 && c->k >= 64;
 }
 
+static size_t packed_bytes(const plan *p) { return (size_t)(p->call.k * p->packed_columns * p->size); }
+
 /* C is cut so that a tile's part of A and B stays in L2, and further so that every thread has work.
  * Where B is packed, rows are cut last: each tile packs its own columns.  Where A is copied, tiles
  * are wide: each copies its own rows. */
@@ -312,7 +321,7 @@ static void choose_tiles(plan *p, int64_t tasks)
         int64_t rows = divide_up(c->m, p->row_tiles),
                 columns = divide_up(panels, p->column_tiles) * p->cut;
         bool cut_rows = by_rows && rows >= 2 * least_rows, cut_columns = columns > p->cut;
-        if (cut_columns && (!cut_rows || columns >= wide * rows))
+        if (cut_columns && (!cut_rows || (!p->share_b && columns >= wide * rows)))
             p->column_tiles = NNL_MIN(NNL_MIN(2 * p->column_tiles, panels), divide_up(wanted, p->row_tiles));
         else if (cut_rows)
             p->row_tiles = NNL_MIN(2 * p->row_tiles, divide_up(wanted, p->column_tiles));
@@ -331,12 +340,12 @@ static void choose_packing(plan *p)
     int64_t lanes = p->kernels->vector_bytes / p->size;
     p->depth_blocks = NNL_MAX(divide_up(c->k, DEPTH), 1);
     bool b_collides = c->ldb * p->size % (PAGE / 2) == 0;
-    p->pack_b = c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
+    p->pack_b = p->share_b || c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
     p->copy_a = a_collides(p) && p->tile_columns >= 2 * p->width;
     int64_t depth = divide_up(c->k, p->depth_blocks);
     if (p->copy_a) p->a_bytes = depth * copied_step(p, p->tile_rows) * p->size;
-    int64_t columns = p->pack_b ? p->tile_columns : p->pack_edge ? p->width : 0;
+    int64_t columns = p->share_b ? 0 : p->pack_b ? p->tile_columns : p->pack_edge ? p->width : 0;
     p->lane_bytes = round_up(p->a_bytes + depth * columns * p->size, ALIGN);
 }
 
@@ -421,6 +430,7 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     nnl_gemm_call *c = &p->call;
     p->algorithm = choose_algorithm(c, rt->kernels);
     choose_kernels(p, rt->kernels);
+    p->packed_columns = round_up(c->n, p->width);
     p->turn_operand = (p->algorithm == DOT && c->trans_a) || (p->algorithm == DEEP && c->trans_b);
     double work = (double)c->m * (double)c->n * (double)c->k * (double)c->batch;
     if (choose_tiny(p, work)) return;
@@ -432,7 +442,9 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     double worth = held ? 2 * (double)least : c->m <= 4 ? PARALLEL_THIN : PARALLEL_WORK;
     bool parallel = rt->threads > 1 && work >= worth;
     /* Tiles may follow the number of threads: no bit depends on where C is cut. */
-    int64_t tasks = parallel ? TASKS_PER_THREAD * (int64_t)rt->threads : 1;
+    p->share_b = p->algorithm == BLOCK && c->batch == 1 && c->m >= 2 * PACK_ROWS && work >= (held ? SHARE_WORK_HELD : SHARE_WORK) &&
+                 packed_bytes(p) <= SHARE_BYTES;
+    int64_t tasks = parallel ? (p->share_b ? SHARED_TASKS : TASKS_PER_THREAD) * (int64_t)rt->threads : 1;
     int64_t wanted = (int64_t)NNL_MIN((double)tasks, work / (double)least + 1);
     int64_t bytes = c->n * c->k * p->size;
     if (c->m <= 4 && bytes >= THIN_LARGE) wanted = NNL_MAX(wanted, bytes / THIN_BYTES);
@@ -443,6 +455,38 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     if (p->algorithm != BLOCK && !p->turn_operand && p->tiles == 1) make_whole(p);
 }
 
+/* All of B is packed by groups of panels times blocks of the depth, in the order of tiles: a thread packs what it will
+ * read, mostly. */
+static int64_t pack_groups(const plan *p)
+{
+    return NNL_MIN(p->packed_columns / p->width, 4 * (int64_t)NNL_MAX(p->rt->threads, 1));
+}
+static int64_t pack_tasks(const plan *p) { return p->depth_blocks * pack_groups(p); }
+
+static void pack_task(void *context, int64_t i)
+{
+    const plan *p = context;
+    const nnl_gemm_call *c = &p->call;
+    int64_t groups = pack_groups(p), panels = p->packed_columns / p->width;
+    int64_t group = i / p->depth_blocks, d = i % p->depth_blocks;
+    int64_t p0 = c->k * d / p->depth_blocks, p1 = c->k * (d + 1) / p->depth_blocks;
+    int64_t c0 = panels * group / groups * p->width, c1 = NNL_MIN(panels * (group + 1) / groups * p->width, c->n);
+    int64_t row = c->trans_b ? 1 : c->ldb, column = c->trans_b ? c->ldb : 1;
+    char *to = (char *)(uintptr_t)p->packed + (p0 * p->packed_columns + c0 * (p1 - p0)) * p->size;
+    pack_b(p, to, element(p, c->b, p0 * row + c0 * column), p1 - p0, c1 - c0);
+}
+
+static nnl_status run_lanes(nnl_runtime *rt, plan *p)
+{
+    size_t bytes = (size_t)(p->lanes * p->lane_bytes);
+    void *buffers = NULL;
+    if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &buffers));
+    p->buffers = buffers;
+    nnl_status status = nnl_parallel(rt, p->lanes, run_lane, p);
+    if (bytes > 0) nnl_free(rt, buffers, bytes);
+    return status;
+}
+
 static nnl_status run_plan(nnl_runtime *rt, plan *p)
 {
     if (p->lanes == 0) {
@@ -450,12 +494,15 @@ static nnl_status run_plan(nnl_runtime *rt, plan *p)
         for (int64_t i = 0; i < p->tiles; i++) run_tile(p, i, stack);
         return NNL_OK;
     }
-    size_t bytes = (size_t)(p->lanes * p->lane_bytes);
-    void *buffers = NULL;
-    if (bytes > 0) NNL_TRY(nnl_alloc(rt, bytes, &buffers));
-    p->buffers = buffers;
-    nnl_status status = nnl_parallel(rt, p->lanes, run_lane, p);
-    if (bytes > 0) nnl_free(rt, buffers, bytes);
+    if (!p->share_b) return run_lanes(rt, p);
+    size_t bytes = packed_bytes(p);
+    void *packed;
+    NNL_TRY(nnl_alloc(rt, bytes, &packed));
+    p->packed = packed;
+    nnl_status status = nnl_parallel(rt, pack_tasks(p), pack_task, p);
+    if (status == NNL_OK) status = run_lanes(rt, p);
+    p->packed = NULL;
+    nnl_free(rt, packed, bytes);
     return status;
 }
 
@@ -502,15 +549,12 @@ static bool pays_to_pack(const plan *p)
            (p->pack_b || p->pack_edge);
 }
 
+/* For many runs. */
 static void pack_all(plan *p, char *out)
 {
-    const nnl_gemm_call *c = &p->call;
     p->packed = out;
-    for (int64_t d = 0; d < p->depth_blocks; d++) {
-        int64_t p0 = c->k * d / p->depth_blocks, p1 = c->k * (d + 1) / p->depth_blocks;
-        pack_b(p, out + p0 * p->packed_columns * p->size,
-               element(p, c->b, p0 * (c->trans_b ? 1 : c->ldb)), p1 - p0, c->n);
-    }
+    p->share_b = false;
+    for (int64_t i = 0; i < pack_tasks(p); i++) pack_task(p, i);
     /* What remains is the copy of A. */
     p->lane_bytes = round_up(p->a_bytes, ALIGN);
 }
@@ -523,8 +567,7 @@ nnl_status nnl_gemm_ready(nnl_runtime *rt, const nnl_gemm_call *call, bool fixed
     make_plan(&p, rt, call, rt->pool != NULL);
     if (call->batch == 1) p.call.stride_b = 0;
     fixed_b = fixed_b && pays_to_pack(&p);
-    p.packed_columns = round_up(p.call.n, p.width);
-    *bytes = sizeof p + (fixed_b ? (size_t)(p.call.k * p.packed_columns * p.size) + ALIGN : 0);
+    *bytes = sizeof p + (fixed_b ? packed_bytes(&p) + ALIGN : 0);
     NNL_TRY(nnl_alloc(rt, *bytes, &block));
     *out = block;
     **out = p;
