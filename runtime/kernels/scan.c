@@ -27,7 +27,7 @@
  * when the way goes backwards. */
 #define SCAN(name, in_type, out_type, wide, step)                                                            \
     static void name(out_type *out, const in_type *x, const in_type *a, int64_t inner, int64_t size, int64_t n, \
-                     int64_t lines, bool reverse, wide first)                                                               \
+                     int64_t lines, bool reverse, wide first)                                                \
     {                                                                                                        \
         const int64_t by = reverse ? -inner : inner, start = reverse ? (size - 1) * inner : 0;               \
         if (n == 1) {                                                                                        \

@@ -261,6 +261,19 @@ nnl_status nnl_pool_walk_new(nnl_runtime *rt, const nnl_pool *pool, const nnl_te
     return NNL_OK;
 }
 
+nnl_status nnl_pool_walk_keep(nnl_ready *r, const nnl_pool *pool, bool channels_last,
+                              nnl_status (*run)(nnl_ready *r))
+{
+    const nnl_tensor *images = r->call->in[0];
+    nnl_pool_walk *walk;
+    if (!channels_last && !images->contiguous) return NNL_OK;
+    NNL_TRY(nnl_pool_walk_new(r->call->rt, pool, images, channels_last, &walk));
+    r->plan = walk;
+    r->plan_bytes = walk->bytes;
+    r->run = run;
+    return NNL_OK;
+}
+
 void nnl_pool_walk_free(nnl_pool_walk *walk)
 {
     if (walk) nnl_free(walk->rt, walk, walk->bytes);

@@ -66,6 +66,9 @@ typedef struct nnl_pool_walk {
  * caller's. */
 nnl_status nnl_pool_walk_new(nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
                              bool channels_last, nnl_pool_walk **out);
+/* The walk of a program's step over input 0 as its plan; where a copy of that is walked, no plan. */
+nnl_status nnl_pool_walk_keep(nnl_ready *r, const nnl_pool *pool, bool channels_last,
+                              nnl_status (*run)(nnl_ready *r));
 nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward);
 void nnl_pool_walk_free(nnl_pool_walk *walk);
 /* The windows of the row of results at (depth, height), for the kernels; *first is the offset in

@@ -65,13 +65,18 @@ static void max_row(const nnl_pool_walk *w, int64_t plane, int64_t depth, int64_
                                  w->in + (nnl_pool_input_row(w, plane, 0, 0) + first) * w->width);
 }
 
+static void set_codes(nnl_pool_walk *walk, const nnl_tensor *codes)
+{
+    walk->wide = codes->dtype == NNL_I32;
+    walk->code_width = walk->wide ? 4 : 1;
+    walk->code = codes->data;
+}
+
 static nnl_status new_walk(nnl_call *c, const nnl_pool *pool, const nnl_tensor *images, const nnl_tensor *codes,
                            bool channels_last, nnl_pool_walk **out)
 {
     NNL_TRY(nnl_pool_walk_new(c->rt, pool, images, channels_last, out));
-    (*out)->wide = codes->dtype == NNL_I32;
-    (*out)->code_width = (*out)->wide ? 4 : 1;
-    (*out)->code = codes->data;
+    set_codes(*out, codes);
     return NNL_OK;
 }
 
@@ -123,14 +128,10 @@ static nnl_status max_ready(nnl_ready *r)
     nnl_call *c = r->call;
     nnl_pool pool;
     nnl_spec spec;
-    nnl_pool_walk *walk;
     NNL_TRY(read_pool(c, &pool));
     NNL_TRY(nnl_pool_infer(c, &pool, &spec));
-    if (!spec.channels_last && !c->in[0]->contiguous) return NNL_OK;
-    NNL_TRY(new_walk(c, &pool, c->in[0], c->out[CODES], spec.channels_last, &walk));
-    r->plan = walk;
-    r->plan_bytes = walk->bytes;
-    r->run = run_ready;
+    NNL_TRY(nnl_pool_walk_keep(r, &pool, spec.channels_last, run_ready));
+    if (r->plan) set_codes(r->plan, c->out[CODES]);
     return NNL_OK;
 }
 

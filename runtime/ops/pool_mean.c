@@ -86,15 +86,9 @@ static nnl_status mean_ready(nnl_ready *r)
     nnl_call *c = r->call;
     nnl_pool pool;
     nnl_spec spec;
-    nnl_pool_walk *walk;
     NNL_TRY(read_pool(c, &pool));
     NNL_TRY(nnl_pool_infer(c, &pool, &spec));
-    if (!spec.channels_last && !c->in[0]->contiguous) return NNL_OK;
-    NNL_TRY(nnl_pool_walk_new(c->rt, &pool, c->in[0], spec.channels_last, &walk));
-    r->plan = walk;
-    r->plan_bytes = walk->bytes;
-    r->run = run_ready;
-    return NNL_OK;
+    return nnl_pool_walk_keep(r, &pool, spec.channels_last, run_ready);
 }
 
 /* ---------------------------------------------------------------- gradients */
