@@ -127,3 +127,34 @@ for _, dtype in ipairs {"f32", "f64"} do
     end)
   end)
 end
+
+describe("elementwise loops over rows that are put together or turned", function()
+  -- Rows of n elements, m of them in each of 3: shorter and longer than what a block takes.
+  local function operands(dtype, m, n)
+    local function normal(...) return nn.randn(...):to(dtype) end
+    return {
+      turned = normal(3, n, m):transpose(2, 3), ["all turned"] = normal(n, m, 3):permute(3, 2, 1),
+      row = normal(n), column = normal(m, 1), ["one for each matrix"] = normal(3, 1, 1), ["one element"] = normal(1),
+      cut = normal(3, m, n + 3):narrow(3, 2, n), stepped = normal(3, m, n, 2):select(4, 1), dense = normal(3, m, n),
+    }
+  end
+
+  for _, dtype in ipairs {"f32", "f64", "i32"} do
+    it("gives what dense operands give in " .. dtype, function()
+      nn.manual_seed(11)
+      for _, m in ipairs {1, 2, 17, 40} do
+        for _, n in ipairs {1, 3, 16, 31, 32, 33, 70} do
+          local a, kinds = nn.randn(3, m, n):mul(9):to(dtype), operands(dtype, m, n)
+          for name, b in pairs(kinds) do
+            local full = b:expand(3, m, n):clone()
+            local what = ("%s, %d rows of %d"):format(name, m, n)
+            helpers.assert_same(what .. ", sum", a + b, a + full)
+            helpers.assert_same(what .. ", difference", b - a, full - a)
+            local chosen = nn.where(full:gt(0), a, full)
+            helpers.assert_same(what .. ", choice", nn.where(b:gt(0), a, b), chosen)
+          end
+        end
+      end
+    end)
+  end
+end)
