@@ -23,6 +23,7 @@ typedef struct nnl_gemm_block {
     int64_t rows, columns, depth;
     const void *a;
     int64_t a_row, a_depth;
+    bool a_packed; /* gemm_block: a is what gemm_pack_rows made of rows of step 1 */
     /* gemm_block: panels of the tile's width, element (p, j) at b[j / width * b_panel + p * b_step
      * + j % width]; the last panel can be read up to a whole vector.  gemm_dot: element (p, j) at
      * b[j * b_step + p]. gemm_row, gemm_apart, gemm_deep: element (p, j) at b[p * b_step +

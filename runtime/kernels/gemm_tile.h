@@ -237,37 +237,39 @@ static T_(tile) *const T_(tiles)[TILE_ROWS][2][TILE_VECTORS] = {
 #undef ENTRY
 
 /* A panel of rows against columns [j, j + columns): one tile. */
-VEC_INLINE void T_(one_tile)(const nnl_gemm_block *g, int64_t i, int64_t rows, const T *b, int64_t second, int64_t j,
-                             int64_t columns)
+VEC_INLINE void T_(one_tile)(const nnl_gemm_block *g, const T *a, int64_t i, int64_t rows, const T *b, int64_t second,
+                             int64_t j, int64_t columns)
 {
-    const T *a = (const T *)g->a + i * g->a_row, *bias = g->bias;
+    const T *bias = g->bias;
     T_(tile) *tile = T_(tiles)[rows - 1][g->a_depth == 1][(columns - 1) / LANES];
     tile(g, a, b, second, (T *)g->c + i * g->c_row + j, bias ? bias + j * g->bias_step : NULL, columns);
 }
 
 /* A panel of rows against all columns.  The last four vectors are taken in twos: three and one would keep the processor
  * waiting for the loads of one. */
-VEC_INLINE void T_(row_panel)(const nnl_gemm_block *g, int64_t i, int64_t rows)
+VEC_INLINE void T_(row_panel)(const nnl_gemm_block *g, const T *a, int64_t i, int64_t rows)
 {
     const T *b = g->b;
     int64_t j = 0;
     for (; j < g->columns; j += WIDTH, b += g->b_panel) {
         const int64_t left = g->columns - j;
         if (TILE_VECTORS == 3 && left > WIDTH && left <= WIDTH + LANES) {
-            T_(one_tile)(g, i, rows, b, LANES, j, 2 * LANES);
-            T_(one_tile)(g, i, rows, b + 2 * LANES, g->b_panel - 2 * LANES, j + 2 * LANES, left - 2 * LANES);
+            T_(one_tile)(g, a, i, rows, b, LANES, j, 2 * LANES);
+            T_(one_tile)(g, a, i, rows, b + 2 * LANES, g->b_panel - 2 * LANES, j + 2 * LANES, left - 2 * LANES);
             return;
         }
-        T_(one_tile)(g, i, rows, b, LANES, j, left < WIDTH ? left : WIDTH);
+        T_(one_tile)(g, a, i, rows, b, LANES, j, left < WIDTH ? left : WIDTH);
     }
 }
 
 void K(T_(gemm_block))(const nnl_gemm_block *g)
 {
     int64_t row_panels = (g->rows + TILE_ROWS - 1) / TILE_ROWS; /* of nearly equal height */
+    nnl_gemm_block panel = *g;
     for (int64_t s = 0; s < row_panels; s++) {
-        int64_t i = g->rows * s / row_panels, end = g->rows * (s + 1) / row_panels;
-        T_(row_panel)(g, i, end - i);
+        int64_t i = g->rows * s / row_panels, rows = g->rows * (s + 1) / row_panels - i;
+        if (g->a_packed) panel.a_depth = rows;
+        T_(row_panel)(&panel, (const T *)g->a + i * (g->a_packed ? g->depth : g->a_row), i, rows);
     }
 }
 
@@ -338,3 +340,29 @@ void K(T_(gemm_pack))(T *restrict out, const T *restrict in, int64_t in_step, bo
         }
     }
 }
+
+/* Panels of TILE_ROWS rows as gemm_block cuts them, depth x rows each.  in is depth x rows.  Some steps of the depth at
+ * once: what is read of their rows stays in L1, and lines of `out` are filled one after the other. */
+#define PACK_STEPS 8
+void K(T_(gemm_pack_rows))(T *restrict out, const T *restrict in, int64_t in_step, int64_t depth, int64_t rows)
+{
+    const int64_t row_panels = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t first = 0, end; first < depth; first = end) {
+        end = first + PACK_STEPS < depth ? first + PACK_STEPS : depth;
+        for (int64_t s = 0; s < row_panels; s++) {
+            const int64_t i = rows * s / row_panels, n = rows * (s + 1) / row_panels - i;
+            T *to = out + i * depth + first * n;
+            for (int64_t p = first; p < end; p++, to += n) {
+                const T *from = in + p * in_step + i;
+                int64_t v = 0;
+                if (n == TILE_ROWS) {
+                    memcpy(to, from, TILE_ROWS * sizeof(T));
+                    continue;
+                }
+                for (; v + LANES <= n; v += LANES) V_(store)(to + v, V_(load)(from + v));
+                if (v < n) T_(store_part)(to + v, V_(load_n)(from + v, n - v), n - v);
+            }
+        }
+    }
+}
+#undef PACK_STEPS

@@ -11,12 +11,16 @@
 /* Of a tile of C at most.  A panel of A is read once and stays in L1 while B's block, DEPTH x
  * TILE_COLUMNS, passes from L2: only the columns are limited by the cache. */
 #define TILE_ROWS 1024
-#define TILE_ROWS_COPIED 512 /* where A may be copied: this is in L2, too */
+#define TILE_ROWS_PACKED 512 /* where A may be packed: this is in L2, too */
 #define TILE_COLUMNS 384
 /* From so many rows on B is packed even if its rows could be used in place. */
 #define PACK_ROWS 192
-/* From so much work on, m n k, B is packed first, once for all tiles, unless it is larger.  Then tiles of few rows cost
- * nothing, and threads of different speed end together.  Workers that sleep have to be woken twice. */
+/* From so much depth on, and for so many panels of B in a tile, A is packed that is stored along its rows. */
+#define PACK_DEPTH 64
+#define PACK_PANELS 4
+#define PACK_PANELS_COLLIDING 2
+/* From so much work on, m n k, B is packed first, once for all tiles, unless it is larger or tiles pack A.  Then tiles of
+ * few rows cost nothing, and threads of different speed end together.  Workers that sleep have to be woken twice. */
 #define SHARE_WORK 256000000
 #define SHARE_WORK_HELD 16000000
 #define SHARE_BYTES (16 << 20)
@@ -63,7 +67,7 @@ struct nnl_gemm_plan {
     int64_t cut;         /* columns where tiles may begin */
     int64_t depth_blocks, row_tiles, column_tiles, tiles, lanes;
     int64_t tile_rows, tile_columns; /* of the largest tile */
-    bool copy_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
+    bool pack_a, pack_b, pack_edge;  /* edge: only the last panel, which has not whole vectors */
     bool turn_operand;               /* DOT's A, DEEP's B, in the buffer as the kernel wants it */
     bool share_b;                    /* all of B is packed first, by all threads together */
     const char *packed;              /* all of B, block after block of the depth, or NULL */
@@ -89,19 +93,13 @@ static void pack_b(const plan *p, void *out, const char *in, int64_t depth, int6
     }
 }
 
-/* An odd number of cache lines, so that the copy's rows spread over all sets. */
-static int64_t copied_step(const plan *p, int64_t n)
+/* A block of A, stored along its rows, as the kernel wants it. */
+static void pack_a(const plan *p, void *out, const void *in, int64_t rows, int64_t depth)
 {
-    return (divide_up(n * p->size, ALIGN) | 1) * ALIGN / p->size;
-}
-
-/* Copies a block of A, stored along its rows; returns its new step along the depth. */
-static int64_t copy_a(const plan *p, char *out, const char *in, int64_t rows, int64_t depth)
-{
-    int64_t step = copied_step(p, rows);
-    for (int64_t i = 0; i < depth; i++)
-        memcpy(out + i * step * p->size, in + i * p->call.lda * p->size, (size_t)(rows * p->size));
-    return step;
+    if (p->call.dtype == NNL_F32)
+        p->kernels->gemm_pack_rows_f32(out, in, p->call.lda, depth, rows);
+    else
+        p->kernels->gemm_pack_rows_f64(out, in, p->call.lda, depth, rows);
 }
 
 /* A tile of C: rows [r0, r1), columns [c0, c1) of matrix `item` of the batch. */
@@ -158,9 +156,10 @@ static void run_block(const plan *p, const nnl_gemm_block *whole_depth, int64_t 
         g.bias = g.beside = NULL;
         g.relu = false;
     }
-    if (p->copy_a) {
-        g.a_depth = copy_a(p, buffer, g.a, g.rows, g.depth);
+    if (p->pack_a) {
+        pack_a(p, buffer, g.a, g.rows, g.depth);
         g.a = buffer;
+        g.a_packed = true;
     }
     if (p->packed) {
         g.b = p->packed + (p0 * p->packed_columns + first_column * g.depth) * p->size;
@@ -293,28 +292,31 @@ static algorithm choose_algorithm(const nnl_gemm_call *c, const nnl_kernels *k)
     return BLOCK;
 }
 
-/* Whether A, stored along the rows of C, has a panel whose rows compete for few sets of L1.  One
- * that is stored along the depth has no more rows than a cache has ways. */
+/* Whether A, stored along the rows of C, has panels that may be worth packing: one that lies where it is touches a line
+ * for each step of the depth. */
+static bool may_pack_a(const nnl_gemm_call *c) { return c->trans_a && c->k >= PACK_DEPTH; }
+
+/* Then the lines of a panel compete for few sets of L1.  An A that is stored along the depth has no more rows in a panel
+ * than a cache has ways. */
 static bool a_collides(const plan *p)
 {
-    const nnl_gemm_call *c = &p->call;
-    int64_t bytes = c->lda * p->size;
-    return c->trans_a && bytes > FAR && bytes % CROWDED == 0 && c->k >= 64;
+    int64_t bytes = p->call.lda * p->size;
+    return bytes > FAR && bytes % CROWDED == 0;
 }
 
 static size_t packed_bytes(const plan *p) { return (size_t)(p->call.k * p->packed_columns * p->size); }
 
 /* C is cut so that a tile's part of A and B stays in L2, and further so that every thread has work.
- * Where B is packed, rows are cut last: each tile packs its own columns.  Where A is copied, tiles
- * are wide: each copies its own rows. */
+ * Where B is packed, rows are cut last: each tile packs its own columns.  Where A is packed, tiles
+ * are wide: each packs its own rows. */
 static void choose_tiles(plan *p, int64_t tasks)
 {
     const nnl_gemm_call *c = &p->call;
     int64_t panels = divide_up(c->n, p->cut);
     bool block = p->algorithm == BLOCK, by_rows = block || p->algorithm == ROWS;
     int64_t least_rows = block && !c->trans_b ? 24 : 96;
-    int64_t wide = block && !c->trans_b && a_collides(p) ? 2 : 1;
-    p->row_tiles = block ? divide_up(c->m, c->trans_a ? TILE_ROWS_COPIED : TILE_ROWS) : 1;
+    int64_t wide = block && !c->trans_b && may_pack_a(c) ? 2 : 1;
+    p->row_tiles = block ? divide_up(c->m, c->trans_a ? TILE_ROWS_PACKED : TILE_ROWS) : 1;
     p->column_tiles = block ? divide_up(c->n, TILE_COLUMNS) : 1;
     const int64_t wanted = divide_up(tasks, c->batch);
     while (p->row_tiles * p->column_tiles < wanted) {
@@ -342,9 +344,9 @@ static void choose_packing(plan *p)
     bool b_collides = c->ldb * p->size % (PAGE / 2) == 0;
     p->pack_b = p->share_b || c->trans_b || p->tile_rows >= (b_collides ? PACK_ROWS / 8 : PACK_ROWS);
     p->pack_edge = c->n % lanes != 0;
-    p->copy_a = a_collides(p) && p->tile_columns >= 2 * p->width;
+    p->pack_a = may_pack_a(c) && p->tile_columns >= (a_collides(p) ? PACK_PANELS_COLLIDING : PACK_PANELS) * p->width;
     int64_t depth = divide_up(c->k, p->depth_blocks);
-    if (p->copy_a) p->a_bytes = depth * copied_step(p, p->tile_rows) * p->size;
+    if (p->pack_a) p->a_bytes = round_up(depth * p->tile_rows * p->size, ALIGN);
     int64_t columns = p->share_b ? 0 : p->pack_b ? p->tile_columns : p->pack_edge ? p->width : 0;
     p->lane_bytes = round_up(p->a_bytes + depth * columns * p->size, ALIGN);
 }
@@ -442,8 +444,8 @@ static void make_plan(plan *p, nnl_runtime *rt, const nnl_gemm_call *call, bool 
     double worth = held ? 2 * (double)least : c->m <= 4 ? PARALLEL_THIN : PARALLEL_WORK;
     bool parallel = rt->threads > 1 && work >= worth;
     /* Tiles may follow the number of threads: no bit depends on where C is cut. */
-    p->share_b = p->algorithm == BLOCK && c->batch == 1 && c->m >= 2 * PACK_ROWS && work >= (held ? SHARE_WORK_HELD : SHARE_WORK) &&
-                 packed_bytes(p) <= SHARE_BYTES;
+    p->share_b = p->algorithm == BLOCK && !may_pack_a(c) && c->batch == 1 && c->m >= 2 * PACK_ROWS &&
+                 work >= (held ? SHARE_WORK_HELD : SHARE_WORK) && packed_bytes(p) <= SHARE_BYTES;
     int64_t tasks = parallel ? (p->share_b ? SHARED_TASKS : TASKS_PER_THREAD) * (int64_t)rt->threads : 1;
     int64_t wanted = (int64_t)NNL_MIN((double)tasks, work / (double)least + 1);
     int64_t bytes = c->n * c->k * p->size;
@@ -555,7 +557,7 @@ static void pack_all(plan *p, char *out)
     p->packed = out;
     p->share_b = false;
     for (int64_t i = 0; i < pack_tasks(p); i++) pack_task(p, i);
-    /* What remains is the copy of A. */
+    /* What remains is A. */
     p->lane_bytes = round_up(p->a_bytes, ALIGN);
 }
 
