@@ -171,6 +171,8 @@ static inline int64_t nnl_serial_work(const nnl_runtime *rt)
 }
 void nnl_pool_hold(nnl_runtime *rt, bool on);
 
+uint64_t nnl_now_ns(void); /* monotonic */
+
 /* Floating-point control (rounding, flush-to-zero, exceptions): saved, set to the defaults,
  * restored. */
 typedef struct nnl_fp_state {

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #if defined(__linux__)
@@ -22,11 +23,11 @@
 #define OPEN 0x10000u
 #define NUMBER_ONE 0x20000u /* the rest of the word counts jobs */
 
-/* How often a waiting thread looks before it sleeps, a few microseconds in all.  Consecutive
- * parallel ops come closer together than waking a sleeper takes (about 28 us). */
-#define WORKER_SPINS 200
-#define CALLER_SPINS 400
-#define HELD_SPINS 40000 /* a few milliseconds: the caller may be kept from running for long */
+/* How long a waiting thread looks before it sleeps: as long as waking it takes, so that waiting costs at most twice what
+ * the better choice would have cost.  Consecutive ops, and runs of a program, come closer together. */
+#define SPIN_NS 30000
+#define HELD_NS 4000000 /* the caller may be kept from running for long */
+#define LOOKS 16        /* between two looks at the clock; processors pause for 10 to 50 ns */
 #define STACK_BYTES ((size_t)1 << 20)
 
 /* A thread's share of a job: grains [front, back), 32 bits each.  Its owner takes from the front,
@@ -59,7 +60,7 @@ struct nnl_pool {
     atomic_bool caller_sleeps;
     bool stop; /* guarded by lock */
     bool started;
-    int spin_percent;
+    bool spins; /* waiting threads do, before they sleep */
     int wanted, workers;
     atomic_int numbered; /* workers that have their number: 1, 2, ...; the caller is 0 */
     int avoided;         /* the processor that the workers are kept off, or -1 */
@@ -75,6 +76,13 @@ static inline void relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+uint64_t nnl_now_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static size_t pool_bytes(int workers)
@@ -204,13 +212,22 @@ static uint64_t join(nnl_pool *pool, uint64_t seen, int self)
     return seen;
 }
 
+static bool is_held(nnl_pool *pool)
+{
+    return atomic_load_explicit(&pool->held, memory_order_relaxed);
+}
+
 /* Waits for a job that is not the one seen last; false when the pool is being freed. */
 static bool await_job(nnl_pool *pool, uint64_t seen)
 {
-    for (int spin = WORKER_SPINS * pool->spin_percent / 100, held = HELD_SPINS; spin > 0; spin--) {
-        if (atomic_load_explicit(&pool->held, memory_order_relaxed) && held-- > 0) spin++;
-        if (is_news(atomic_load_explicit(&pool->state, memory_order_relaxed), seen)) return true;
-        relax();
+    uint64_t begin = pool->spins ? nnl_now_ns() : 0, now = begin, end = begin + SPIN_NS;
+    while (pool->spins && now < end) {
+        for (int i = 0; i < LOOKS; i++) {
+            if (is_news(atomic_load_explicit(&pool->state, memory_order_relaxed), seen)) return true;
+            relax();
+        }
+        now = nnl_now_ns();
+        if (is_held(pool) && now < begin + HELD_NS) end = now + SPIN_NS;
     }
     pthread_mutex_lock(&pool->lock);
     /* The caller opens, then looks for sleepers; a worker is counted, then looks whether one is
@@ -265,7 +282,7 @@ nnl_status nnl_pool_new(nnl_runtime *rt)
     nnl_pool *pool = block;
     pool->wanted = wanted;
     /* with more threads than processors a spinning thread keeps a working one off */
-    pool->spin_percent = rt->threads <= nnl_processors() ? 100 : 0;
+    pool->spins = rt->threads <= nnl_processors();
     pool->mark = make_mark();
     own_process(pool);
     if (pool_init(pool) != NNL_OK) {
@@ -374,11 +391,13 @@ static void wake(nnl_pool *pool, int64_t useful)
 
 static void await_workers(nnl_pool *pool)
 {
-    int spins = atomic_load_explicit(&pool->held, memory_order_relaxed) ? HELD_SPINS : CALLER_SPINS;
-    for (int spin = spins * pool->spin_percent / 100; spin > 0; spin--) {
-        if (!(atomic_load_explicit(&pool->state, memory_order_acquire) & INSIDE_MASK)) return;
-        relax();
-    }
+    uint64_t end = pool->spins ? nnl_now_ns() + (is_held(pool) ? HELD_NS : SPIN_NS) : 0;
+    do {
+        for (int i = 0; i < LOOKS; i++) {
+            if (!(atomic_load_explicit(&pool->state, memory_order_acquire) & INSIDE_MASK)) return;
+            if (pool->spins) relax();
+        }
+    } while (pool->spins && nnl_now_ns() < end);
     pthread_mutex_lock(&pool->lock);
     atomic_store(&pool->caller_sleeps, true);
     while (atomic_load(&pool->state) & INSIDE_MASK) pthread_cond_wait(&pool->done, &pool->lock);
@@ -469,7 +488,7 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
 
 void nnl_pool_hold(nnl_runtime *rt, bool on)
 {
-    if (!rt->pool || rt->pool->spin_percent == 0) return;
+    if (!rt->pool || !rt->pool->spins) return;
     rt->pool_held = on;
     atomic_store_explicit(&rt->pool->held, on, memory_order_relaxed);
 }

@@ -2,7 +2,6 @@
 #include "engine.h"
 
 #include <string.h>
-#include <time.h>
 
 nnl_status nnl_engine_new(nnl_runtime *rt)
 {
@@ -24,13 +23,6 @@ void nnl_engine_free(nnl_runtime *rt)
     if (engine->rows) nnl_free(rt, engine->rows, NNL_OP_TOTAL * sizeof(nnl_profile_row));
     nnl_free(rt, engine, sizeof *engine);
     rt->engine = NULL;
-}
-
-uint64_t nnl_now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 nnl_status nnl_profile_start(nnl_runtime *rt)

@@ -112,7 +112,6 @@ nnl_status nnl_check_values(const nnl_tensor *t, const char *who);
 nnl_status nnl_check_list(nnl_runtime *rt, const char *who, const char *what, int count,
                           const void *list);
 
-uint64_t nnl_now_ns(void); /* monotonic */
 nnl_status nnl_profile_start(nnl_runtime *rt);
 void nnl_profile_stop(nnl_runtime *rt); /* the rows stay until the next start */
 
