@@ -345,6 +345,76 @@ describe("in a captured function", function()
     end
   end)
 
+  -- What is pooled, the side of windows, and the input.
+  local pooled = {
+    {"vectors of channels", nn.Conv2d(3, 40, 3), 2, {2, 3, 12, 10}},
+    {"channels beside whole vectors", nn.Conv2d(5, 17, 3, {padding = 1, bias = false}), 2, {1, 5, 8, 6}},
+    {"few channels", nn.Conv2d(6, 5, 5), 2, {3, 6, 14, 14}},
+    {"one channel to few", nn.Conv2d(1, 6, 5, {padding = 2}), 2, {2, 1, 28, 28}},
+    {"one channel to one", nn.Conv2d(1, 1, 3), 2, {1, 1, 10, 34}},
+    {"threes", nn.Conv2d(4, 20, 2, {stride = 2}), 3, {1, 4, 24, 30}},
+    {"wide rows", nn.Conv2d(8, 32, 3, {padding = 1}), 4, {1, 8, 16, 400}},
+    {"a large image", nn.Conv2d(32, 64, 3), 2, {1, 32, 26, 26}},
+    {"single places", nn.Conv2d(33, 40, 1), 2, {2, 33, 6, 6}},
+    {"in f64", nn.Conv2d(3, 9, 3):to "f64", 2, {2, 3, 8, 8}},
+  }
+
+  for _, case in ipairs(pooled) do
+    it("a convolution pools what it has made, with eager's bits: " .. case[1], function()
+      local _, conv, side, shape = table.unpack(case)
+      local x, norm = nn.randn(shape):to(conv.weight.dtype), unsettle(nn.BatchNorm2d(conv.weight.shape[1]))
+      norm:to(conv.weight.dtype)
+      for _, f in ipairs {
+        function(y) return nn.F.max_pool2d(conv(y), side) end,
+        function(y) return nn.F.max_pool2d(conv(y):relu(), side):flatten(2) end,
+        function(y) return nn.F.max_pool2d(norm(conv(y)):relu(), {side, side}, {stride = side}) * 2 end,
+      } do
+        local g = nn.compile(f)
+        for run = 1, 5 do
+          if run == 5 then x:flatten()[2] = 0 / 0 end
+          local input = run > 2 and x:permute(1, 3, 4, 2):contiguous():permute(1, 4, 2, 3) or x
+          assert.is_true(same(nn.no_grad(f, input), nn.no_grad(g, input)))
+        end
+        assert.equal(0, count_of(g, "max_pool2d"))
+      end
+    end)
+  end
+
+  it("pooling stays by itself where it cannot be the convolution's", function()
+    local conv, grouped, line = nn.Conv2d(4, 6, 3), nn.Conv2d(4, 6, 3, {groups = 2}), nn.Conv1d(4, 6, 3)
+    local x = nn.randn(2, 4, 14, 11)
+    local pool = nn.F.max_pool2d
+    for i, f in ipairs {
+      function(y) return pool(conv(y), 2) end, -- a column is left over
+      function(y) return pool(conv(y), 3, {stride = 1}) end,
+      function(y) return pool(conv(y), 3, {padding = 1}) end,
+      function(y) return pool(conv(y), 2, {dilation = 2}) end,
+      function(y) return pool(conv(y), {4, 3}) end,
+      function(y) return pool(conv(y), {3, 3}, {ceil_mode = true}) + conv(y):mean() end,
+      function(y) return pool(grouped(y), 3) end,
+      function(y) return pool(conv(y), 3, {return_indices = true}) end,
+      function(y) local z = conv(y) return pool(z, 3), z end,
+      function(y) local z = conv(y) return pool(z, 3), pool(z, 3, {stride = 2}) end,
+      function(y) local z = conv(y) return pool(z.narrow and z:narrow(2, 1, 3), 3) end,
+      function(y) return pool(conv(y) + conv(y), 3) end,
+      function(y) return pool(line(y[1]:permute(2, 1, 3)):reshape(1, 14, 6, 9), 3) end,
+      function(y) return pool(conv(y[1]), 3) end,
+    } do
+      local g = nn.compile(f)
+      for _ = 1, 2 do
+        local wanted, got = {nn.no_grad(f, x)}, {nn.no_grad(g, x)}
+        for k = 1, #wanted do assert.is_true(same(wanted[k], got[k]), ("case %d, result %d"):format(i, k)) end
+      end
+      assert.is_true(count_of(g, "max_pool2d") > 0, ("case %d"):format(i))
+    end
+  end)
+
+  it("pooling stays by itself where a gradient asks for its places", function()
+    local net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2))
+    local g = check_all(gradients_of(net, function(f, y) return f(y) end), net, nn.randn(2, 3, 10, 10))
+    assert.is_true(count_of(g, "max_pool2d") > 0)
+  end)
+
   it("a convolution that others read, too, stays as it is", function()
     local net, x = convolution_first({}, nil)()
     local function both(input)

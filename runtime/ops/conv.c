@@ -164,7 +164,7 @@ static nnl_status conv_run(nnl_call *c)
 /* ---------------------------------------------------------------- run again and again, and with what follows it */
 
 enum { IN_INPUT, IN_WEIGHT, IN_BIAS, IN_MEAN, IN_VAR, IN_NORM_WEIGHT, IN_NORM_BIAS, IN_RESIDUAL };
-enum { EPS = GROUPS + 1, FRAME_IN, FRAME_OUT };
+enum { EPS = GROUPS + 1, FRAME_IN, FRAME_OUT, POOL };
 
 static const void *data_of(const nnl_call *c, int place)
 {
@@ -184,6 +184,7 @@ static nnl_status get_ready(const nnl_call *c, nnl_conv_ready **plan, size_t *by
         last.eps = nnl_value_double(&c->attr[EPS]);
         last.frame_in = c->attr[FRAME_IN].as.i;
         last.frame_out = c->attr[FRAME_OUT].as.i;
+        last.pool = c->attr[POOL].as.i;
     }
     return nnl_conv_get_ready(c->rt, &v, c->out[0], c->in[IN_INPUT], c->in[IN_WEIGHT], &last, plan, bytes);
 }
@@ -437,6 +438,19 @@ NNL_OP(conv3d,
 
 /* ---------------------------------------------------------------- with what follows in a program */
 
+static nnl_status infer_pooled(nnl_call *c)
+{
+    const int64_t side = c->attr[POOL].as.i;
+    int64_t *size = c->spec[0].shape + 2;
+    if (c->op != &nnl_op_conv2d_fused || size[0] % side || size[1] % side)
+        return nnl_call_fail(c, NNL_ESHAPE, "pool is %lld, but windows must tile the result's %lld x %lld places",
+                             (long long)side, (long long)size[0], (long long)size[1]);
+    if (c->in[IN_RESIDUAL] || c->attr[GROUPS].as.i != 1 || c->attr[FRAME_OUT].as.i)
+        return nnl_call_fail(c, NNL_EUNSUPPORTED, "pool goes with one group, without residual and frame_out");
+    for (int d = 0; d < 2; d++) size[d] /= side;
+    return NNL_OK;
+}
+
 static nnl_status fused_infer(nnl_call *c)
 {
     const nnl_tensor *x = c->in[IN_INPUT], *w = c->in[IN_WEIGHT], *bias = c->in[IN_BIAS], *residual = c->in[IN_RESIDUAL];
@@ -456,7 +470,7 @@ static nnl_status fused_infer(nnl_call *c)
     bool fits = !residual || (nnl_lies_channels_last(residual) && residual->ndim == c->spec[0].ndim &&
                               memcmp(residual->shape, c->spec[0].shape, sizeof(int64_t) * residual->ndim) == 0);
     if (!fits) return nnl_call_fail(c, NNL_ESHAPE, "%s must lie as the result does", nnl_call_input_text(c, IN_RESIDUAL, text));
-    return NNL_OK;
+    return c->attr[POOL].as.i ? infer_pooled(c) : NNL_OK;
 }
 
 static void fused_define(nnl_define *d)
@@ -466,17 +480,18 @@ static void fused_define(nnl_define *d)
     nnl_tensor *const *in = d->in, *y = nnl_do(s, convs[d->op->variant - 1], IN_BIAS + 1, in, GROUPS + 1, d->attr);
     if (in[IN_MEAN])
         y = DO_WITH(s, batch_norm_eval, (d->attr[EPS]), y, in[IN_NORM_WEIGHT], in[IN_NORM_BIAS], in[IN_MEAN], in[IN_VAR]);
-    d->out[0] = in[IN_RESIDUAL] ? DO(s, add, y, in[IN_RESIDUAL]) : y;
+    if (in[IN_RESIDUAL]) y = DO(s, add, y, in[IN_RESIDUAL]);
+    d->out[0] = d->attr[POOL].as.i ? DO_WITH(s, max_pool2d, (d->attr[POOL]), y) : y;
 }
 
 #define FUSED(rank_)                                                                                               \
     .sig = "input:float, weight:float, bias:float?, mean:float?, var:float?, norm_weight:float?, "                 \
            "norm_bias:float?, residual:float?, stride:int[" #rank_ "]=1, "                                         \
            "padding:int|{valid|same}[" #rank_ "]=0, dilation:int[" #rank_ "]=1, groups:int=1, eps:num=1e-5, " \
-           "frame_in:size=0, frame_out:size=0 -> same",                                                            \
+           "frame_in:size=0, frame_out:size=0, pool:size=0 -> same",                                                            \
     .doc = "batch_norm_eval(conv" #rank_ "d(input)) + residual in one pass, with the same bits: what programs make of these "\
            "steps.  The residual lies as the result does.  In programs, frame_in columns of zeros lie beside the input's rows, "\
-           "and frame_out are written beside the result's.",                                                       \
+           "and frame_out are written beside the result's.  With pool, the maxima of windows pool x pool that tile the result.",                                                       \
     .infer = fused_infer,                                                                                          \
     .run = fused_run,                                                                                              \
     .ready = conv_ready,                                                                                           \

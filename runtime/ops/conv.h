@@ -26,7 +26,7 @@ nnl_status nnl_conv_forward(nnl_runtime *rt, const nnl_conv *v, nnl_tensor *out,
                             const nnl_tensor *input, const nnl_tensor *weight,
                             const nnl_tensor *bias, bool relu);
 /* What becomes of the sums in the last pass: relu(batch_norm_eval(sum + bias) + residual), each of
- * them where it is given. */
+ * them where it is given; and of that the maxima of windows. */
 typedef struct nnl_conv_last {
     const nnl_tensor *bias, *mean, *var, *norm_weight, *norm_bias;
     double eps;
@@ -34,6 +34,8 @@ typedef struct nnl_conv_last {
     bool winograd;               /* of a convolution that suits: nnl_conv_suits_winograd() */
     int64_t frame_in, frame_out; /* columns of zeros: beside the rows of the input, and to write
                                     beside those of the result */
+    int64_t pool;                /* the side of square windows that tile the result, of which the maxima are wanted, or 0;
+                                    of one group, without a residual, frame_out or Winograd */
 } nnl_conv_last;
 
 /* Whether Winograd's tiles are the quicker way, by shape alone: 3x3 with stride 1, f32.  fixed: the

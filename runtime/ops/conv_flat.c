@@ -32,7 +32,7 @@ static void take_windows(nnl_conv_plan *p)
     p->direct = false;
     p->window_bytes = nnl_round_up(window * p->size + p->kernels->vector_bytes, 64);
     p->tasks = p->blocks;
-    p->lane_bytes = p->window_bytes;
+    p->lane_bytes = nnl_conv_lane_bytes(p);
 }
 
 static nnl_conv_flat block_at(const nnl_conv_plan *p, int64_t i, char *buffer, int64_t *y)
@@ -114,6 +114,7 @@ void nnl_conv_flat_share(const nnl_runtime *rt, nnl_conv_plan *p)
     double work = nnl_conv_work(p->v);
     if (rt->pool && p->v->samples < rt->threads && work >= 2 * NNL_CONV_TASK_WORK)
         nnl_conv_cut_rows(p, nnl_divide_up(p->rows, rt->threads));
+    nnl_conv_cut_windows(p);
     take_windows(p);
     nnl_conv_share(rt, p, work, rt->pool != NULL);
 }

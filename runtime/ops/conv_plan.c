@@ -214,6 +214,16 @@ void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p)
 
 void nnl_conv_cut_rows(nnl_conv_plan *p, int64_t rows) { set_blocks(p, rows, p->columns); }
 
+void nnl_conv_cut_windows(nnl_conv_plan *p)
+{
+    if (p->pool) set_blocks(p, nnl_round_up(p->rows, p->pool), p->shape.out[2]);
+}
+
+int64_t nnl_conv_lane_bytes(const nnl_conv_plan *p)
+{
+    return p->window_bytes + (p->pool ? p->rows * p->columns * p->channels_out * p->size : 0);
+}
+
 nnl_conv_plan nnl_conv_plan_framed(nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
                                    const nnl_conv_image *x, int64_t frame, bool joins)
 {

@@ -44,6 +44,12 @@ typedef struct nnl_conv_plan {
     char *memory;
     int64_t lane_bytes, lanes, tasks;
     void (*task)(const struct nnl_conv_plan *p, int64_t i, char *buffer);
+    /* results that are pooled: the side of windows, a row of them, where the maxima go, and the task that makes the
+     * results; y lies in the lane's memory then, block by block */
+    int64_t pool;
+    const nnl_pool_row *pool_row;
+    char *pooled;
+    void (*before_pool)(const struct nnl_conv_plan *p, int64_t i, char *buffer);
     /* the calls' own */
     const char *weight, *bias, *residual;
     const char *center, *scale, *shift; /* a normalisation of the result; or NULL */
@@ -99,6 +105,10 @@ nnl_conv_plan nnl_conv_plan_framed(nnl_runtime *rt, const nnl_conv *v, nnl_dtype
 void nnl_conv_cut(const nnl_runtime *rt, nnl_conv_plan *p);
 /* The same into blocks of so many rows. */
 void nnl_conv_cut_rows(nnl_conv_plan *p, int64_t rows);
+/* Where results are pooled: into blocks of whole rows of windows. */
+void nnl_conv_cut_windows(nnl_conv_plan *p);
+/* A task's memory: the block's window of the image, and its results where they are pooled. */
+int64_t nnl_conv_lane_bytes(const nnl_conv_plan *p);
 /* Runs p->tasks, each with p->lane_bytes of memory of its own.  work: multiplications. */
 nnl_status nnl_conv_run_tasks(nnl_runtime *rt, nnl_conv_plan *p, double work);
 /* The same in two steps, of which the second may be repeated: how tasks go to lanes, with less work

@@ -1,6 +1,7 @@
 /* Convolutions forward and the gradient of their input, on the kernels of kernels/conv.c. */
 #include "conv_plan.h"
 #include "image.h"
+#include "pool.h"
 
 #include <string.h>
 
@@ -214,9 +215,32 @@ static void set_forward(const nnl_runtime *rt, nnl_conv_plan *p)
 {
     p->task = forward_task;
     if (rt->pool) nnl_conv_cut(rt, p);
+    nnl_conv_cut_windows(p);
     p->tasks = p->blocks;
-    p->lane_bytes = p->window_bytes;
+    p->lane_bytes = nnl_conv_lane_bytes(p);
     nnl_conv_share(rt, p, nnl_conv_lane_work(p), rt->pool != NULL);
+}
+
+/* The block's results are made in the lane's memory, and the maxima of their windows go to y. */
+static void pooled_task(const nnl_conv_plan *p, int64_t i, char *buffer)
+{
+    const nnl_conv_part b = nnl_conv_part_at(p, i);
+    const int64_t side = p->pool, row = p->y.place[1] * p->size;
+    char *results = buffer + p->window_bytes;
+    nnl_conv_plan block = *p;
+    block.y.sample = 0;
+    block.y.data = results - b.r0 * row;
+    p->before_pool(&block, i, buffer);
+    char *to = p->pooled + (b.sample * p->v->out[1] + b.r0) / side * (row / side);
+    for (int64_t r = b.r0; r < b.r1; r += side, to += row / side)
+        p->kernels->pool_max_row(p->pool_row, (int)p->dtype, to, NULL, results + (r - b.r0) * row);
+}
+
+static void set_pool(nnl_conv_plan *p, void *memory)
+{
+    p->pool_row = nnl_pool_tiles(p->kernels, p->pool, p->v->out[2], p->v->out_channels, memory);
+    p->before_pool = p->task;
+    p->task = pooled_task;
 }
 
 static enum conv_way way_of(const nnl_runtime *rt, const nnl_conv *v, nnl_dtype dtype,
@@ -235,12 +259,14 @@ static nnl_conv_plan ready_plan(nnl_runtime *rt, const nnl_conv *v, enum conv_wa
     if (way == FLAT) {
         p = nnl_conv_flat_plan(rt, v, x);
         p.flat.relu = last->relu;
+        p.pool = last->pool;
         nnl_conv_flat_share(rt, &p);
         return p;
     }
     p = way == BY_WINOGRAD ? winograd_plan(rt, v, x, last->frame_in)
                            : nnl_conv_plan_framed(rt, v, (nnl_dtype)y->dtype, x, last->frame_in,
-                                                  last->frame_out == 0);
+                                                  last->frame_out == 0 && !last->pool);
+    p.pool = last->pool;
     p.y = last->frame_out ? nnl_conv_image_of(y, v)
                           : nnl_conv_image_dense(NULL, v->out_channels, p.shape.out);
     p.frame = last->frame_out;
@@ -285,9 +311,10 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
     nnl_conv_steps w = nnl_conv_steps_of(weight, v);
     nnl_conv_order order = nnl_conv_order_of(&p, &w);
     int64_t head = nnl_round_up(sizeof(nnl_conv_ready), 64),
-            channels = nnl_round_up(v->out_channels * p.size, 64);
+            channels = nnl_round_up(v->out_channels * p.size, 64),
+            packed = nnl_round_up(packed_bytes(&p, way, &order), 64);
     void *block;
-    *bytes = (size_t)(head + 3 * channels + packed_bytes(&p, way, &order));
+    *bytes = (size_t)(head + 3 * channels + packed) + (last->pool ? nnl_pool_tiles_bytes(last->pool, v->out[2]) : 0);
     NNL_TRY(nnl_alloc(rt, *bytes, &block));
     nnl_conv_ready *ready = block;
     *ready = (nnl_conv_ready){.v = *v, .way = way, .copies = copies};
@@ -305,6 +332,7 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
         p.scale = norm + channels;
         p.shift = norm + 2 * channels;
     }
+    if (p.pool) set_pool(&p, norm + 3 * channels + packed);
     ready->plan = p;
     *out = ready;
     return NNL_OK;
@@ -318,7 +346,8 @@ nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y,
     nnl_tensor *copy = NULL;
     if (ready->copies) NNL_TRY(dense_copy(&ready->v, input, ready->v.in, &x, &copy));
     p->x.data = x.data;
-    p->y.data = y;
+    if (p->pool) p->pooled = y;
+    else p->y.data = y;
     p->bias = bias;
     p->residual = residual;
     if (ready->way == FLAT) nnl_conv_flat_set_bias(p, bias);

@@ -359,6 +359,35 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
                                                         : (double)d->extent * (double)h->extent};
 }
 
+typedef struct tiles {
+    nnl_pool_row row;
+    nnl_pool_pairs pairs;
+    nnl_pool_window window[];
+} tiles;
+
+size_t nnl_pool_tiles_bytes(int64_t side, int64_t places)
+{
+    return sizeof(tiles) + (size_t)(places / side) * sizeof(nnl_pool_window);
+}
+
+const nnl_pool_row *nnl_pool_tiles(const nnl_kernels *kernels, int64_t side, int64_t places, int64_t channels, void *memory)
+{
+    tiles *t = memory;
+    const nnl_pool_dim dim = {.in = places, .out = places / side, .kernel = side, .stride = side, .dilation = 1};
+    for (int64_t o = 0; o < dim.out; o++) t->window[o] = regular(&dim, o);
+    t->row = (nnl_pool_row){.window = t->window,
+                            .windows = dim.out,
+                            .inner = channels,
+                            .dilation = 1,
+                            .width = places,
+                            .columns = places,
+                            .planes = 1,
+                            .rows = side,
+                            .row_step = places * channels,
+                            .pairs = side == 2 && kernels->pool_pairs(channels, &t->pairs) ? &t->pairs : NULL};
+    return &t->row;
+}
+
 /* ---------------------------------------------------------------- the walk */
 
 typedef struct span {

@@ -81,6 +81,10 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
 typedef void nnl_pool_add(const nnl_pool_walk *walk, const nnl_pool_row *row, char *dx, int64_t at);
 void nnl_pool_collect(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height,
                       nnl_pool_add *add);
+/* A row of square windows that tile images with so many places in a row, channels together, in memory of that many bytes:
+ * for ops that pool what they have just made. */
+size_t nnl_pool_tiles_bytes(int64_t side, int64_t places);
+const nnl_pool_row *nnl_pool_tiles(const nnl_kernels *kernels, int64_t side, int64_t places, int64_t channels, void *memory);
 /* Element numbers where rows of results and of inputs begin. */
 int64_t nnl_pool_result_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth,
                             int64_t height);

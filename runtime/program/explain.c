@@ -59,7 +59,8 @@ static void add_step(text *t, const nnl_program *p, const nnl_context *times, in
     add(t, "%s", step->n_out ? " = " : "");
     for (int k = 0; step->chain && k + 1 < step->chain->n_links; k++)
         add(t, "%s+", step->chain->link[k].op->name);
-    add(t, "%s%s", step->op->name, step->relu ? "+relu" : "");
+    bool pools = step->op == &nnl_op_conv2d_fused && step->attr[NNL_CONV_POOL].as.i > 0;
+    add(t, "%s%s%s", step->op->name, step->relu ? "+relu" : "", pools ? "+max_pool" : "");
     for (int k = 0; k < NNL_MIN(step->n_in, 6); k++) {
         add(t, k ? ", " : " ");
         add_value(t, p, step->in[k]);

@@ -84,7 +84,7 @@ nnl_status nnl_widen_convolution(nnl_program *p, nnl_step *step)
     for (int i = 0; i < NNL_CONV_INPUTS; i++) in[i] = i < step->n_in ? step->in[i] : -1;
     memcpy(attr, step->attr, sizeof(nnl_value) * NNL_CONV_EPS);
     attr[NNL_CONV_EPS] = V_NUM(0);
-    attr[NNL_CONV_FRAME_IN] = attr[NNL_CONV_FRAME_OUT] = V_INT(0);
+    attr[NNL_CONV_FRAME_IN] = attr[NNL_CONV_FRAME_OUT] = attr[NNL_CONV_POOL] = V_INT(0);
     step->op = fused_of(step->op);
     step->in = in;
     step->n_in = NNL_CONV_INPUTS;

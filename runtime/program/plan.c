@@ -109,6 +109,7 @@ nnl_status nnl_program_finish(nnl_program *p)
     NNL_TRY(nnl_program_join(p));
     NNL_TRY(nnl_program_frame(p));
     NNL_TRY(nnl_program_winograd(p));
+    NNL_TRY(nnl_program_pool(p));
     NNL_TRY(nnl_program_fuse(p));
     return nnl_program_plan(p);
 }

@@ -236,6 +236,7 @@ nnl_status nnl_program_frame(
     nnl_program *p); /* frame.c: images between convolutions get columns of zeros beside them */
 nnl_status nnl_program_winograd(
     nnl_program *p); /* winograd.c: convolutions in another order of adding up, if that may be */
+nnl_status nnl_program_pool(nnl_program *p); /* pool.c: convolutions pool what they have made */
 nnl_status nnl_program_fuse(nnl_program *p); /* fuse.c: elementwise steps become chains */
 nnl_status nnl_program_plan(nnl_program *p); /* plan.c: places in the arena */
 
@@ -262,6 +263,7 @@ enum {
     NNL_CONV_EPS,
     NNL_CONV_FRAME_IN,
     NNL_CONV_FRAME_OUT,
+    NNL_CONV_POOL,
     NNL_CONV_ATTRIBUTES
 };
 
