@@ -355,6 +355,7 @@ void K(T_(gemm_pack_rows))(T *restrict out, const T *restrict in, int64_t in_ste
             for (int64_t p = first; p < end; p++, to += n) {
                 const T *from = in + p * in_step + i;
                 int64_t v = 0;
+                __builtin_prefetch(from + PACK_STEPS * in_step);
                 if (n == TILE_ROWS) {
                     memcpy(to, from, TILE_ROWS * sizeof(T));
                     continue;
