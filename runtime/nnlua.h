@@ -69,7 +69,7 @@ typedef enum nnl_isa { NNL_ISA_AUTO, NNL_ISA_BASE, NNL_ISA_AVX2, NNL_ISA_AVX512,
 
 typedef struct nnl_runtime_config {
     size_t size;                   /* sizeof(nnl_runtime_config); nnl_runtime_defaults() sets it */
-    nnl_allocator allocate;        /* NULL: malloc, realloc, free */
+    nnl_allocator allocate;        /* NULL: malloc, realloc, free; on Linux large blocks are mapped */
     void *allocate_user;
     size_t memory_limit;           /* bytes held from the allocator at most; 0: no limit */
     int threads;                   /* 0: the processors this process may use; 1: no worker threads */
