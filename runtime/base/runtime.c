@@ -2,6 +2,7 @@
 #define _DEFAULT_SOURCE /* madvise */
 #include "base.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__linux__)
@@ -52,30 +53,17 @@ static void unmap_large(void *pointer, size_t size)
 }
 #endif
 
-static void *take(size_t size) { return is_large(size) ? map_large(size) : malloc(size); }
-
-static void give_back(void *pointer, size_t size)
-{
-    if (is_large(size))
-        unmap_large(pointer, size);
-    else
-        free(pointer);
-}
-
+/* The heap never asks for another size of a block. */
 static void *allocate_default(void *user, void *pointer, size_t old_size, size_t new_size)
 {
     (void)user;
-    if (new_size == 0) {
-        if (pointer) give_back(pointer, old_size);
-        return NULL;
-    }
-    if (!pointer) return take(new_size);
-    if (!is_large(old_size) && !is_large(new_size)) return realloc(pointer, new_size);
-    void *moved = take(new_size);
-    if (!moved) return NULL;
-    memcpy(moved, pointer, NNL_MIN(old_size, new_size));
-    give_back(pointer, old_size);
-    return moved;
+    assert(!pointer || new_size == 0);
+    if (new_size > 0) return is_large(new_size) ? map_large(new_size) : malloc(new_size);
+    if (pointer && is_large(old_size))
+        unmap_large(pointer, old_size);
+    else
+        free(pointer);
+    return NULL;
 }
 
 nnl_runtime_config nnl_runtime_defaults(void)
