@@ -25,7 +25,8 @@ docs.add(Loader, "data.Loader", signature,
   .. "which depends on seed and epoch only; without a seed it is drawn from the runtime's random numbers.  "
   .. "drop_last leaves out a last batch that is not full.  workers: so many threads make the next batches ahead of "
   .. "their use, the same ones, where the data set is tensors in memory (TensorDataset, images, parts of them), which "
-  .. "must not change meanwhile; other data sets give their batches as they are asked for.  collate makes a batch from "
+  .. "must not change meanwhile; other data sets give their batches as they are asked for.  No thread is started where "
+  .. "nn.threads() compute on every processor: together these make a batch sooner.  collate makes a batch from "
   .. "a list of {value, ...}, one a sample.",
   "nn.data.Loader(ds, {batch_size = 64, shuffle = true})")
 

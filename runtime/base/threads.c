@@ -495,6 +495,12 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
     return NNL_UNLIKELY(left_out || nnl_is_cancelled(rt)) ? take_cancel(rt) : NNL_OK;
 }
 
+bool nnl_pool_is_awake(const nnl_runtime *rt)
+{
+    const nnl_pool *pool = rt->pool;
+    return rt->pool_held || (pool->workers > 0 && atomic_load_explicit(&pool->sleepers, memory_order_relaxed) == 0);
+}
+
 void nnl_pool_hold(nnl_runtime *rt, bool on)
 {
     if (!rt->pool || !rt->pool->spins) return;

@@ -11,6 +11,7 @@
 
 #define WORKERS 16
 #define SLOTS_A_WORKER 2
+#define CHUNK 4096 /* elements of a task where the owner's threads fill a batch */
 
 typedef struct slot {
     nnl_tensor *out[NNL_PREFETCH_COLUMNS];
@@ -48,16 +49,20 @@ static const char *row_at(const nnl_prefetch *p, const nnl_tensor *rows, int64_t
     return rows->data + (p->order ? p->order[i] : i) * bytes;
 }
 
-static void fill_column(const nnl_prefetch *p, const nnl_prefetch_column *column, int64_t batch,
-                        char *out)
+static int64_t length_of(const nnl_tensor *rows)
+{
+    return nnl_shape_numel(rows->ndim - 1, rows->shape + 1);
+}
+
+/* Rows [i, end) of the batch. */
+static void fill_rows(const nnl_prefetch *p, const nnl_prefetch_column *column, int64_t batch,
+                      char *out, int64_t i, int64_t end)
 {
     const nnl_tensor *rows = column->rows;
-    int64_t length = nnl_shape_numel(rows->ndim - 1, rows->shape + 1),
-            bytes = length * (int64_t)nnl_width(rows->dtype);
-    int64_t first = batch * p->size;
-    for (int64_t i = 0, n = rows_in(p, batch); i < n; i++) {
+    int64_t length = length_of(rows), bytes = length * (int64_t)nnl_width(rows->dtype);
+    for (int64_t first = batch * p->size; i < end; i++) {
         const char *row = row_at(p, rows, first + i, bytes);
-        if (p->order && i + 1 < n) nnl_fetch_ahead(row_at(p, rows, first + i + 1, bytes), bytes);
+        if (p->order && i + 1 < end) nnl_fetch_ahead(row_at(p, rows, first + i + 1, bytes), bytes);
         if (column->scaled)
             p->kernels->convert_divided(rows->dtype, (float *)(void *)out + i * length, row,
                                         column->scale, length);
@@ -71,7 +76,33 @@ static slot *slot_of(nnl_prefetch *p, int64_t batch) { return &p->slot[batch % p
 static void fill(nnl_prefetch *p, int64_t batch)
 {
     for (int c = 0; c < p->n_columns; c++)
-        fill_column(p, &p->column[c], batch, slot_of(p, batch)->out[c]->data);
+        fill_rows(p, &p->column[c], batch, slot_of(p, batch)->out[c]->data, 0, rows_in(p, batch));
+}
+
+typedef struct part {
+    nnl_prefetch *p;
+    int64_t batch, rows; /* of a task */
+    int column;
+} part;
+
+static void fill_part(void *context, int64_t task)
+{
+    const part *t = context;
+    int64_t first = task * t->rows, end = NNL_MIN(first + t->rows, rows_in(t->p, t->batch));
+    fill_rows(t->p, &t->p->column[t->column], t->batch, slot_of(t->p, t->batch)->out[t->column]->data, first, end);
+}
+
+/* By the owner, with all its threads; a batch that was begun is finished, whoever cancels. */
+static void fill_here(nnl_prefetch *p, int64_t batch)
+{
+    p->rt->hold_cancel = true;
+    for (int c = 0; c < p->n_columns; c++) {
+        int64_t length = length_of(p->column[c].rows), n = rows_in(p, batch);
+        part t = {p, batch, NNL_MAX(1, CHUNK / NNL_MAX(1, length)), c};
+        if (n * length <= nnl_serial_work(p->rt)) t.rows = NNL_MAX(1, n);
+        nnl_parallel(p->rt, (n + t.rows - 1) / t.rows, fill_part, &t);
+    }
+    p->rt->hold_cancel = false;
 }
 
 static void *work(void *argument)
@@ -167,9 +198,10 @@ nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns,
     *out = NULL;
     NNL_TRY(nnl_alloc_zeroed(rt, sizeof(nnl_prefetch), &block));
     nnl_prefetch *p = block;
-    workers = rt->parallel_for
-                  ? 0
-                  : NNL_MIN(workers, WORKERS); /* a host with threads of its own wants no others */
+    /* A host with threads of its own wants no others; and where all processors compute, one more thread would keep
+     * these from it: together they fill a batch sooner. */
+    bool none = rt->parallel_for || rt->threads >= nnl_processors();
+    workers = none ? 0 : NNL_MIN(workers, WORKERS);
     *p = (nnl_prefetch){.rt = rt,
                         .kernels = rt->kernels,
                         .n_columns = n_columns,
@@ -202,20 +234,17 @@ nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns,
 /* Until the batch is filled, by a thread or here. */
 static void await(nnl_prefetch *p, int64_t batch)
 {
-    if (p->process !=
-        getpid()) { /* in a forked child there are no threads, and one may have held the lock */
-        fill(p, batch);
+    /* in a forked child there are no threads, and one may have held the lock */
+    if (p->process != getpid()) {
+        fill_here(p, batch);
         return;
     }
     pthread_mutex_lock(&p->lock);
-    if (p->begun == batch) {
-        p->begun++;
-        pthread_mutex_unlock(&p->lock);
-        fill(p, batch);
-        return;
-    }
-    while (!slot_of(p, batch)->filled) pthread_cond_wait(&p->done, &p->lock);
+    bool begun = p->begun > batch;
+    p->begun += !begun;
+    while (begun && !slot_of(p, batch)->filled) pthread_cond_wait(&p->done, &p->lock);
     pthread_mutex_unlock(&p->lock);
+    if (!begun) fill_here(p, batch);
 }
 
 /* The slot of a batch that was taken gets memory for a later one, or none. */

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-#define CHUNK 16384 /* elements a task */
+#define CHUNK 4096 /* elements a task */
 
 static nnl_status image_rows_infer(nnl_call *c)
 {
