@@ -17,8 +17,8 @@ typedef struct nnl_prefetch nnl_prefetch;
 
 /* `batches` batches of `size` rows (the last one may be shorter) of the columns, which have `count`
  * rows; order: i64, the places from 1 of the rows, or NULL: as they stand.  Keeps references to the
- * tensors.  Where threads cannot be had, or those of the runtime take all processors, nnl_prefetch_next() makes the batches.  NNL_EINVAL: a
- * place is out of range. */
+ * tensors.  Where threads cannot be had, or the runtime's take all processors, nnl_prefetch_next()
+ * makes the batches.  NNL_EINVAL: a place is out of range. */
 nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns, int n_columns,
                             const nnl_tensor *order, int64_t size, int64_t batches, int workers,
                             nnl_prefetch **out);
