@@ -160,6 +160,7 @@ describe("Loader with workers", function()
   local images = nn.randint(0, 255, {103, 2, 5, 3}):to("u8")
   local set = data.ImageDataset(images, nn.randint(1, 9, {103}), {scale = 100})
   local sets = {
+    ["many elements"] = data.ImageDataset(nn.randint(0, 255, {100, 1, 28, 28}):to("u8"), nn.randint(1, 9, {100})),
     numbers = numbered(), images = set, part = data.Subset(set, {7, 3, 99, 3, 50, 12}),
     ["a part of a part"] = data.Subset(data.Subset(set, nn.arange(3, 90)), nn.arange(1, 80, 3)),
     ["several types"] = data.TensorDataset(nn.randn(17, 3):to "f64", nn.rand(17):gt(0.5), nn.arange(17),

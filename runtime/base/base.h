@@ -163,8 +163,8 @@ nnl_status nnl_poll_cancel(nnl_runtime *rt);
 
 /* Work below this many elementary operations (about 20 us) is not worth waking a worker. */
 #define NNL_SERIAL_WORK 60000
-/* While a program is replayed, and a while after each job, workers wait without sleeping, and less work is worth
- * sharing. */
+/* While a program is replayed, and a while after each job, workers wait without sleeping, and less
+ * work is worth sharing. */
 #define NNL_SERIAL_WORK_AWAKE 12000
 bool nnl_pool_is_awake(const nnl_runtime *rt);
 static inline int64_t nnl_serial_work(const nnl_runtime *rt)

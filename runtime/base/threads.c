@@ -4,8 +4,8 @@
  *
  * pool->state holds it all in one word: the job's number, an open bit, and how many workers are
  * inside. A worker enters by compare-and-swap while the bit is set, so a job's fields are never
- * read late.  They lie in the word's cache line: a line takes some 0.1 us from core to core, and a job that waits
- * for few of them is worth having for work of a microsecond. */
+ * read late.  They lie in the word's cache line: a line takes some 0.1 us from core to core, and a
+ * job that waits for few of them is worth having for work of a microsecond. */
 #define _GNU_SOURCE
 #include "base.h"
 
@@ -24,8 +24,9 @@
 #define OPEN 0x10000u
 #define NUMBER_ONE 0x20000u /* the rest of the word counts jobs */
 
-/* How long a waiting thread looks before it sleeps: as long as waking it takes, so that waiting costs at most twice what
- * the better choice would have cost.  Consecutive ops, and runs of a program, come closer together. */
+/* How long a waiting thread looks before it sleeps: as long as waking it takes, so that waiting
+ * costs at most twice what the better choice would have cost.  Consecutive ops, and runs of a
+ * program, come closer together. */
 #define SPIN_NS 30000
 #define HELD_NS 4000000 /* the caller may be kept from running for long */
 #define LOOKS 16        /* between two looks at the clock; processors pause for 10 to 50 ns */
@@ -230,7 +231,8 @@ static bool await_job(nnl_pool *pool, uint64_t seen)
     uint64_t begin = pool->spins ? nnl_now_ns() : 0, now = begin, end = begin + SPIN_NS;
     while (pool->spins && now < end) {
         for (int i = 0; i < LOOKS; i++) {
-            if (is_news(atomic_load_explicit(&pool->state, memory_order_relaxed), seen)) return true;
+            if (is_news(atomic_load_explicit(&pool->state, memory_order_relaxed), seen))
+                return true;
             relax();
         }
         now = nnl_now_ns();
@@ -498,7 +500,8 @@ nnl_status nnl_parallel(nnl_runtime *rt, int64_t count, void (*task)(void *conte
 bool nnl_pool_is_awake(const nnl_runtime *rt)
 {
     const nnl_pool *pool = rt->pool;
-    return rt->pool_held || (pool->workers > 0 && atomic_load_explicit(&pool->sleepers, memory_order_relaxed) == 0);
+    return rt->pool_held ||
+           (pool->workers > 0 && atomic_load_explicit(&pool->sleepers, memory_order_relaxed) == 0);
 }
 
 void nnl_pool_hold(nnl_runtime *rt, bool on)

@@ -89,7 +89,8 @@ static void fill_part(void *context, int64_t task)
 {
     const part *t = context;
     int64_t first = task * t->rows, end = NNL_MIN(first + t->rows, rows_in(t->p, t->batch));
-    fill_rows(t->p, &t->p->column[t->column], t->batch, slot_of(t->p, t->batch)->out[t->column]->data, first, end);
+    fill_rows(t->p, &t->p->column[t->column], t->batch,
+              slot_of(t->p, t->batch)->out[t->column]->data, first, end);
 }
 
 /* By the owner, with all its threads; a batch that was begun is finished, whoever cancels. */
@@ -198,8 +199,8 @@ nnl_status nnl_prefetch_new(nnl_runtime *rt, const nnl_prefetch_column *columns,
     *out = NULL;
     NNL_TRY(nnl_alloc_zeroed(rt, sizeof(nnl_prefetch), &block));
     nnl_prefetch *p = block;
-    /* A host with threads of its own wants no others; and where all processors compute, one more thread would keep
-     * these from it: together they fill a batch sooner. */
+    /* A host with threads of its own wants no others; and where all processors compute, one more
+     * thread would keep these from it: together they fill a batch sooner. */
     bool none = rt->parallel_for || rt->threads >= nnl_processors();
     workers = none ? 0 : NNL_MIN(workers, WORKERS);
     *p = (nnl_prefetch){.rt = rt,

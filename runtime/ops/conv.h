@@ -34,8 +34,8 @@ typedef struct nnl_conv_last {
     bool winograd;               /* of a convolution that suits: nnl_conv_suits_winograd() */
     int64_t frame_in, frame_out; /* columns of zeros: beside the rows of the input, and to write
                                     beside those of the result */
-    int64_t pool;                /* the side of square windows that tile the result, of which the maxima are wanted, or 0;
-                                    of one group, without a residual, frame_out or Winograd */
+    int64_t pool; /* the side of square windows that tile the result, of which the maxima are
+                     wanted, or 0; of one group, without a residual, frame_out or Winograd */
 } nnl_conv_last;
 
 /* Whether Winograd's tiles are the quicker way, by shape alone: 3x3 with stride 1, f32.  fixed: the

@@ -44,8 +44,8 @@ typedef struct nnl_conv_plan {
     char *memory;
     int64_t lane_bytes, lanes, tasks;
     void (*task)(const struct nnl_conv_plan *p, int64_t i, char *buffer);
-    /* results that are pooled: the side of windows, a row of them, where the maxima go, and the task that makes the
-     * results; y lies in the lane's memory then, block by block */
+    /* results that are pooled: the side of windows, a row of them, where the maxima go, and the
+     * task that makes the results; y lies in the lane's memory then, block by block */
     int64_t pool;
     const nnl_pool_row *pool_row;
     char *pooled;

@@ -314,7 +314,8 @@ nnl_status nnl_conv_get_ready(nnl_runtime *rt, const nnl_conv *v, const nnl_tens
             channels = nnl_round_up(v->out_channels * p.size, 64),
             packed = nnl_round_up(packed_bytes(&p, way, &order), 64);
     void *block;
-    *bytes = (size_t)(head + 3 * channels + packed) + (last->pool ? nnl_pool_tiles_bytes(last->pool, v->out[2]) : 0);
+    *bytes = (size_t)(head + 3 * channels + packed) +
+             (last->pool ? nnl_pool_tiles_bytes(last->pool, v->out[2]) : 0);
     NNL_TRY(nnl_alloc(rt, *bytes, &block));
     nnl_conv_ready *ready = block;
     *ready = (nnl_conv_ready){.v = *v, .way = way, .copies = copies};
@@ -346,8 +347,10 @@ nnl_status nnl_conv_run_ready(nnl_runtime *rt, nnl_conv_ready *ready, void *y,
     nnl_tensor *copy = NULL;
     if (ready->copies) NNL_TRY(dense_copy(&ready->v, input, ready->v.in, &x, &copy));
     p->x.data = x.data;
-    if (p->pool) p->pooled = y;
-    else p->y.data = y;
+    if (p->pool)
+        p->pooled = y;
+    else
+        p->y.data = y;
     p->bias = bias;
     p->residual = residual;
     if (ready->way == FLAT) nnl_conv_flat_set_bias(p, bias);

@@ -356,7 +356,7 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
                           .wide = walk->wide,
                           .pairs = walk->paired ? &walk->pairs : NULL,
                           .factor = walk->pool.divisor ? (double)walk->pool.divisor
-                                                        : (double)d->extent * (double)h->extent};
+                                                       : (double)d->extent * (double)h->extent};
 }
 
 typedef struct tiles {
@@ -370,21 +370,24 @@ size_t nnl_pool_tiles_bytes(int64_t side, int64_t places)
     return sizeof(tiles) + (size_t)(places / side) * sizeof(nnl_pool_window);
 }
 
-const nnl_pool_row *nnl_pool_tiles(const nnl_kernels *kernels, int64_t side, int64_t places, int64_t channels, void *memory)
+const nnl_pool_row *nnl_pool_tiles(const nnl_kernels *kernels, int64_t side, int64_t places,
+                                   int64_t channels, void *memory)
 {
     tiles *t = memory;
-    const nnl_pool_dim dim = {.in = places, .out = places / side, .kernel = side, .stride = side, .dilation = 1};
+    const nnl_pool_dim dim = {
+        .in = places, .out = places / side, .kernel = side, .stride = side, .dilation = 1};
     for (int64_t o = 0; o < dim.out; o++) t->window[o] = regular(&dim, o);
-    t->row = (nnl_pool_row){.window = t->window,
-                            .windows = dim.out,
-                            .inner = channels,
-                            .dilation = 1,
-                            .width = places,
-                            .columns = places,
-                            .planes = 1,
-                            .rows = side,
-                            .row_step = places * channels,
-                            .pairs = side == 2 && kernels->pool_pairs(channels, &t->pairs) ? &t->pairs : NULL};
+    t->row = (nnl_pool_row){
+        .window = t->window,
+        .windows = dim.out,
+        .inner = channels,
+        .dilation = 1,
+        .width = places,
+        .columns = places,
+        .planes = 1,
+        .rows = side,
+        .row_step = places * channels,
+        .pairs = side == 2 && kernels->pool_pairs(channels, &t->pairs) ? &t->pairs : NULL};
     return &t->row;
 }
 
@@ -417,7 +420,8 @@ nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward)
     if (s.rows == 0 || walk->inner == 0) return NNL_OK;
     walk->rows_per_task = NNL_MAX(1, (int64_t)((double)s.rows * TASK / work));
     int64_t tasks = (s.rows + walk->rows_per_task - 1) / walk->rows_per_task;
-    if (work > (double)nnl_serial_work(walk->rt)) return nnl_parallel(walk->rt, tasks, rows_task, &s);
+    if (work > (double)nnl_serial_work(walk->rt))
+        return nnl_parallel(walk->rt, tasks, rows_task, &s);
     for (int64_t i = 0; i < tasks; i++) rows_task(&s, i);
     return NNL_OK;
 }

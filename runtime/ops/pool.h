@@ -66,7 +66,8 @@ typedef struct nnl_pool_walk {
  * caller's. */
 nnl_status nnl_pool_walk_new(nnl_runtime *rt, const nnl_pool *pool, const nnl_tensor *images,
                              bool channels_last, nnl_pool_walk **out);
-/* The walk of a program's step over input 0 as its plan; where a copy of that is walked, no plan. */
+/* The walk of a program's step over input 0 as its plan; where a copy of that is walked, no plan.
+ */
 nnl_status nnl_pool_walk_keep(nnl_ready *r, const nnl_pool *pool, bool channels_last,
                               nnl_status (*run)(nnl_ready *r));
 nnl_status nnl_pool_walk_run(nnl_pool_walk *walk, bool backward);
@@ -81,10 +82,11 @@ nnl_pool_row nnl_pool_row_at(const nnl_pool_walk *walk, int64_t depth, int64_t h
 typedef void nnl_pool_add(const nnl_pool_walk *walk, const nnl_pool_row *row, char *dx, int64_t at);
 void nnl_pool_collect(const nnl_pool_walk *walk, int64_t plane, int64_t depth, int64_t height,
                       nnl_pool_add *add);
-/* A row of square windows that tile images with so many places in a row, channels together, in memory of that many bytes:
- * for ops that pool what they have just made. */
+/* A row of square windows that tile images with so many places in a row, channels together, in
+ * memory of that many bytes: for ops that pool what they have just made. */
 size_t nnl_pool_tiles_bytes(int64_t side, int64_t places);
-const nnl_pool_row *nnl_pool_tiles(const nnl_kernels *kernels, int64_t side, int64_t places, int64_t channels, void *memory);
+const nnl_pool_row *nnl_pool_tiles(const nnl_kernels *kernels, int64_t side, int64_t places,
+                                   int64_t channels, void *memory);
 /* Element numbers where rows of results and of inputs begin. */
 int64_t nnl_pool_result_row(const nnl_pool_walk *walk, int64_t plane, int64_t depth,
                             int64_t height);
